@@ -1,0 +1,1 @@
+"""Shipped configurations; find them with `ser_batch.resources.config_path`."""

@@ -1,0 +1,1 @@
+"""Shipped weights and their cards; find them with `ser_batch.resources.model_path`."""

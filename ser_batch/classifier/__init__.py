@@ -1,0 +1,1 @@
+"""The hybrid CNN: network, weights, prediction."""

@@ -1,0 +1,44 @@
+"""The network on a GPU by torch; on a CPU too, as the reference that the other ways are held against."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ser_batch.classifier.base import CheckpointClassifier
+from ser_batch.classifier.checkpoint import Checkpoint
+from ser_batch.classifier.network import HybridCNN
+
+__all__ = ["TorchClassifier", "build_network"]
+
+
+def build_network(checkpoint: Checkpoint) -> HybridCNN:
+    """Return the network of a model file, in evaluation mode, on the CPU."""
+    network = HybridCNN(checkpoint.network)
+    # Copies: torch tensors would otherwise share memory that numpy calls read-only.
+    state = {name: torch.from_numpy(array.copy()) for name, array in checkpoint.weights.items()}
+    # Only counters of training steps are not stored.
+    network.load_state_dict(state, strict=False)
+    return network.eval()
+
+
+class TorchClassifier(CheckpointClassifier):
+    """A model on a torch device, in float32."""
+
+    batch_size = 64
+
+    def __init__(self, checkpoint: Checkpoint, device: str) -> None:
+        super().__init__(checkpoint, device)
+        self._network = build_network(checkpoint).to(device)
+
+    def run(self, mel: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
+        # cuDNN rounds convolutions to 10 bits by default (TF32); here a GPU must give what a CPU gives.
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            # Copies, since arrays of records are read-only and torch has no such thing.
+            logits = self._network(
+                torch.from_numpy(mel.copy()).to(self.device), torch.from_numpy(features.copy()).to(self.device)
+            )
+            # Softmax on the CPU in float64: one definition of it for every device.
+            scaled = logits.cpu().to(torch.float64) / self.checkpoint.temperature
+            return torch.softmax(scaled, dim=1).to(torch.float32).numpy()

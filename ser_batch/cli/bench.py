@@ -1,0 +1,85 @@
+"""``ser-batch bench``: measure the speed of this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ser_batch.cli.scan import analysis_options, config_of, recipe_of
+from ser_batch.errors import ExitCode
+from ser_batch.text import printable
+
+if TYPE_CHECKING:
+    from ser_batch.stages.measure import Speed
+
+__all__ = ["command"]
+
+#: Recordings made where no folder is given: as many, this long, with a voice-like buzz.
+_N_MADE = 120
+_MADE_S = 3.7
+
+
+@click.command("bench")
+@click.argument("folder", required=False, metavar="[DIR]", type=click.Path())
+@click.option("--files", "n_files", type=int, default=240, show_default=True, help="Files to process, out of DIR.")
+@click.option("--model", metavar="NAME|FILE", help="Shipped model or a .safetensors file; default ser6.")
+@click.option("--no-model", is_flag=True, help="Measure the features alone.")
+@analysis_options
+def command(folder: str | None, n_files: int, no_model: bool, **options: Any) -> int:
+    """Measure how fast this machine is, on files of DIR, or on made-up recordings of 3.7 s.
+
+    Prints files per second, audio hours per hour and the time of each stage, all on the CPU. Nothing is kept.
+    """
+    from ser_batch.engine import find_audio  # noqa: PLC0415 - imports for a call, not for --help
+    from ser_batch.stages.extract import worker_count  # noqa: PLC0415
+    from ser_batch.stages.manifest import gather  # noqa: PLC0415
+    from ser_batch.stages.measure import measure_speed, sample_refs  # noqa: PLC0415
+    from ser_batch.stages.worker import Setup  # noqa: PLC0415
+
+    config = config_of(options, **({"model": ""} if no_model else {}))
+    recipe = recipe_of(options)
+    ingredients = gather(recipe.build(), recipe, config)
+    setup = Setup(recipe, config, tuple(spec.extractor for spec in ingredients.specs), config.predict.model, True)
+    n_jobs = worker_count(config.extract.jobs)
+    with tempfile.TemporaryDirectory(prefix="ser-batch-") as made:
+        if folder is None:
+            _make_recordings(Path(made))
+        found = find_audio([folder or made], config)
+        speed = measure_speed(sample_refs(found, n_files), setup, n_jobs)
+    _print(speed, n_jobs, ingredients.model.get("name"))
+    return ExitCode.OK
+
+
+def _print(speed: Speed, n_jobs: int, model: str | None) -> None:
+    click.echo(f"{n_jobs} workers, {f'model {model}' if model else 'features alone'}, {speed.n_files:,} files")
+    click.echo(f"  {speed.files_per_s:10.1f}  files per second")
+    click.echo(f"  {speed.audio_per_s:10.1f}  hours of audio per hour")
+    click.echo(f"  {speed.start_s:10.1f}  s to start")
+    click.echo("\nTime of one core per file, in ms:")
+    for stage, seconds in speed.stage_s.items():
+        click.echo(f"  {stage:<10} {1e3 * seconds / speed.n_files:8.2f}")
+    rest_s = n_jobs * speed.wall_s - sum(speed.stage_s.values())
+    click.echo(f"  {'between':<10} {1e3 * rest_s / speed.n_files:8.2f}")
+    click.echo(f"\nA night of 8 hours does about {8 * 3600 * speed.files_per_s:,.0f} such files.")
+    for reason, n_files in speed.failures.items():
+        click.echo(f"{n_files:,} files failed: {printable(reason)}")
+
+
+def _make_recordings(folder: Path) -> None:
+    """Write recordings that keep every stage busy: voiced stretches with harmonics, pauses, noise."""
+    import numpy as np  # noqa: PLC0415 - for a call, not for --help
+    import soundfile  # noqa: PLC0415
+
+    rate_hz = 24_000
+    rng = np.random.default_rng(0)
+    times_s = np.arange(round(_MADE_S * rate_hz)) / rate_hz
+    for index in range(_N_MADE):
+        f0_hz = rng.uniform(90, 260) * (1 + 0.1 * np.sin(2 * np.pi * rng.uniform(0.3, 2) * times_s))
+        phase = 2 * np.pi * np.cumsum(f0_hz) / rate_hz
+        voice = sum(np.sin(k * phase) / k for k in range(1, 20))
+        loudness = np.clip(np.sin(2 * np.pi * rng.uniform(0.4, 1.5) * times_s + rng.uniform(0, 6)), 0, None)
+        samples = 0.1 * loudness * voice + 0.002 * rng.standard_normal(len(times_s))
+        soundfile.write(folder / f"made{index:03d}.flac", samples, rate_hz)

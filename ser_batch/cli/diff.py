@@ -1,0 +1,61 @@
+"""``ser-batch diff``: compare the labels of two runs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from ser_batch.errors import ExitCode
+from ser_batch.text import printable
+
+if TYPE_CHECKING:
+    from ser_batch.stages.compare import Comparison
+
+__all__ = ["command"]
+
+
+@click.command("diff")
+@click.argument("run_a", metavar="RUN_A", type=click.Path())
+@click.argument("run_b", metavar="RUN_B", type=click.Path())
+@click.option("--tolerance", type=float, default=1e-4, show_default=True, help="Difference of a number that is none.")
+@click.option("--limit", type=int, default=20, show_default=True, help="Files to list of each kind; 0 lists all.")
+def command(run_a: str, run_b: str, tolerance: float, limit: int) -> int:
+    """Say which files have another label in RUN_B than in RUN_A, by how much, and what else differs.
+
+    Processing times are not compared. Exit codes: 0 no difference, 1 some, 7 one of them is no run.
+    """
+    from ser_batch.stages.compare import compare_runs  # noqa: PLC0415 - loads pyarrow, not for --help
+
+    found = compare_runs(run_a, run_b, tolerance)
+    if found.is_equal:
+        click.echo(f"No difference in {found.n_common:,} files.")
+        return ExitCode.OK
+    for line in _lines(found, limit):
+        click.echo(line)
+    return ExitCode.SOME_FILES_FAILED
+
+
+def _lines(found: Comparison, limit: int) -> Iterator[str]:
+    n_shown = limit or None
+    yield f"{found.n_common:,} files in both runs, {len(found.changes):,} with another label."
+    for title, clip_ids in (("Only in RUN_A", found.only_a), ("Only in RUN_B", found.only_b)):
+        if clip_ids:
+            yield f"\n{title}: {len(clip_ids):,} files"
+            yield from (f"  {printable(clip_id)}" for clip_id in clip_ids[:n_shown])
+    if found.changes:
+        yield "\nLabels, RUN_A -> RUN_B:"
+        for (old, new), n_files in Counter((change.old, change.new) for change in found.changes).most_common():
+            yield f"  {n_files:>9,}  {printable(old)} -> {printable(new)}"
+        yield "\nFiles, the largest change of a probability first:"
+        for change in found.changes[:n_shown]:
+            yield f"  {change.by:6.3f}  {printable(f'{change.old} -> {change.new}  {change.clip_id}')}"
+    if found.missing_columns:
+        yield f"\nColumns of one run alone: {', '.join(map(printable, found.missing_columns))}"
+    if found.columns:
+        yield "\nColumns that differ, with the files and the largest difference:"
+        for name, (n_rows, by) in found.columns.items():
+            yield f"  {printable(name):<40} {n_rows:>9,}  {'' if math.isnan(by) else f'{by:.3g}'}"

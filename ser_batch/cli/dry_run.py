@@ -1,0 +1,65 @@
+"""``ser-batch scan --dry-run``: what a scan would do, and about how long it would take."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ser_batch.cli.progress import hours_text
+from ser_batch.engine import find_audio
+from ser_batch.errors import ExitCode
+from ser_batch.stages.extract import worker_count
+from ser_batch.stages.manifest import gather
+from ser_batch.stages.measure import estimate_audio_s, measure_speed, sample_refs
+from ser_batch.stages.worker import Setup
+from ser_batch.text import printable
+
+if TYPE_CHECKING:
+    from ser_batch.config import Config
+    from ser_batch.plugins import PluginRecipe
+    from ser_batch.stages.discover import FileList, Found
+
+__all__ = ["show_plan"]
+
+#: Files processed for the estimate of time, per worker.
+_SAMPLE_PER_WORKER = 12
+
+
+def show_plan(inputs: tuple[str, ...] | FileList, run_dir: Path, config: Config, recipe: PluginRecipe) -> int:
+    """Print the plan of a scan; nothing is written."""
+    manager = recipe.build()
+    found = find_audio(inputs, config)
+    ingredients = gather(manager, recipe, config)
+    audio_s = estimate_audio_s(found)
+    _print_files(found, audio_s)
+    click.echo(f"Model: {ingredients.model.get('name') or 'none, features alone'}")
+    click.echo(f"Extractors: {', '.join(f'{spec.extractor} {spec.version}' for spec in ingredients.specs)}")
+    if (run_dir / "run.json").exists():
+        click.echo(f"{printable(run_dir)} is a run: only what it does not have yet is processed.")
+    n_jobs = worker_count(config.extract.jobs)
+    setup = Setup(recipe, config, tuple(spec.extractor for spec in ingredients.specs), config.predict.model, True)
+    speed = measure_speed(sample_refs(found, _SAMPLE_PER_WORKER * n_jobs), setup, n_jobs)
+    for reason, n_files in speed.failures.items():
+        click.echo(f"{n_files:,} of {speed.n_files:,} files of the sample failed: {printable(reason)}")
+    if speed.audio_s:
+        seconds = speed.start_s + sum(audio_s.values()) / speed.audio_per_s
+        click.echo(
+            f"About {timedelta(seconds=round(seconds))} with {n_jobs} workers on the CPU, "
+            f"at {speed.audio_per_s:.0f} h/h, measured on {speed.n_files} of the files."
+        )
+    return ExitCode.OK
+
+
+def _print_files(found: Found, audio_s: dict[str, float]) -> None:
+    click.echo(
+        f"{len(found):,} files, about {hours_text(sum(audio_s.values()))} of audio, below {printable(found.root)}"
+    )
+    for suffix, n_files in found.by_suffix().most_common():
+        about = f"about {hours_text(audio_s[suffix])}" if suffix in audio_s else "no header could be read"
+        click.echo(f"  {printable(suffix) or 'no suffix':<10} {n_files:>10,}   {about}")
+    click.echo(f"Left out: {found.n_hidden:,} hidden entries, {found.n_unmatched:,} of other kinds.")
+    for folder in found.unreadable:
+        click.echo(f"Cannot list {folder}")

@@ -1,0 +1,137 @@
+"""``ser-batch evaluate``: how well a model, or a recipe, does on labelled audio."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["command"]
+
+
+@click.command("evaluate")
+@click.argument("model", default="ser6")
+@click.argument("data", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--corpus", "named", multiple=True, metavar="NAME=PATH", help="A corpus as downloaded, by name.")
+@click.option(
+    "--cross-validate",
+    metavar="FOLDS",
+    help="Score the recipe instead: train one model per fold. FOLDS: given, speaker, or a number.",
+)
+@click.option("--leave-corpus-out", is_flag=True, help="Score the recipe instead: hold out one corpus at a time.")
+@click.option("--config", "config_name", metavar="NAME|FILE", help="Configuration of the recipe.")
+@click.option("--merge", multiple=True, metavar="FROM=TO", help="Count a label as another, for example calm=neutral.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all scores; - for the terminal.")
+@click.option("--report", "report_dir", type=click.Path(path_type=Path), help="Folder for pictures and scores.")
+@click.option("--cache", type=click.Path(path_type=Path), default=Path("data/cache"), show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", type=click.Choice(("auto", "mps", "cuda", "cpu")), default="auto", show_default=True)
+@click.option("--jobs", type=click.IntRange(min=0), default=0, help="Workers; 0 = one per core.")
+@click.option("--plugin", "plugins", multiple=True, type=click.Path(), help="Plugin file; may be given again.")
+def command(  # noqa: PLR0913, PLR0917 - one argument per option
+    model: str,
+    data: tuple[Path, ...],
+    named: tuple[str, ...],
+    cross_validate: str | None,
+    leave_corpus_out: bool,
+    config_name: str | None,
+    merge: tuple[str, ...],
+    json_path: Path | None,
+    report_dir: Path | None,
+    cache: Path,
+    seed: int,
+    device: str,
+    jobs: int,
+    plugins: tuple[str, ...],
+) -> None:
+    """Score MODEL on the labelled audio in DATA: folders as for `ser-batch train`.
+
+    Refuses when speakers or audio of the training are among the data. With --cross-validate or --leave-corpus-out the
+    recipe is scored instead: models are trained on other speakers than they are tested on, and MODEL is not used.
+    """
+    from ser_batch.cli.train import read_data, speaking  # noqa: PLC0415 - commands load what they need
+    from ser_batch.errors import ConfigError  # noqa: PLC0415
+    from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
+    from ser_batch.training.train import TrainOptions  # noqa: PLC0415
+
+    if cross_validate and leave_corpus_out:
+        raise ConfigError("Give either --cross-validate or --leave-corpus-out.")
+    recipe = PluginRecipe(files=plugins)
+    options = TrainOptions(model, Path(), Path(), cache, seed=seed, jobs=jobs, recipe=recipe)
+    with speaking() as voice:
+        if cross_validate or leave_corpus_out:
+            report = _score_recipe(
+                options, data, named, "corpus" if leave_corpus_out else str(cross_validate), config_name, device, voice
+            )
+        else:
+            from ser_batch.training.score_model import score_model  # noqa: PLC0415
+
+            clips, _ = read_data(data, named, recipe)
+            report = score_model(model, clips, options, voice, merge)
+    if json_path is not None:
+        text = json.dumps(report, indent=1)
+        if str(json_path) == "-":
+            click.echo(text)
+            return
+        json_path.write_text(text, encoding="utf-8")
+    if report_dir is not None:
+        from ser_batch.training.report import write_report  # noqa: PLC0415
+
+        write_report(report, report_dir)
+    _show(report)
+
+
+def _score_recipe(
+    options: Any, data: Any, named: Any, scheme: str, config_name: str | None, device: str, voice: Any
+) -> dict[str, Any]:
+    from dataclasses import replace  # noqa: PLC0415
+
+    from ser_batch.classifier.device import choose_device  # noqa: PLC0415
+    from ser_batch.cli.train import read_data  # noqa: PLC0415
+    from ser_batch.resources import config_path  # noqa: PLC0415
+    from ser_batch.training.score_model import cross_validate  # noqa: PLC0415
+    from ser_batch.training.train_config import load_train_config  # noqa: PLC0415
+
+    config = load_train_config(config_path(config_name) if config_name else None)
+    clips, corpora = read_data(data, named, options.recipe)
+    chosen = choose_device(device)
+    click.echo(f"Device: {chosen.device}" + (f" ({chosen.note})" if chosen.note else ""))
+    return cross_validate(clips, corpora, config, replace(options, device=chosen.device), voice, scheme)
+
+
+def _show(report: dict[str, Any]) -> None:
+    click.echo(
+        f"{'':24} {'clips':>6} {'spkrs':>5} {'UAR':>6} {'95 % by speaker':>16} {'acc.':>6} {'ECE':>6} {'at 60 %':>9}"
+    )
+    _line("all", report["overall"])
+    for key in ("corpora", "sexes"):
+        for name, block in report[key].items():
+            _line(name, block)
+    if "contexts" in report:
+        block = report["contexts"]
+        click.echo(f"{'contexts of bursts':24} {block['n_clips']:6} {'':5} {block['uar']:6.3f} {_interval(block):>16}")
+    overall = report["overall"]
+    click.echo(f"\nBrier {overall['brier']:.3f}   NLL {overall['nll']:.3f}\n")
+    click.echo(
+        f"{'':12} {'recall':>7} {'precis.':>7} {'F1':>7} {'clips':>6}   predicted as {', '.join(report['labels'])}"
+    )
+    for (label, scores), row in zip(overall["classes"].items(), overall["confusion"], strict=True):
+        values = " ".join(
+            f"{'-' if scores[key] is None else format(scores[key], '.3f'):>7}" for key in ("recall", "precision", "f1")
+        )
+        click.echo(f"{label:12} {values} {scores['n_clips'] or 0:6.0f}   {' '.join(f'{count:5}' for count in row)}")
+
+
+def _line(name: str, block: dict[str, Any]) -> None:
+    gain = 100 * block["risk_coverage"]["gain_at_60"]
+    click.echo(
+        f"{name:24} {block['n_clips']:6} {block['n_speakers']:5} {block['uar']:6.3f} {_interval(block):>16} "
+        f"{block['accuracy']:6.3f} {block['ece']:6.3f} {gain:+7.1f} p"
+    )
+
+
+def _interval(block: dict[str, Any]) -> str:
+    low, high = block["uar_interval"]
+    return "-" if low is None else f"{low:.3f}-{high:.3f}"

@@ -1,0 +1,58 @@
+"""``ser-batch export``: a run for other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ser_batch.errors import ConfigError, ExitCode
+from ser_batch.text import printable
+
+__all__ = ["command"]
+
+_TABLES = ("csv", "jsonl")
+_TRACKS = ("audacity", "elan", "textgrid", "rttm")
+
+
+@click.command("export")
+@click.argument("run", metavar="RUN", type=click.Path())
+@click.option("--to", "file_format", required=True, type=click.Choice([*_TABLES, *_TRACKS]), help="Format.")
+@click.option(
+    "-o", "--output", required=True, metavar="DEST", type=click.Path(allow_dash=True),
+    help="File to write (- for standard output); for label tracks the folder.",
+)  # fmt: skip
+@click.option("--table", type=click.Choice(["files", "windows"]), default="files", help="Table for csv and jsonl.")
+@click.option(
+    "--where", multiple=True, metavar="CONDITION",
+    help='Rows to keep, such as "emotion == fear" or "confidence >= 0.8"; repeat it for conditions that all must hold.',
+)  # fmt: skip
+def command(run: str, file_format: str, output: str, table: str, where: tuple[str, ...]) -> int:
+    """Export RUN: csv and jsonl write one table to one file, the others one label track per recording.
+
+    Tracks keep the tree and the full names of the recordings (tape/one.wav becomes tape/one.wav.TextGrid). Windows are
+    the labels; neighbours of one emotion are merged, and times end where the recording ends.
+    """
+    from ser_batch.report.conditions import parse_conditions  # noqa: PLC0415 - loads pyarrow, not for --help
+    from ser_batch.report.exports import export_table, export_tracks  # noqa: PLC0415
+    from ser_batch.results import open_run  # noqa: PLC0415
+
+    opened = open_run(run)
+    name: Any = table if file_format in _TABLES else "files"
+    conditions = parse_conditions(where, opened, name)
+    if file_format in _TABLES:
+        n_rows = export_table(opened, name, file_format, output, conditions)
+        told = f"{n_rows:,} rows"
+    elif output == "-":
+        raise ConfigError(f"--to {file_format} writes one file per recording: give a folder with -o.")
+    else:
+        n_written, n_without = export_tracks(opened, file_format, Path(output), conditions)
+        told = f"{n_written:,} tracks"
+        if n_without:
+            told += f"; {n_without:,} files have none, because nothing of them was analysed"
+    for notice in opened.notices:
+        click.echo(f"Note: {printable(notice)}", err=True)
+    if output != "-":
+        click.echo(f"{told}: {printable(output)}")
+    return ExitCode.OK

@@ -1,0 +1,120 @@
+"""Builds the command line and turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from ser_batch._version import __version__
+from ser_batch.errors import ExitCode, PluginError, SerBatchError
+from ser_batch.hookspecs import ENTRY_POINT_GROUP
+from ser_batch.text import printable
+
+__all__ = ["build_cli", "main"]
+
+#: Command -> (module, one line of help). The module holds a click command named `command`; it is imported when called.
+COMMANDS = {
+    "scan": ("ser_batch.cli.scan", "Label every audio file below a directory."),
+    "predict": ("ser_batch.cli.predict", "Show the emotion of single files, with a bar per emotion."),
+    "features": ("ser_batch.cli.features", "Extract features alone, without a model."),
+    "show": ("ser_batch.cli.show", "Summarise a run in the terminal."),
+    "report": ("ser_batch.cli.report", "Build the HTML report of a run, or compare two runs."),
+    "export": ("ser_batch.cli.export", "Export a run to CSV, JSON lines, Audacity, ELAN, Praat or RTTM."),
+    "status": ("ser_batch.cli.status", "Say what a run has done, what failed and what is left."),
+    "verify": ("ser_batch.cli.verify", "Check that a run is whole and sound."),
+    "retry": ("ser_batch.cli.retry", "Process the failed files of a run again."),
+    "diff": ("ser_batch.cli.diff", "Compare the labels of two runs."),
+    "bench": ("ser_batch.cli.bench", "Measure the speed of this machine."),
+    "train": ("ser_batch.cli.train", "Train a model on labelled audio."),
+    "evaluate": ("ser_batch.cli.evaluate", "Score a model on labelled audio."),
+    "organize": ("ser_batch.cli.organize", "Sort a downloaded corpus into data/raw/<emotion>/."),
+    "model": ("ser_batch.cli.model", "Describe a model: parameters, features, scores, licences; export it to ONNX."),
+    "listen": ("ser_batch.cli.listen", "Label a microphone as it is heard."),
+    "plugins": ("ser_batch.cli.plugins", "List plugins, hooks and columns; check an extractor."),
+}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported when they are called, so that ``--help`` costs nothing."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*COMMANDS, *(name for name in super().list_commands(ctx) if name not in COMMANDS)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in COMMANDS:
+            command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+            return command
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, text) for name, (_, text) in COMMANDS.items()]
+        rows += [(name, self.commands[name].get_short_help_str()) for name in sorted(self.commands)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib  # noqa: PLC0415 - only when a command is misspelt
+
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1) if args else []
+            if not near:
+                raise
+            raise click.UsageError(f"No such command {args[0]!r}. Did you mean {near[0]!r}?", ctx) from error
+
+
+def build_cli() -> click.Group:
+    """Return the group of all commands, those of installed plugins included."""
+
+    @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+    @click.version_option(__version__, prog_name="ser-batch")
+    def cli() -> None:
+        """Label large audio archives with emotion."""
+
+    _add_plugin_commands(cli)
+    return cli
+
+
+def _add_plugin_commands(cli: click.Group) -> None:
+    import importlib.metadata  # noqa: PLC0415 - with PluginRecipe's own, the only price of plugins for --help
+
+    # Built-in plugins add no commands: without installed plugins there is nothing to load for --help.
+    if not importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        return
+    from ser_batch.plugins import PluginRecipe, attributed_results  # noqa: PLC0415 - loads numpy
+
+    try:
+        manager = PluginRecipe(built_in=()).build()
+        for _ in attributed_results(manager, "register_commands", cli=cli):
+            pass
+    except PluginError as error:
+        # Help, `plugins` and runs that leave the plugin out must stay possible; what needs it fails by itself.
+        click.echo(f"Warning: commands of plugins are missing. {error}", err=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    # Names of files may hold bytes that are not UTF-8: show them escaped instead of failing on print.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        result = build_cli().main(args=argv, prog_name="ser-batch", standalone_mode=False)
+        return int(result) if isinstance(result, int) else ExitCode.OK
+    except SerBatchError as error:
+        # A message may quote file names and what plugins said.
+        lines = [printable(line) for line in f"Error: {error}".split("\n")]
+        click.echo("\n".join(lines), err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        return ExitCode.OK

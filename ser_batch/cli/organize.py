@@ -1,0 +1,83 @@
+"""``ser-batch organize``: from a downloaded corpus to data/raw/<emotion>/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ser_batch.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ser_batch.training.organize import Sorting
+
+__all__ = ["command"]
+
+
+@click.command("organize")
+@click.argument("corpus", metavar="CORPUS")
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("dest", metavar="[DEST]", type=click.Path(path_type=Path), default=Path("data/raw"))
+@click.option("--link/--copy", default=False, show_default=True, help="Symbolic links to SRC, or copies.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--all-emotions", is_flag=True, help="Take calm, neutral, boredom and distress too.")
+@click.option("--plugin", "plugins", multiple=True, type=click.Path(), help="Plugin file; may be given again.")
+def command(
+    corpus: str, source: Path, dest: Path, link: bool, dry_run: bool, all_emotions: bool, plugins: tuple[str, ...]
+) -> None:
+    """Sort the clips of CORPUS, as downloaded to SRC, into DEST/<emotion>/ (by default data/raw/<emotion>/).
+
+    CORPUS is ravdess, crema-d, tess, emo-db, emogator, nemo, labels (a folder with labels.csv or labels.tsv), or a
+    corpus of a plugin. Files get their speaker before the name; speaker and sex are listed in DEST/speakers.csv.
+    Nothing is overwritten, and the same command again does what is left to do.
+    """
+    from tqdm import tqdm  # noqa: PLC0415 - not for --help
+
+    from ser_batch.plugins import PluginRecipe, attributed_results  # noqa: PLC0415
+    from ser_batch.training.corpora import EMOTIONS, read_corpus  # noqa: PLC0415
+    from ser_batch.training.organize import check_destination, place, plan_sorting  # noqa: PLC0415
+    from ser_batch.training.train_config import DataConfig  # noqa: PLC0415
+
+    manager = PluginRecipe(files=plugins).build()
+    corpora = [item for _, found in attributed_results(manager, "register_corpora") for item in found or ()]
+    clips = read_corpus(source, corpora, corpus)
+    check_destination(source, dest)
+    sorting = plan_sorting(clips, dest, EMOTIONS if all_emotions else DataConfig().labels)
+    known = next(item for item in corpora if item.name == corpus)
+    click.echo(f"{known.title}; licence: {known.licence}")
+    for line in _table(sorting):
+        click.echo(line)
+    n_new = sum(not item.is_there for item in sorting.placements)
+    n_there = len(sorting.placements) - n_new
+    if not dry_run:
+        with tqdm(total=len(sorting.placements), desc="files", disable=None, leave=False) as bar:
+            place(sorting, dest, link=link, progress=lambda done: bar.update(done - bar.n))
+    verb = f"would be {'linked' if link else 'copied'}" if dry_run else "linked" if link else "copied"
+    click.echo(f"{n_new:,} {verb} to {printable(dest)}, {n_there:,} already there.")
+
+
+def _table(sorting: Sorting) -> Iterator[str]:
+    emotions = sorted({item.clip.emotion for item in sorting.placements})
+    yield f"{'emotion':<10} {'clips':>7} {'speakers':>9}"
+    for emotion in emotions:
+        yield f"{emotion:<10} {sorting.n_clips(emotion):>7,} {len(sorting.speakers(emotion)):>9,}"
+    yield f"{'all':<10} {len(sorting.placements):>7,} {len(sorting.speakers()):>9,}"
+    if sorting.not_wanted:
+        yield f"Left out: {_counts(sorting.not_wanted)} (take them with --all-emotions)."
+    if sorting.not_known:
+        yield f"Left out, since nobody knows these emotions: {_counts(sorting.not_known)}."
+    if sorting.n_repeated:
+        yield f"{sorting.n_repeated:,} files lie twice in the download, with the same name and content; taken once."
+    n_unknown = sum(not item.clip.speaker for item in sorting.placements)
+    if n_unknown:
+        yield (
+            f"WARNING: the speaker of {n_unknown:,} clips is unknown, so no split of them can be by speaker. "
+            f"Add file and speaker to speakers.csv."
+        )
+
+
+def _counts(emotions: dict[str, int]) -> str:
+    return ", ".join(f"{printable(name)} {count:,}" for name, count in sorted(emotions.items()))

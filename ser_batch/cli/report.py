@@ -1,0 +1,42 @@
+"""``ser-batch report``: the HTML report of a run, or of what differs between two."""
+
+from __future__ import annotations
+
+import click
+
+from ser_batch.errors import ConfigError, ExitCode
+from ser_batch.text import printable
+
+__all__ = ["command"]
+
+
+@click.command("report")
+@click.argument("run", metavar="RUN", type=click.Path())
+@click.argument("other", metavar="[RUN_B]", required=False, type=click.Path())
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(),
+    help="File to write; by default report.html in RUN, or comparison.html in RUN_B.",
+)  # fmt: skip
+@click.option(
+    "--audio", metavar="FOLDER", type=click.Path(exists=True, file_okay=False),
+    help="Where the recordings are now, if they were moved since the scan.",
+)  # fmt: skip
+@click.option("--no-table", is_flag=True, help="Leave the table of files out: a small file, for a mail or a page.")
+@click.option("--plugin", multiple=True, metavar="FILE", help="Plugin file that adds sections; may be repeated.")
+def command(
+    run: str, other: str | None, output: str | None, audio: str | None, no_table: bool, plugin: tuple[str, ...]
+) -> int:
+    """Build the HTML report of RUN from its Parquet tables, or compare RUN with RUN_B.
+
+    The report is one file that opens without a network. It plays recordings by links relative to itself.
+    """
+    if other and (no_table or plugin):
+        raise ConfigError("--no-table and --plugin are for the report of one run; a comparison has neither.")
+    from ser_batch.plugins import PluginRecipe  # noqa: PLC0415 - not for --help
+    from ser_batch.report.build import build_report  # noqa: PLC0415
+
+    recipe = PluginRecipe(files=plugin, built_in=())
+    recipe.build()  # a plugin that was asked for and cannot be loaded is an error, not a note in the report
+    path = build_report(run, other, output=output, audio=audio, recipe=recipe, table=not no_table)
+    click.echo(f"Report: {printable(path)} ({path.stat().st_size / 1e6:.1f} MB)")
+    return ExitCode.OK

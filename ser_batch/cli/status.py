@@ -1,0 +1,60 @@
+"""``ser-batch status``: what a run has done, what failed and what is left."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import click
+
+from ser_batch.cli.progress import hours_text
+from ser_batch.cli.summary import counts_text, failure_lines
+from ser_batch.errors import ExitCode
+from ser_batch.text import printable
+
+__all__ = ["command"]
+
+
+@click.command("status")
+@click.argument("run_dir", metavar="RUN", type=click.Path())
+def command(run_dir: str) -> int:
+    """Say what RUN has done, what failed and why, and what is left; also while it is being written.
+
+    Exit codes: 0 complete, 1 complete with failed files, 7 not complete or no run.
+    """
+    from ser_batch.stages.journal import holder_of  # noqa: PLC0415 - imports for a call, not for --help
+    from ser_batch.stages.manifest import read_manifest  # noqa: PLC0415
+    from ser_batch.stages.store import RunStore  # noqa: PLC0415
+    from ser_batch.stages.summary import summarise  # noqa: PLC0415
+
+    folder = Path(run_dir)
+    manifest, holder = read_manifest(folder), holder_of(folder)
+    store = RunStore(folder)
+    store.look()
+    visit = manifest.get("visit", {})
+    commits = store.commits[visit.get("n_commits_before", 0) :]
+    n_done = sum(commit.n_processed for commit in commits)
+    n_left = visit.get("n_files", 0) - n_done
+    totals = summarise(store, tuple(manifest.get("labels") or ()))
+    state = manifest.get("state", "of unknown state")
+    if state == "running":
+        state = f"being written by {holder}" if holder else "interrupted (its process is gone)"
+    click.echo(
+        f"{printable(folder)} is {state}. Last change: {commits[-1].at if commits else manifest.get('updated')}."
+    )
+    click.echo(
+        f"{counts_text({'found': visit.get('n_found', 0), **totals['counts']})} {n_left:,} left. "
+        f"{hours_text(totals['audio_s'])} of audio done."
+    )
+    if n_done and commits[-1].at:
+        elapsed = datetime.fromisoformat(commits[-1].at) - datetime.fromisoformat(visit["begun"])
+        rate = n_done / max(elapsed.total_seconds(), 1.0)
+        left = f", {timedelta(seconds=round(n_left / rate))} left" if n_left else ""
+        click.echo(f"The last scan did {n_done:,} files, {rate:.1f} per s{left}.")
+    for line in failure_lines(totals["failures"]):
+        click.echo(line)
+    if manifest.get("state") == "complete":
+        return ExitCode.SOME_FILES_FAILED if totals["counts"]["failed"] else ExitCode.OK
+    if not holder:
+        click.echo("The same scan command finishes it.")
+    return ExitCode.RUN

@@ -1,0 +1,55 @@
+"""What a scan came to, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import click
+
+from ser_batch.cli.progress import hours_text
+from ser_batch.stages.summary import RunSummary
+from ser_batch.text import printable
+
+__all__ = ["counts_text", "failure_lines", "print_summary"]
+
+
+def print_summary(summary: RunSummary) -> None:
+    """Print counts, emotions, failures, and where everything is."""
+    counts, run_dir = summary.counts, printable(summary.run_dir)
+    if summary.n_processed:
+        click.echo(f"{counts_text(counts)} {hours_text(summary.audio_s)} of audio.")
+    else:
+        click.echo(f"Nothing new: {counts_text(counts)}")
+    n_labelled = sum(summary.emotions.values())
+    if n_labelled:
+        width = max(map(len, summary.emotions))
+        click.echo("")
+        for emotion, n_files in sorted(summary.emotions.items(), key=lambda item: -item[1]):
+            click.echo(f"  {emotion:<{width}}  {n_files:>9,}  {n_files / n_labelled:6.1%}")
+    for line in failure_lines(summary.failures):
+        click.echo(line)
+    click.echo("")
+    click.echo(f"Tables: {run_dir}/files and {run_dir}/windows, for pandas.read_parquet or ser_batch.load_results")
+    if (summary.run_dir / "report.html").exists():
+        click.echo(f"Report: {run_dir}/report.html")
+    if counts.get("failed"):
+        click.echo(f"Next:   ser-batch show {run_dir}, or ser-batch retry {run_dir} once the files are mended")
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """One sentence of counts, without those that are zero."""
+    parts = [f"{counts[name]:,} {name}" for name in ("ok", "partial", "skipped", "failed") if counts.get(name)]
+    text = f"{counts.get('found', 0):,} files found: {', '.join(parts) or 'none done'}."
+    if counts.get("vanished"):
+        text += f" {counts['vanished']:,} of an earlier scan are gone (their rows are among these, marked)."
+    if counts.get("hidden_skipped") or counts.get("unmatched"):
+        text += f" Left out: {counts.get('hidden_skipped', 0):,} hidden, {counts.get('unmatched', 0):,} of other kinds."
+    return text
+
+
+def failure_lines(failures: Mapping[str, int]) -> list[str]:
+    """Failures by reason, the most frequent first."""
+    if not failures:
+        return []
+    rows = sorted(failures.items(), key=lambda item: -item[1])
+    return ["", "Failed, by stage and error:", *(f"  {n_files:>9,}  {printable(reason)}" for reason, n_files in rows)]

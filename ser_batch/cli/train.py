@@ -1,0 +1,142 @@
+"""``ser-batch train``: from labelled audio to a model file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from ser_batch.training.corpora import Corpus, LabelledClip
+    from ser_batch.training.train import Voice
+
+__all__ = ["command", "read_data", "speaking"]
+
+_DEVICES = ("auto", "mps", "cuda", "cpu")
+
+
+@click.command("train")
+@click.option("--data", multiple=True, type=click.Path(path_type=Path), help="Folder: data/raw/<emotion>/ or a corpus.")
+@click.option("--corpus", "named", multiple=True, metavar="NAME=PATH", help="A corpus as downloaded, by name.")
+@click.option("--config", "config_name", metavar="NAME|FILE", help="Shipped configuration or TOML file.")
+@click.option("--output", type=click.Path(path_type=Path), help="Model file; models/NAME.safetensors by default.")
+@click.option("--also", multiple=True, metavar="NAME=LABEL,LABEL…", help="Write a model of these labels only, too.")
+@click.option("--name", help="Name of the model; by default the stem of --output, else 'own'.")
+@click.option("--report", "report_dir", type=click.Path(path_type=Path), help="Folder; reports/train-NAME by default.")
+@click.option("--cache", type=click.Path(path_type=Path), default=Path("data/cache"), show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", type=click.Choice(_DEVICES), default="auto", show_default=True)
+@click.option("--jobs", type=click.IntRange(min=0), default=0, help="Workers for features; 0 = one per core.")
+@click.option(
+    "--resume/--no-resume", default=True, show_default=True, help="Go on from the last epoch of a killed training."
+)
+@click.option("--plugin", "plugins", multiple=True, type=click.Path(), help="Plugin file; may be given again.")
+def command(  # noqa: PLR0913, PLR0917 - one argument per option
+    data: tuple[Path, ...],
+    named: tuple[str, ...],
+    config_name: str | None,
+    output: Path | None,
+    also: tuple[str, ...],
+    name: str | None,
+    report_dir: Path | None,
+    cache: Path,
+    seed: int,
+    device: str,
+    jobs: int,
+    resume: bool,
+    plugins: tuple[str, ...],
+) -> None:
+    """Train a model on labelled audio, split by speaker.
+
+    The clips come from folders: data/raw/<emotion>/, a corpus as downloaded, or a folder of such corpora.
+    """
+    from ser_batch.classifier.device import choose_device  # noqa: PLC0415 - see above: commands load what they need
+    from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
+    from ser_batch.resources import config_path  # noqa: PLC0415
+    from ser_batch.training.report import write_report  # noqa: PLC0415
+    from ser_batch.training.train import TrainOptions, train_model  # noqa: PLC0415
+    from ser_batch.training.train_config import load_train_config  # noqa: PLC0415
+
+    config = load_train_config(config_path(config_name) if config_name else None)
+    name = name or (output.stem if output else "own")
+    recipe = PluginRecipe(files=plugins)
+    clips, corpora = read_data(data, named, recipe)
+    chosen = choose_device(device)
+    click.echo(f"Device: {chosen.device}" + (f" ({chosen.note})" if chosen.note else ""))
+    options = TrainOptions(
+        name=name,
+        output=output or Path("models") / f"{name}.safetensors",
+        report_dir=report_dir or Path("reports") / f"train-{name}",
+        cache_dir=cache,
+        seed=seed,
+        device=chosen.device,
+        jobs=jobs,
+        resume=resume,
+        recipe=recipe,
+        also={key: tuple(labels.split(",")) for key, _, labels in (item.partition("=") for item in also)},
+    )
+    with speaking() as voice:
+        report = train_model(clips, corpora, config, options, voice)
+    write_report(report, options.report_dir)
+    side = "test" if "test" in report else "validation"
+    overall = report[side]["overall"]
+    low, high = overall["uar_interval"]
+    interval = f" (95 % by speaker: {low:.3f}-{high:.3f})" if low is not None else ""
+    click.echo(f"UAR on {overall['n_speakers']} {side} speakers: {overall['uar']:.3f}{interval}")
+    click.echo(f"Model:  {options.output}\nReport: {options.report_dir}")
+
+
+def read_data(
+    data: tuple[Path, ...], named: tuple[str, ...], recipe: object
+) -> tuple[list[LabelledClip], list[Corpus]]:
+    """Return the clips of all folders that were given, and all corpora that are known.
+
+    Raises
+    ------
+    ConfigError
+        Nothing was given, or NAME=PATH without a name.
+    """
+    from ser_batch.errors import ConfigError  # noqa: PLC0415
+    from ser_batch.plugins import PluginRecipe, attributed_results  # noqa: PLC0415
+    from ser_batch.training.corpora import read_corpus  # noqa: PLC0415
+
+    assert isinstance(recipe, PluginRecipe)
+    corpora = [corpus for _, found in attributed_results(recipe.build(), "register_corpora") for corpus in found or ()]
+    clips = [clip for folder in data for clip in read_corpus(folder, corpora)]
+    for item in named:
+        corpus, separator, path = item.partition("=")
+        if not separator:
+            raise ConfigError(f"--corpus {item!r} must be NAME=PATH, for example ravdess=downloads/ravdess.")
+        clips += read_corpus(Path(path), corpora, corpus)
+    if not clips:
+        raise ConfigError("Nothing to read: give a folder with --data FOLDER, or a corpus with --corpus NAME=PATH.")
+    return clips, corpora
+
+
+class speaking:
+    """Gives a `Voice` that prints lines, with a progress bar below them on a terminal."""
+
+    def __enter__(self) -> Voice:
+        from tqdm import tqdm  # noqa: PLC0415
+
+        from ser_batch.training.train import Voice  # noqa: PLC0415
+
+        self._bars: dict[str, tqdm] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in self._bars or self._bars[what].n > done:
+                self._close()
+                # None: a bar on a terminal, nothing in a log.
+                self._bars[what] = tqdm(total=total, desc=what, disable=None, leave=False)
+            self._bars[what].update(done - self._bars[what].n)
+
+        return Voice(say=tqdm.write, progress=progress)
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        for bar in self._bars.values():
+            bar.close()
+        self._bars.clear()

@@ -1,0 +1,183 @@
+"""One validated, frozen configuration: defaults, then a TOML file, then options of the command line."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from ser_batch.errors import ConfigError
+
+__all__ = ["AudioConfig", "Config", "ExtractConfig", "PredictConfig", "RunConfig", "load_config", "overlay", "require"]
+
+
+@dataclass(frozen=True, slots=True)
+class AudioConfig:
+    """How recordings are decoded and cut."""
+
+    sample_rate_hz: int = 22_050
+    window_s: float = 3.0
+    #: Distance between window starts; less than `window_s` for overlapping windows.
+    window_hop_s: float = 3.0
+    #: Long recordings are read in pieces of this length, so memory stays flat.
+    piece_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        require(8_000 <= self.sample_rate_hz <= 192_000, "audio.sample_rate_hz", "between 8000 and 192000")
+        require(self.window_s > 0, "audio.window_s", "above 0")
+        require(0 < self.window_hop_s <= self.window_s, "audio.window_hop_s", "above 0 and at most window_s")
+        require(self.piece_s >= self.window_s, "audio.piece_s", "at least window_s")
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractConfig:
+    """Which features are computed and by how many workers."""
+
+    #: Extractors to run; those that the model needs run in any case.
+    extractors: tuple[str, ...] = ("mel", "prosodic", "voice_quality", "quality")
+    #: Worker processes; 0 = one per core.
+    jobs: int = 0
+    #: Processing limit for one file; 0 = none. Grows with the recording: this much per started 10 minutes of audio.
+    timeout_s: float = 120.0
+    #: Memory limit of one worker; 0 = none.
+    memory_limit_mb: int = 4_096
+
+    def __post_init__(self) -> None:
+        require(self.jobs >= 0, "extract.jobs", "0 (one per core) or more")
+        require(self.timeout_s >= 0, "extract.timeout_s", "0 (none) or more")
+        require(self.memory_limit_mb >= 0, "extract.memory_limit_mb", "0 (none) or more")
+
+
+@dataclass(frozen=True, slots=True)
+class PredictConfig:
+    """The model and where it runs."""
+
+    #: A shipped name or the path of a .safetensors file; "" = extraction alone.
+    model: str = "ser6"
+    device: str = "auto"
+    batch_size: int = 64
+    #: Mark files whose confidence lies below this as `uncertain`; 0 = do not mark. The label stays.
+    abstain: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.device in ("auto", "mps", "cuda", "cpu"), "predict.device", "one of auto, mps, cuda, cpu")
+        require(self.batch_size >= 1, "predict.batch_size", "1 or more")
+        require(0 <= self.abstain < 1, "predict.abstain", "from 0 to below 1")
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """What is looked for and how a run is stored."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    #: Files per shard: the unit of memory, writing, retry and resume.
+    shard_size: int = 256
+
+    def __post_init__(self) -> None:
+        require(self.shard_size >= 1, "run.shard_size", "1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything a scan can be told. Sections are the tables of the TOML file."""
+
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    extract: ExtractConfig = field(default_factory=ExtractConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def with_values(self, values: Mapping[str, Mapping[str, Any]], source: str = "options") -> Config:
+        """Return a copy with `values` (section -> key -> value) laid over it.
+
+        Raises
+        ------
+        ConfigError
+            Unknown section or key (the nearest known one is named), wrong type, or value out of range.
+        """
+        return overlay(self, values, source)
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """Return plain nested dictionaries, as the TOML file would hold them."""
+        return {
+            section.name: {item.name: _plain(getattr(part, item.name)) for item in fields(part)}
+            for section in fields(self)
+            for part in [getattr(self, section.name)]
+        }
+
+    def results_key(self) -> dict[str, Any]:
+        """Return the settings that change results; anything else may differ between two visits to one run."""
+        return {
+            "audio": self.as_dict()["audio"],
+            "abstain": self.predict.abstain,
+            "extractors": sorted(self.extract.extractors),
+        }
+
+
+def load_config(path: Path | None = None) -> Config:
+    """Return the defaults, with the TOML file at `path` laid over them.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing, is not TOML, or has an unknown key or a wrong value.
+    """
+    config = Config()
+    if path is None:
+        return config
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"Configuration file {path} does not exist.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Configuration file {path} is not valid TOML: {error}") from error
+    return config.with_values(values, source=str(path))
+
+
+def overlay(target: Any, values: Mapping[str, Any], source: str, prefix: str = "") -> Any:
+    known = {item.name for item in fields(target)}
+    hints = get_type_hints(type(target))
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{source}: unknown key {prefix + key!r}.{hint} Known here: {', '.join(sorted(known))}.")
+        current = getattr(target, key)
+        if is_dataclass(current):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{source}: {prefix + key!r} is a section, not a value.")
+            changes[key] = overlay(current, value, source, f"{prefix}{key}.")
+        else:
+            changes[key] = _typed(value, hints[key], f"{source}: {prefix + key!r}")
+    try:
+        return replace(target, **changes)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    if hint == tuple[str, ...]:
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise ConfigError(f"{where} must be a list of strings, not {value!r}.")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{where} must be of type {hint.__name__}, not {value!r}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} must be finite, not {value!r}.")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def require(condition: bool, key: str, rule: str) -> None:
+    if not condition:
+        raise ConfigError(f"{key} must be {rule}.")

@@ -1,0 +1,158 @@
+"""The scan on one page: discover, plan, extract, predict, store."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ser_batch.config import Config
+from ser_batch.errors import ConfigError, NothingToDoError
+from ser_batch.plugins import PluginRecipe, attributed_results
+from ser_batch.stages.discover import FileList, Found, discover
+from ser_batch.stages.interrupt import Interruptions
+from ser_batch.stages.manifest import gather
+from ser_batch.stages.predict import predict_outcomes
+from ser_batch.stages.progress import Progress
+from ser_batch.stages.steps import reached
+from ser_batch.stages.summary import RunSummary
+from ser_batch.text import printable
+
+if TYPE_CHECKING:
+    import pluggy
+
+    from ser_batch.records import Classifier
+    from ser_batch.stages.run import OpenRun
+
+__all__ = ["MODES", "RunSummary", "scan"]
+
+#: What to do with a run that exists: go on; delete its results and begin again; process again what other settings made;
+#: process the failed files again and nothing else.
+MODES = ("resume", "restart", "recompute", "retry")
+
+
+def scan(
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | FileList,
+    run_dir: str | os.PathLike[str],
+    *,
+    config: Config | None = None,
+    plugins: PluginRecipe | None = None,
+    mode: str = "resume",
+    metadata: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    report: bool = True,
+) -> RunSummary:
+    """Analyse every audio file below the inputs into one run; go on where an earlier scan of it ended.
+
+    Parameters
+    ----------
+    inputs : path, sequence of paths, or FileList
+        Directories and files.
+    run_dir : path
+        Folder of the run; made where it does not exist.
+    config : Config, optional
+        The defaults, unless given.
+    plugins : PluginRecipe, optional
+        Built-in and installed plugins, unless given.
+    mode : str
+        One of `MODES`.
+    metadata : path, optional
+        A table about the files (CSV or Parquet), joined to the results wherever they are read.
+    progress : Progress, optional
+        Is told how the scan goes.
+    report : bool
+        Build ``report.html`` at the end.
+
+    Returns
+    -------
+    summary : RunSummary
+
+    Raises
+    ------
+    NothingToDoError
+        No audio file was found.
+    InputError, ConfigError, PluginError, ModelError
+        An input, a setting, a plugin or the model cannot be used.
+    RunError
+        The folder holds something else, is in use, was made with other settings, or cannot be written.
+    KeyboardInterrupt
+        Ctrl-C or SIGTERM. What was committed stays, and the same call goes on from there.
+    """
+    from ser_batch.stages.run import open_run  # noqa: PLC0415 - loads pyarrow
+
+    begin = time.monotonic()
+    if mode not in MODES:
+        raise ConfigError(f"Unknown mode {mode!r}; it must be one of {', '.join(MODES)}.")
+    if isinstance(inputs, str | os.PathLike):
+        inputs = [inputs]
+    config, plugins, progress = config or Config(), plugins or PluginRecipe(), progress or Progress()
+    with Interruptions() as interruptions:
+        manager = plugins.build()
+        for _ in attributed_results(manager, "validate_config", config=config):
+            pass
+        found = find_audio(inputs, config)
+        ingredients = gather(manager, plugins, config)
+        with open_run(Path(run_dir), ingredients, found, mode, interruptions) as run:
+            for notice in [*(f"Cannot list {folder}" for folder in found.unreadable), *run.notices]:
+                progress.say(notice)
+            if run.is_complete and metadata is None:
+                if report and not (run.run_dir / "report.html").exists():
+                    _build_report(run.run_dir, plugins, progress)
+                return run.summary(n_processed=0)
+            classifier = run.begin(manager, inputs, metadata, progress)
+            if not run.plan.is_empty:
+                _process(run, classifier, manager, progress)
+            run.complete(time.monotonic() - begin)
+            if report:
+                _build_report(run.run_dir, plugins, progress)
+            return run.summary(n_processed=run.plan.n_files)
+
+
+def find_audio(inputs: Any, config: Config) -> Found:
+    """Find the files of a scan; see `discover`.
+
+    Raises
+    ------
+    NothingToDoError
+        There are none.
+    """
+    found = discover(inputs, config.run.include, config.run.exclude)
+    if not len(found):
+        where = inputs.source if isinstance(inputs, FileList) else ", ".join(printable(path) for path in inputs)
+        raise NothingToDoError(
+            f"No audio files found in {where}. Looked for files that end in .wav, .mp3, .flac, .ogg, .opus, .aiff and "
+            f"other suffixes that libsndfile reads, in any case; {found.n_unmatched} other and {found.n_hidden} hidden "
+            f"entries were left out, {len(found.unreadable)} folders could not be listed."
+        )
+    return found
+
+
+def _process(run: OpenRun, classifier: Classifier | None, manager: pluggy.PluginManager, progress: Progress) -> None:
+    progress.begin(run.plan.n_files, len(run.plan.found))
+    try:
+        with run.extraction(on_gpu=classifier is not None, progress=progress) as extraction:
+            for shard, extracted in extraction.run((shard, shard.refs) for shard in run.plan.shards()):
+                reached("shard-extracted")
+                outcomes = extracted
+                if classifier is not None:
+                    outcomes = predict_outcomes(extracted, classifier, run.config.predict.batch_size)
+                reached("shard-predicted")
+                run.commit(shard, outcomes)
+                run.tell(manager, outcomes, progress)
+    finally:
+        progress.end()
+
+
+def _build_report(run_dir: Path, plugins: PluginRecipe, progress: Progress) -> None:
+    """A report that cannot be built costs the report, never the run."""
+    try:
+        from ser_batch.report.build import build_report  # noqa: PLC0415
+
+        build_report(run_dir, recipe=plugins)
+    except Exception as error:
+        progress.say(
+            f"The report could not be built ({type(error).__name__}: {error}). The results are whole; "
+            f"`ser-batch report {run_dir}` tries again."
+        )

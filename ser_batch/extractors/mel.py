@@ -1,0 +1,51 @@
+"""The log-mel spectrogram of each window: the picture that the network sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ser_batch.hookspecs import hookimpl
+from ser_batch.records import Clip, Extractor, FeatureBlock, FeatureSpec
+
+if TYPE_CHECKING:
+    from ser_batch.config import Config
+
+__all__ = ["MelExtractor"]
+
+
+class MelExtractor:
+    """Log-mel spectrogram, 128 bands by 130 frames for 3 s at 22,050 Hz, in dB re 1 with a floor of -100.
+
+    Each window counts as an excerpt of its own: it is padded with zeros where the audio ends, and nothing before or
+    after it shows.
+    """
+
+    def __init__(self, sample_rate_hz: int = 22_050, window_s: float = 3.0) -> None:
+        self._n_samples = round(window_s * sample_rate_hz)
+        # As dsp.mel.n_mel_frames has it, which would load numba merely to declare a shape.
+        self._spec = FeatureSpec(extractor="mel", version=1, tensor_shape=(128, 1 + self._n_samples // 512))
+
+    @property
+    def spec(self) -> FeatureSpec:
+        return self._spec
+
+    def extract(self, clip: Clip, windows_s: NDArray[np.float64]) -> FeatureBlock:
+        """Compute the spectrogram of each window."""
+        from ser_batch.dsp.mel import log_mel  # noqa: PLC0415 - numba is loaded when first needed
+        from ser_batch.extractors.analyses import finite  # noqa: PLC0415
+
+        shape = self._spec.tensor_shape or ()
+        tensor = np.empty((len(windows_s), *shape), np.float32)
+        for window, (start_s, end_s) in enumerate(windows_s):
+            tensor[window] = log_mel(finite(clip.window(start_s, end_s)), self._n_samples, clip.sample_rate_hz)
+        return FeatureBlock("mel", np.empty((len(windows_s), 0), np.float32), np.empty(0, np.float32), tensor)
+
+
+@hookimpl
+def register_extractors(config: Config) -> Sequence[Extractor]:
+    """Offer the extractor for the rate and the window length of `config`."""
+    return [MelExtractor(config.audio.sample_rate_hz, config.audio.window_s)]

@@ -1,0 +1,99 @@
+"""Signal quality: whether a recording is of the kind that the numbers, and the model, can be trusted on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ser_batch.hookspecs import hookimpl
+from ser_batch.records import Clip, Extractor, FeatureBlock, FeatureSpec
+
+if TYPE_CHECKING:
+    from ser_batch.config import Config
+
+__all__ = ["QualityExtractor"]
+
+#: A sample this near to full scale counts as clipped.
+_CLIPPED_FROM: Final = 0.99
+_BLOCK_S: Final = 0.01
+#: Blocks with less power than this many times that of noise are not speech.
+_SPEECH_OVER_NOISE: Final = 2.0
+#: What a recording with digital silence in its pauses gets.
+_HIGHEST_SNR_DB: Final = 100.0
+#: Quiet frames whose spectra make up the noise spectrum.
+_N_QUIET_FRAMES: Final = 32
+
+
+class QualityExtractor:
+    """Bandwidth, signal-to-noise ratio, clipping, activity and level. Definitions are in docs/features.md."""
+
+    spec = FeatureSpec(
+        extractor="quality",
+        version=1,
+        scalars=(("bandwidth", "hz"), ("snr", "db"), ("clipped_fraction", ""), ("active", "s"), ("level", "dbfs")),
+        totals=("active",),
+    )
+
+    def extract(self, clip: Clip, windows_s: NDArray[np.float64]) -> FeatureBlock:
+        """Measure the quality of each window against the noise of the whole clip."""
+        from ser_batch.dsp import level  # noqa: PLC0415 - numba is loaded when first needed
+        from ser_batch.extractors import analyses  # noqa: PLC0415
+
+        samples = analyses.finite(clip.samples)
+        block_length = max(round(_BLOCK_S * clip.sample_rate_hz), 1)
+        mean = float(samples.mean()) if len(samples) else 0.0
+        energy, n_clipped = level.block_levels(samples, mean, block_length, _CLIPPED_FROM)
+        n_samples = np.full(len(energy), block_length)
+        if len(n_samples):
+            n_samples[-1] = len(samples) - block_length * (len(energy) - 1)
+        power = energy / n_samples
+        active, noise = level.active_blocks(power), level.noise_power(power)
+        speech = active & (power > _SPEECH_OVER_NOISE * noise)
+        starts_s = np.arange(len(energy)) * block_length / clip.sample_rate_hz
+        track = analyses.pitch(clip)
+        quiet = analyses.quiet_spectrum(clip, _N_QUIET_FRAMES)
+        rows = [
+            [
+                _bandwidth_hz(track.power[loud], quiet, track.bin_hz, 0.5 * clip.sample_rate_hz),
+                _snr_db(power[part][speech[part]], noise),
+                n_clipped[part].sum() / n_samples[part].sum() if len(n_samples[part]) else math.nan,
+                n_samples[part][active[part]].sum() / clip.sample_rate_hz,
+                _level_dbfs(energy[part], n_samples[part]),
+            ]
+            for part, loud in zip(
+                analyses.slices(starts_s, clip, windows_s),
+                analyses.slices(track.times_s[track.analysed], clip, windows_s),
+                strict=True,
+            )
+        ]
+        return analyses.block(self.spec, rows)
+
+
+def _bandwidth_hz(power: NDArray[np.float32], quiet: NDArray[np.float32], bin_hz: float, highest_hz: float) -> float:
+    from ser_batch.dsp import level  # noqa: PLC0415
+
+    return level.bandwidth_hz(power.mean(axis=0), quiet, bin_hz, highest_hz) if len(power) else math.nan
+
+
+def _snr_db(speech: NDArray[np.float64], noise: float) -> float:
+    """Compare the mean power of blocks of speech, less that of noise, with that of noise."""
+    if not len(speech):
+        return math.nan
+    if noise <= 0.0:
+        return _HIGHEST_SNR_DB
+    return min(10.0 * math.log10((speech.mean() - noise) / noise), _HIGHEST_SNR_DB)
+
+
+def _level_dbfs(energy: NDArray[np.float64], n_samples: NDArray[np.int64]) -> float:
+    total = energy.sum()
+    return 10.0 * math.log10(total / n_samples.sum()) if total > 0.0 else math.nan
+
+
+@hookimpl
+def register_extractors(config: Config) -> Sequence[Extractor]:
+    """Offer the extractor."""
+    return [QualityExtractor()]

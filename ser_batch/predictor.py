@@ -1,0 +1,274 @@
+"""Emotions of single files and arrays from Python; `ser_batch.scan` is for many."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ser_batch.classifier.device import open_classifier
+from ser_batch.config import Config
+from ser_batch.errors import InputError
+from ser_batch.hookspecs import hookimpl
+from ser_batch.plugins import PluginRecipe, collect_extractors
+from ser_batch.records import Clip, ClipOutcome, ClipRef, Status
+from ser_batch.stages.analyse import analyse_clip, select_extractors
+from ser_batch.text import printable
+
+if TYPE_CHECKING:
+    from ser_batch.classifier.device import DeviceChoice
+    from ser_batch.records import Classifier
+
+__all__ = ["EmotionPredictor", "EmotionResult"]
+
+_log = logging.getLogger("ser_batch")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmotionResult:
+    """What was found in one file; ``emotion, probabilities = result`` unpacks the two that matter most."""
+
+    #: The path as given, or the name given to an array.
+    path: str
+    #: The emotion with the highest probability; None for a file that could not be analysed.
+    emotion: str | None
+    #: Emotion -> probability in the order of the model, calibrated, sums to 1; empty where `emotion` is None.
+    probabilities: Mapping[str, float]
+    #: ok, partial (broken midway: what came before was analysed), skipped (no audio in it) or failed.
+    status: Status
+    #: What went wrong, with the stage, or what was mended; "" for nothing.
+    error: str = ""
+    #: Length of what was analysed; NaN for nothing.
+    duration_s: float = float("nan")
+    #: Highest probability, in [0, 1]; NaN where `emotion` is None, as the next two.
+    confidence: float = float("nan")
+    #: Shannon entropy over log(n_labels), in [0, 1].
+    entropy: float = float("nan")
+    #: Highest minus second highest probability, in [0, 1].
+    margin: float = float("nan")
+    #: float64 (n_windows, 2), start and end in s.
+    windows_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)), repr=False)
+    #: float32 (n_windows, n_labels), rows sum to 1.
+    window_probabilities: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32), repr=False)
+    #: Features of the whole file by column name, of the extractors that the model needs; NaN = undefined.
+    features: Mapping[str, float] = field(default_factory=dict, repr=False)
+
+    def __iter__(self) -> Iterator[str | Mapping[str, float] | None]:
+        yield self.emotion
+        yield self.probabilities
+
+
+class EmotionPredictor:
+    """A loaded model with all that it needs, for files one at a time; not to be shared between threads.
+
+    Parameters
+    ----------
+    model : str
+        A shipped name or the path of a ``.safetensors`` file.
+    device : str
+        ``auto`` (cuda, then mps, then cpu), ``cuda``, ``mps`` or ``cpu``. A fallback is logged as a warning.
+    plugins : PluginRecipe
+        Plugins to load; by default the built-in and the installed ones.
+    config : Config, optional
+        Audio settings; by default those that scans have by default.
+
+    Raises
+    ------
+    ModelError
+        No such model, it is damaged, or it does not fit this version.
+    PluginError
+        A plugin cannot be loaded, or an extractor that the model needs is missing or has another version.
+    ConfigError
+        `device` is unknown, or `config` does not fit the model.
+
+    Examples
+    --------
+    >>> from ser_batch import EmotionPredictor
+    >>> predictor = EmotionPredictor()  # doctest: +SKIP
+    >>> emotion, probabilities = predictor.predict("call.wav")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: str = "ser6",
+        device: str = "auto",
+        plugins: PluginRecipe | None = None,
+        config: Config | None = None,
+    ) -> None:
+        plugins = plugins or PluginRecipe()
+        self._config = (config or Config()).with_values({"predict": {"model": model, "device": device}}, "options")
+        self._manager = plugins.build()
+        self._arrays = _Arrays()
+        self._manager.register(self._arrays)
+        self._manager.hook.validate_config(config=self._config)
+        self.classifier: Classifier
+        self.device: DeviceChoice
+        self.classifier, self.device = open_classifier(self._manager, model, device)
+        if self.device.note:
+            _log.warning("%s", self.device.note)
+        offered = collect_extractors(self._manager, self._config)
+        self._extractors = select_extractors(offered, (), self.classifier.needs)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Emotions, in the order of the probabilities."""
+        return self.classifier.labels
+
+    def predict(self, path: str | os.PathLike[str]) -> EmotionResult:
+        """Analyse one file, just as a scan does.
+
+        Returns
+        -------
+        EmotionResult
+            Unpacks into ``emotion, probabilities``.
+
+        Raises
+        ------
+        InputError
+            The file is missing or holds nothing that can be analysed; the message says why.
+        """
+        result = self._analysed(path)
+        if result.emotion is None:
+            raise InputError(f"{printable(result.path)}: {result.error}")
+        return result
+
+    def predict_batch(self, paths: Iterable[str | os.PathLike[str]]) -> list[EmotionResult]:
+        """Analyse files one after the other; use `ser_batch.scan` for more than a few hundred.
+
+        Returns
+        -------
+        list of EmotionResult
+            One for each path, in order. A file that cannot be analysed has ``emotion`` None and says why in ``error``.
+        """
+        return [self._analysed(path) for path in paths]
+
+    def predict_samples(self, samples: ArrayLike, sample_rate_hz: int, name: str = "samples") -> EmotionResult:
+        """Analyse an array, just as a file of the same samples would be.
+
+        Parameters
+        ----------
+        samples : array_like
+            (n_samples,) or (n_samples, n_channels); floats in [-1, 1], or integers, scaled by the range of their type.
+        sample_rate_hz : int
+            At least 1,000.
+        name : str
+            Stands for the path in the result.
+
+        Raises
+        ------
+        InputError
+            No sample, no finite sample, or an array that is not audio.
+        """
+        mono = _mono(np.asarray(samples), sample_rate_hz)
+        self._arrays.offered[name] = (mono, sample_rate_hz)
+        try:
+            result = self._result(name, self._outcome(ClipRef(name, name, mono.nbytes, 0)))
+        finally:
+            del self._arrays.offered[name]
+        if result.emotion is None:
+            raise InputError(f"{printable(name)}: {result.error}")
+        return result
+
+    def _analysed(self, path: str | os.PathLike[str]) -> EmotionResult:
+        text = os.fspath(path)
+        try:
+            stat = Path(text).stat()
+        except (OSError, ValueError) as error:
+            # ValueError: a null byte in the name.
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            return EmotionResult(text, None, {}, Status.FAILED, f"cannot be read: {reason}")
+        if Path(text).is_dir():
+            return EmotionResult(
+                text, None, {}, Status.FAILED, "is a directory; use `ser-batch scan` or ser_batch.scan"
+            )
+        return self._result(text, self._outcome(ClipRef(printable(text), text, stat.st_size, stat.st_mtime_ns)))
+
+    def _outcome(self, ref: ClipRef) -> ClipOutcome:
+        return analyse_clip(ref, self._config, self._extractors, self.classifier, self._manager)
+
+    def _result(self, path: str, outcome: ClipOutcome) -> EmotionResult:
+        error = outcome.error_message
+        if outcome.stage:
+            error = f"{outcome.status} in {outcome.stage}: {error}"
+        prediction = outcome.prediction
+        if prediction is None:
+            return EmotionResult(path, None, {}, outcome.status, error, outcome.duration_s)
+        features: dict[str, float] = {}
+        for block in outcome.blocks:
+            spec = self._extractors[block.extractor][1].spec
+            features.update(zip(spec.columns, block.clip_scalars.tolist(), strict=True))
+        return EmotionResult(
+            path=path,
+            emotion=prediction.emotion,
+            probabilities=dict(zip(self.labels, prediction.probabilities.tolist(), strict=True)),
+            status=outcome.status,
+            error=error,
+            duration_s=outcome.duration_s,
+            confidence=prediction.confidence,
+            entropy=prediction.entropy,
+            margin=prediction.margin,
+            windows_s=outcome.windows_s,
+            window_probabilities=prediction.window_probabilities,
+            features=features,
+        )
+
+
+class _Arrays:
+    """A plugin that "decodes" arrays: so they take the very way that files take."""
+
+    def __init__(self) -> None:
+        #: Name -> mono samples and their rate in Hz.
+        self.offered: dict[str, tuple[NDArray[np.float32], int]] = {}
+
+    @hookimpl(tryfirst=True)
+    def read_clip(self, ref: ClipRef, sample_rate_hz: int, piece_s: float, overlap_s: float) -> Iterable[Clip] | None:
+        if ref.path not in self.offered:
+            return None
+        mono, source_rate_hz = self.offered[ref.path]
+        if source_rate_hz != sample_rate_hz:
+            import soxr  # noqa: PLC0415 - only where it is needed
+
+            mono = soxr.resample(mono, source_rate_hz, sample_rate_hz, quality="HQ")
+        n_piece, n_overlap = round(piece_s * sample_rate_hz), round(overlap_s * sample_rate_hz)
+        # A last piece within the overlap has nothing of its own.
+        n_pieces = max(1, -(-(len(mono) - n_overlap) // n_piece))
+        return (
+            Clip(
+                mono[k * n_piece : (k + 1) * n_piece + (n_overlap if k < n_pieces - 1 else n_piece)].copy(),
+                sample_rate_hz,
+                source_rate_hz,
+                1,
+                start_s=k * n_piece / sample_rate_hz,
+            )
+            for k in range(n_pieces)
+        )
+
+
+def _mono(samples: NDArray, sample_rate_hz: int) -> NDArray[np.float32]:
+    if sample_rate_hz < 1_000:
+        raise InputError(f"The sample rate must be at least 1,000 Hz, not {sample_rate_hz}.")
+    if samples.ndim not in (1, 2) or not np.issubdtype(samples.dtype, np.number) or np.iscomplexobj(samples):
+        raise InputError(
+            f"Samples must be numbers of shape (n_samples,) or (n_samples, n_channels), "
+            f"not {samples.dtype} {samples.shape}."
+        )
+    if samples.size == 0:
+        raise InputError("The array holds no samples.")
+    if samples.ndim == 2 and samples.shape[1] > samples.shape[0]:
+        raise InputError(f"Samples of shape {samples.shape} look like (n_channels, n_samples); transpose them.")
+    if np.issubdtype(samples.dtype, np.integer):
+        half = (int(np.iinfo(samples.dtype).max) + 1) / (2 if np.issubdtype(samples.dtype, np.unsignedinteger) else 1)
+        # Unsigned samples have their silence in the middle.
+        middle = half if np.issubdtype(samples.dtype, np.unsignedinteger) else 0
+        samples = (samples.astype(np.float64) - middle) / half
+    mono = (samples if samples.ndim == 1 else samples.mean(axis=1)).astype(np.float32)
+    finite = np.isfinite(mono)
+    if not finite.any():
+        raise InputError("The array holds no finite sample.")
+    return np.where(finite, mono, np.float32(0))

@@ -1,0 +1,195 @@
+"""What flows from stage to stage: small frozen records. Arrays in them are read-only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Classifier",
+    "Clip",
+    "ClipOutcome",
+    "ClipRef",
+    "Extractor",
+    "FeatureBlock",
+    "FeatureSpec",
+    "Prediction",
+    "Status",
+]
+
+T = TypeVar("T")
+
+
+class Status(StrEnum):
+    """The one state in which every file found ends."""
+
+    OK = "ok"
+    #: Analysed up to where the file broke; `duration_s` says how far, `error_message` why.
+    PARTIAL = "partial"
+    #: The file holds nothing to analyse (no samples, for example); `error_message` says what.
+    SKIPPED = "skipped"
+    #: Something broke; `stage`, `error_type` and `error_message` say where and what.
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ClipRef:
+    """One audio file as found on disk."""
+
+    #: POSIX path relative to the input root, with suffix; bytes that are not UTF-8 appear as ``\\xNN``.
+    clip_id: str
+    #: Path to open; may hold surrogate escapes where the name is not UTF-8.
+    path: str
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clip:
+    """Decoded mono audio: a whole file, or one piece of a long recording. Lives in a worker only."""
+
+    #: float32 (n_samples,), mono, finite, nominally in [-1, 1].
+    samples: NDArray[np.float32]
+    sample_rate_hz: int
+    source_rate_hz: int
+    source_channels: int
+    #: Where this piece begins in the recording; 0 for a whole file.
+    start_s: float = 0.0
+    #: What the reader mended, for the row of the file; ``""`` for nothing.
+    note: str = ""
+    _analyses: dict[str, object] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.samples.flags.writeable = False
+
+    @property
+    def duration_s(self) -> float:
+        return len(self.samples) / self.sample_rate_hz
+
+    def shared(self, key: str, compute: Callable[[], T]) -> T:
+        """Return the analysis named `key`, computed on first use and then shared by all extractors."""
+        if key not in self._analyses:
+            self._analyses[key] = compute()
+        return self._analyses[key]  # type: ignore[return-value]
+
+    def window(self, start_s: float, end_s: float) -> NDArray[np.float32]:
+        """Samples between two times of the recording; shorter than asked where the audio ends."""
+        first = round((start_s - self.start_s) * self.sample_rate_hz)
+        last = round((end_s - self.start_s) * self.sample_rate_hz)
+        return self.samples[max(first, 0) : max(last, 0)]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSpec:
+    """What an extractor promises: its name, version, columns and tensor shape."""
+
+    extractor: str
+    #: Raised whenever any number that the extractor gives changes.
+    version: int
+    #: (name, unit) pairs; the unit is a suffix such as ``hz``, ``db``, ``st``, or ``""`` for ratios.
+    scalars: tuple[tuple[str, str], ...] = ()
+    #: Shape of the tensor per window, for example (128, 130), or None.
+    tensor_shape: tuple[int, ...] | None = None
+    #: Names of scalars that add up over a recording, like a total time; all others are averaged over its pieces.
+    totals: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Column names in the results: ``<extractor>__<name>[_<unit>]``."""
+        return tuple(f"{self.extractor}__{name}" + (f"_{unit}" if unit else "") for name, unit in self.scalars)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureBlock:
+    """What one extractor found in one clip."""
+
+    extractor: str
+    #: float32 (n_windows, n_scalars); NaN = undefined, never 0.
+    scalars: NDArray[np.float32]
+    #: float32 (n_scalars,): the same quantities over the whole clip.
+    clip_scalars: NDArray[np.float32]
+    #: float32 (n_windows, *tensor_shape), or None.
+    tensor: NDArray[np.float32] | None = None
+
+
+@runtime_checkable
+class Extractor(Protocol):
+    """Turns a clip into numbers. Stateless, deterministic, and without threads or processes of its own."""
+
+    @property
+    def spec(self) -> FeatureSpec: ...
+
+    def extract(self, clip: Clip, windows_s: NDArray[np.float64]) -> FeatureBlock:
+        """Analyse `clip`; `windows_s` is (n_windows, 2), start and end in s of the recording."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """What the classifier says of one file. Label order is that of the model."""
+
+    #: The emotion with the highest probability of the file.
+    emotion: str
+    #: float32 (n_labels,), sums to 1.
+    probabilities: NDArray[np.float32]
+    #: float32 (n_windows, n_labels), each row sums to 1.
+    window_probabilities: NDArray[np.float32]
+    #: Highest probability, calibrated, in [0, 1].
+    confidence: float
+    #: Shannon entropy over log(n_labels), in [0, 1].
+    entropy: float
+    #: Highest minus second highest probability, in [0, 1].
+    margin: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClipOutcome:
+    """What became of one file: its features, or the reason why not. Failures are values, never exceptions."""
+
+    ref: ClipRef
+    status: Status
+    #: decode, extract or predict where it ended, ``""`` for ok.
+    stage: str = ""
+    error_type: str = ""
+    error_message: str = ""
+    duration_s: float = float("nan")
+    source_rate_hz: int = 0
+    source_channels: int = 0
+    #: float64 (n_windows, 2), start and end in s; the end of the last window may lie beyond the audio.
+    windows_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
+    blocks: tuple[FeatureBlock, ...] = ()
+    #: Set by whoever runs the classifier: the worker on a CPU, the parent on MPS or CUDA.
+    prediction: Prediction | None = None
+    #: Processing time per stage.
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+class Classifier(Protocol):
+    """A loaded model."""
+
+    #: Name, for provenance and messages.
+    name: str
+    #: SHA-256 of the weights file.
+    sha256: str
+    #: Emotions, in the order of the probabilities.
+    labels: tuple[str, ...]
+    #: Extractors that must run, as (name, version).
+    needs: tuple[tuple[str, int], ...]
+    #: The device that computes: cpu, cuda or mps.
+    device: str
+
+    def predict(self, blocks: Mapping[str, FeatureBlock]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return calibrated window probabilities (n_windows, n_labels) and pooling weights (n_windows,).
+
+        `blocks` maps an extractor's name to its block; windows of several clips may be stacked.
+        """
+        ...
+
+    def pool(self, window_probabilities: NDArray[np.float32], weights: NDArray[np.float32]) -> Prediction:
+        """Turn the windows of one clip into the prediction for its file, by the rule stated in the model card."""
+        ...

@@ -1,0 +1,62 @@
+"""Sections that plugins add to the report."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from ser_batch.errors import PluginError
+from ser_batch.plugins import PluginRecipe
+
+__all__ = ["plugin_sections"]
+
+
+def plugin_sections(run_dir: Path, recipe: PluginRecipe | None = None) -> list[dict[str, Any]]:
+    """Return the sections of all plugins; one that fails says so in its place and costs nothing else.
+
+    Parameters
+    ----------
+    run_dir : Path
+        Handed to the hook ``report_sections``.
+    recipe : PluginRecipe, optional
+        The plugins to ask; by default all installed ones.
+
+    Returns
+    -------
+    list of dict
+        ``id``, ``title``, ``plugin``, ``html`` and ``error``; one of the last two is empty.
+    """
+    try:
+        # Built-in plugins add no sections, and loading them would load the whole engine.
+        manager = replace(recipe or PluginRecipe(), built_in=()).build()
+    except PluginError as error:
+        return [_section(0, "Plugins", "plugins", error=str(error))]
+    sections: list[dict[str, Any]] = []
+    for implementation in sorted(manager.hook.report_sections.get_hookimpls(), key=lambda item: item.plugin_name):
+        plugin = implementation.plugin_name
+        try:
+            arguments = [run_dir for _ in implementation.argnames]
+            answer: Any = implementation.function(*arguments)
+            found = [_checked(item) for item in answer or ()]
+        except Exception as error:
+            failed = f"The plugin {plugin!r} failed here: {type(error).__name__}: {error}"
+            sections.append(_section(len(sections), plugin, plugin, error=failed))
+            continue
+        for title, html in found:
+            sections.append(_section(len(sections), title, plugin, html=html))
+    return sections
+
+
+def _checked(item: object) -> tuple[str, str]:
+    if isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(text, str) for text in item):
+        return item[0], item[1]
+    raise TypeError(f"report_sections must return (title, HTML) pairs of strings, not {item!r}")
+
+
+def _section(number: int, title: str, plugin: str, html: str = "", error: str = "") -> dict[str, Any]:
+    anchor = f"plugin-{number}-{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')}"
+    return {"id": anchor, "title": title, "plugin": plugin, "html": Markup(html), "error": error}

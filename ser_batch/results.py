@@ -1,0 +1,497 @@
+"""Reads a run: `load_results` for pandas, and `open_run` for everything else that looks at one.
+
+A run is read from ``run.json`` and Parquet alone, so any run of this schema version or an older one can be read, also
+one that is still being written or was interrupted: what is committed is whole, and what is not is said in a notice.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from ser_batch.errors import RunError
+from ser_batch.schema import SCHEMA_VERSION, files_schema, windows_schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "Run",
+    "RunWarning",
+    "TableName",
+    "Where",
+    "load_results",
+    "open_run",
+    "run_info",
+    "with_metadata",
+]
+
+TableName = Literal["files", "windows"]
+
+#: ``[(column, operator, value), …]``, all to hold; or a list of such lists, one of them to hold.
+Where = Sequence[tuple[str, str, Any]] | Sequence[Sequence[tuple[str, str, Any]]]
+
+_FORMAT = ds.ParquetFileFormat()
+_DISK = pafs.LocalFileSystem()
+_PARTS_AT_ONCE = 256
+_ROWS_AT_ONCE = 65_536
+
+#: What rows are ordered by.
+_ORDER: dict[str, tuple[str, ...]] = {"files": ("clip_id",), "windows": ("clip_id", "window_index")}
+
+OPERATORS = ("=", "==", "!=", "<", ">", "<=", ">=", "in", "not in")
+
+#: Names by which the key column of a metadata table may go, in this order; else its first column is the key.
+_METADATA_KEYS = ("clip_id", "path", "file", "filename")
+
+
+class RunWarning(UserWarning):
+    """Something of a run cannot be read or is not finished; the rest is returned."""
+
+
+def load_results(
+    run: str | os.PathLike[str],
+    table: TableName = "files",
+    columns: Sequence[str] | None = None,
+    where: Where | None = None,
+    metadata: bool = True,
+) -> pd.DataFrame:
+    """Load the results of a run into pandas.
+
+    Parameters
+    ----------
+    run : path
+        Folder that ``ser-batch scan`` wrote.
+    table : {"files", "windows"}
+        One row per file found, or one row per window of every analysed file.
+    columns : sequence of str, optional
+        Columns to read; only these are read from disk. All by default.
+    where : sequence of tuples, optional
+        Rows to keep, as ``[(column, operator, value), …]`` with operators ``== != < <= > >= in`` and ``not in``; all
+        conditions must hold. A list of such lists keeps rows for which one of them holds. Row groups whose statistics
+        rule a condition out are not read; rows are stored in the order of ``clip_id``, so this helps most there.
+    metadata : bool
+        Add the columns of the table given to ``scan --metadata``, missing where a file is not in it. A column whose
+        name is taken gets the suffix ``_metadata``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        In the order of ``clip_id``, then ``window_index``. ``status``, ``emotion`` and the like are categorical,
+        ``modified`` is a UTC timestamp, undefined numbers are NaN; whole numbers and truth values are of pandas'
+        nullable types (``Int32``, ``boolean``), so a missing one does not change the type of its column.
+        docs/results-schema.md lists all columns.
+
+    Raises
+    ------
+    RunError
+        Not a run, a run of a newer schema, an unknown column, or an operator that does not exist.
+
+    Warns
+    -----
+    RunWarning
+        The run is not finished, or parts of it cannot be read; what can be read is returned.
+
+    Examples
+    --------
+    >>> frame = load_results("runs/archive", columns=["clip_id", "confidence"], where=[("emotion", "==", "fear")])
+    >>> windows = load_results("runs/archive", "windows", where=[("clip_id", "==", "tapes/014.flac")])
+    """
+    opened = open_run(run)
+    result = opened.read(table, columns=columns, where=where, metadata=metadata)
+    for notice in opened.notices:
+        warnings.warn(notice, RunWarning, stacklevel=2)
+    return result.to_pandas(split_blocks=True, self_destruct=True, types_mapper=_nullable)
+
+
+def _nullable(kind: pa.DataType) -> Any:
+    import pandas as pd  # noqa: PLC0415 - reports read runs without pandas
+
+    types = {
+        pa.int16(): pd.Int16Dtype,
+        pa.int32(): pd.Int32Dtype,
+        pa.int64(): pd.Int64Dtype,
+        pa.bool_(): pd.BooleanDtype,
+    }
+    return types[kind]() if kind in types else None
+
+
+def run_info(run: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what ``run.json`` says: configuration, versions, model, device, counts, times.
+
+    Raises
+    ------
+    RunError
+        Not a run, or a run of a newer schema.
+    """
+    return open_run(run).info
+
+
+def open_run(run: str | os.PathLike[str]) -> Run:
+    """Open a run for reading.
+
+    Raises
+    ------
+    RunError
+        The folder is missing, holds no ``run.json``, or was written with a newer schema.
+    """
+    folder = Path(run)
+    if not folder.is_dir():
+        raise RunError(f"There is no run folder {folder}. Point to the folder that `ser-batch scan … -o FOLDER` wrote.")
+    path = folder / "run.json"
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(
+            f"{folder} is not a run: it has no run.json. Point to the folder that `ser-batch scan … -o FOLDER` wrote."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path} cannot be read ({error}). Its Parquet parts may still be sound: pandas reads them."
+        ) from error
+    if not isinstance(info, dict):
+        raise RunError(f"{path} does not hold a JSON object, so {folder} is not a run of ser-batch.")
+    version = info.get("schema_version", 1)
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise RunError(
+            f"{folder} was written by ser-batch {info.get('tool_version', '?')} with results schema {version}; this "
+            f"version reads schemas up to {SCHEMA_VERSION}. Upgrade ser-batch, or read its Parquet files with pandas."
+        )
+    return Run(folder, info)
+
+
+@dataclass(eq=False)
+class _Parts:
+    """The sound part files of one table."""
+
+    paths: list[str] = field(default_factory=list)
+    schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    n_rows: int = 0
+    #: First and last clip_id of each part, by the statistics of its row groups; None where these are missing.
+    clip_ids: list[tuple[str, str] | None] = field(default_factory=list)
+
+    def add(self, path: str, footer: pq.FileMetaData) -> None:
+        self.paths.append(path)
+        self.n_rows += footer.num_rows
+        column = footer.schema.names.index("clip_id") if "clip_id" in footer.schema.names else 0
+        groups = [footer.row_group(group).column(column).statistics for group in range(footer.num_row_groups)]
+        known = bool(groups) and all(statistics is not None and statistics.has_min_max for statistics in groups)
+        self.clip_ids.append((min(g.min for g in groups), max(g.max for g in groups)) if known else None)
+
+    def within(self, clauses: list[list[tuple[str, str, Any]]]) -> list[str]:
+        """Return the parts that may hold rows that fit one of `clauses`, as far as conditions on clip_id tell."""
+        if not clauses:
+            return self.paths
+        kept = []
+        for path, ends in zip(self.paths, self.clip_ids, strict=True):
+            if ends is None or any(all(_may_hold(condition, *ends) for condition in clause) for clause in clauses):
+                kept.append(path)
+        return kept
+
+
+@dataclass(eq=False)
+class Run:
+    """An opened run; `open_run` makes it."""
+
+    folder: Path
+    #: What run.json holds.
+    info: dict[str, Any]
+    #: One line each: what is unfinished or cannot be read. Grows as tables are opened.
+    notices: list[str] = field(default_factory=list)
+    _tables: dict[str, _Parts] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        state = self.info.get("state", "complete")
+        if state == "running":
+            self.notices.append(f"{self.folder} is being written or was cut off: what is committed so far is shown.")
+        elif state != "complete":
+            self.notices.append(f"{self.folder} is {state}: the same scan command finishes it. What is there is shown.")
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Emotions of the model in its order; empty for a run of extraction alone."""
+        labels = self.info.get("labels")
+        if labels is None:
+            labels = [name.removeprefix("p_") for name in self.schema("files").names if name.startswith("p_")]
+        return tuple(labels)
+
+    def schema(self, table: TableName) -> pa.Schema:
+        """Return the columns of a table; those of the documented schema where nothing is written yet."""
+        return self._table(table).schema
+
+    def n_rows(self, table: TableName) -> int:
+        """Return how many rows the sound parts of a table hold."""
+        return self._table(table).n_rows
+
+    def clip_id_range(self) -> tuple[str, str]:
+        """Return the first and the last ``clip_id`` in sorted order; empty strings where there is none."""
+        parts = self._table("files")
+        ends = [end for pair in parts.clip_ids if pair for end in pair]
+        if None in parts.clip_ids:
+            for rows in self.tables("files", ["clip_id"]):
+                found = pc.min_max(rows.column("clip_id")).as_py()
+                ends += [found["min"], found["max"]]
+        return min(ends, default=""), max(ends, default="")
+
+    def _table(self, table: TableName) -> _Parts:
+        if table not in ("files", "windows"):
+            raise RunError(f"A run has no table {table!r}; its tables are files and windows.")
+        if table not in self._tables:
+            self._tables[table] = self._sound_parts(table)
+        return self._tables[table]
+
+    def _sound_parts(self, table: TableName) -> _Parts:
+        parts = _Parts()
+        schemas: list[pa.Schema] = []
+        for path in sorted((self.folder / table).glob("part-*.parquet")):
+            try:
+                fragment = _FORMAT.make_fragment(str(path), _DISK)
+                schema = fragment.physical_schema
+            except (OSError, pa.ArrowException) as error:
+                reason = str(error).splitlines()[0]
+                self.notices.append(f"{path} cannot be read and is left out: {reason} `ser-batch verify` says more.")
+                continue
+            parts.add(str(path), fragment.metadata)
+            if not any(schema.equals(known) for known in schemas):
+                schemas.append(schema)
+        if schemas:
+            parts.schema = _unified(self.folder, table, schemas)
+        else:
+            make = files_schema if table == "files" else windows_schema
+            parts.schema = make(self.info.get("labels") or (), (), {})
+        return parts
+
+    def tables(
+        self, table: TableName, columns: Sequence[str], where: pc.Expression | None = None
+    ) -> Iterator[pa.Table]:
+        """Read a table piece by piece in its stored order, so that memory stays flat whatever its size.
+
+        Parameters
+        ----------
+        table : {"files", "windows"}
+        columns : sequence of str
+            Columns to read.
+        where : pyarrow.compute.Expression, optional
+            Rows to keep.
+
+        Yields
+        ------
+        pyarrow.Table
+            At most a few tens of thousands of rows; dictionaries are unified.
+        """
+        paths, schema = self._table(table).paths, self.schema(table)
+        held: list[pa.RecordBatch] = []
+        n_held = 0
+        # A dataset keeps the footers of all its parts (about 0.1 MB each), hence one dataset for some parts at a time.
+        for first in range(0, len(paths), _PARTS_AT_ONCE):
+            dataset = ds.dataset(paths[first : first + _PARTS_AT_ONCE], schema=schema, format=_FORMAT)
+            for batch in dataset.to_batches(
+                columns=list(columns), filter=where, batch_size=_ROWS_AT_ONCE, batch_readahead=4, fragment_readahead=2
+            ):
+                held.append(batch)
+                n_held += batch.num_rows
+                if n_held >= _ROWS_AT_ONCE:
+                    yield pa.Table.from_batches(held).unify_dictionaries().combine_chunks()
+                    held, n_held = [], 0
+        if n_held:
+            yield pa.Table.from_batches(held).unify_dictionaries().combine_chunks()
+
+    @cached_property
+    def metadata(self) -> pa.Table | None:
+        """The table given by ``--metadata``, its key column renamed ``clip_id``; None where none was given."""
+        entry = self.info.get("metadata")
+        name = entry.get("path") if isinstance(entry, dict) else entry
+        if not name:
+            return None
+        path = self.folder / name
+        try:
+            table = pacsv.read_csv(path) if path.suffix.lower() == ".csv" else pq.read_table(path)
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            self.notices.append(f"The metadata table {path} cannot be read, so its columns are missing: {reason}")
+            return None
+        return self._keyed(table, str(path))
+
+    def _keyed(self, table: pa.Table, path: str) -> pa.Table:
+        key = next((name for name in _METADATA_KEYS if name in table.column_names), table.column_names[0])
+        keys = self._clip_ids(table.column(key).cast(pa.string()))
+        rows = pa.table({"key": keys, "row": pa.array(range(len(keys)))}).group_by("key").aggregate([("row", "min")])
+        if len(rows) < len(keys):
+            n_more = len(keys) - len(rows)
+            self.notices.append(f"{path} names {n_more} paths more than once; the first row of each is used.")
+        first = rows.column("row_min").combine_chunks().sort()
+        taken = set(self.schema("files").names) | set(self.schema("windows").names)
+        columns = {"clip_id": keys.take(first)}
+        for name in table.column_names:
+            if name != key:
+                columns[f"{name}_metadata" if name in taken else name] = table.column(name).take(first)
+        return pa.table(columns)
+
+    def _clip_ids(self, paths: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Bring the paths of a metadata table to the form of clip_id: relative to the root, with slashes."""
+        root = str(self.info.get("root") or "").rstrip("/") + "/"
+        inside = pc.starts_with(paths, root)
+        paths = pc.if_else(inside, pc.utf8_slice_codeunits(paths, len(root)), paths)
+        return pc.replace_substring_regex(paths, r"^(\./)+", "")
+
+    def read(
+        self,
+        table: TableName = "files",
+        columns: Sequence[str] | None = None,
+        where: Where | None = None,
+        metadata: bool = True,
+    ) -> pa.Table:
+        """Read rows into memory as an Arrow table; arguments as for `load_results`."""
+        selection = self._selection(table, columns, where, metadata)
+        # Opening a part costs more than reading a column of it, so parts without the wanted names are not opened.
+        paths, schema = self._table(table).within(_clauses(where)), self.schema(table)
+        dataset = ds.dataset(paths, schema=schema, format=_FORMAT) if paths else ds.dataset(schema.empty_table())
+        with self._explained(table, where):
+            rows = dataset.to_table(columns=selection.stored, filter=selection.pushed).unify_dictionaries()
+            return _ordered(selection.finished(rows), _ORDER[table]).select(selection.wanted)
+
+    def pieces(self, table: TableName, where: Where | None = None) -> Iterator[pa.Table]:
+        """Yield all columns, metadata included, of the rows that fit `where`: in flat memory, in stored order."""
+        selection = self._selection(table, None, where, True)
+        with self._explained(table, where):
+            for rows in self.tables(table, selection.stored, selection.pushed):
+                yield selection.finished(rows).select(selection.wanted)
+
+    def _selection(
+        self, table: TableName, columns: Sequence[str] | None, where: Where | None, metadata: bool
+    ) -> _Selection:
+        stored = self.schema(table).names
+        extra = self.metadata if metadata else None
+        extra_names = [name for name in (extra.column_names if extra is not None else ()) if name != "clip_id"]
+        clauses = _clauses(where)
+        conditioned = {condition[0] for clause in clauses for condition in clause}
+        wanted = [*stored, *extra_names] if columns is None else list(columns)
+        for name in [*wanted, *sorted(conditioned)]:
+            check_column(name, [*stored, *extra_names], self.folder, table)
+        joined = conditioned & set(extra_names)
+        needed = set(wanted) | set(_ORDER[table]) | (conditioned if joined else set())
+        return _Selection(
+            wanted=wanted,
+            stored=[name for name in stored if name in needed],
+            pushed=_expression(_pushed_down(clauses, joined)),
+            extra=extra,
+            extra_names=needed & set(extra_names),
+            late=_expression(clauses) if joined else None,
+        )
+
+    @contextmanager
+    def _explained(self, table: TableName, where: Where | None) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+            raise RunError(f"The rows of {self.folder / table} cannot be selected by {where!r}: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """Which columns and rows are read, and what is done to them after the join with the metadata."""
+
+    wanted: list[str]
+    stored: list[str]
+    pushed: pc.Expression | None
+    extra: pa.Table | None
+    extra_names: set[str]
+    late: pc.Expression | None
+
+    def finished(self, rows: pa.Table) -> pa.Table:
+        if self.extra is not None and self.extra_names:
+            rows = with_metadata(rows, self.extra, self.extra_names)
+        return rows if self.late is None else rows.filter(self.late)
+
+
+def with_metadata(rows: pa.Table, metadata: pa.Table, names: set[str]) -> pa.Table:
+    """Add columns `names` of `metadata` to `rows`, matched by ``clip_id``; null where there is no match."""
+    places = pc.index_in(rows.column("clip_id"), value_set=metadata.column("clip_id").combine_chunks())
+    for name in metadata.column_names:
+        if name in names and name != "clip_id":
+            rows = rows.append_column(name, metadata.column(name).take(places))
+    return rows
+
+
+def _ordered(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """Sort where needed: a run that grew has its new files in its last parts."""
+    names = rows.column(keys[0])
+    if len(names) < 2 or pc.all(pc.less_equal(names.slice(0, len(names) - 1), names.slice(1))).as_py():
+        return rows
+    return rows.sort_by([(key, "ascending") for key in keys])
+
+
+def _unified(folder: Path, table: str, schemas: list[pa.Schema]) -> pa.Schema:
+    try:
+        return pa.unify_schemas(schemas)
+    except pa.ArrowException as error:
+        raise RunError(
+            f"The parts of {folder / table} do not fit together ({error}). `ser-batch verify` says which; "
+            f"scan into a new run."
+        ) from error
+
+
+def _clauses(where: Where | None) -> list[list[tuple[str, str, Any]]]:
+    """Bring `where` to a list of alternatives, each a list of conditions."""
+    if not where:
+        return []
+    alternatives: Any = [where] if isinstance(where[0], tuple) else where
+    clauses = [list(alternative) for alternative in alternatives]
+    for condition in (condition for clause in clauses for condition in clause):
+        if not (isinstance(condition, tuple) and len(condition) == 3 and isinstance(condition[0], str)):
+            raise RunError(f"A condition is (column, operator, value), not {condition!r}.")
+        if condition[1] not in OPERATORS:
+            raise RunError(
+                f"Condition {condition!r}: unknown operator {condition[1]!r}; known are {' '.join(OPERATORS)}."
+            )
+    return clauses
+
+
+def _pushed_down(clauses: list[list[tuple[str, str, Any]]], joined: set[str]) -> list[list[tuple[str, str, Any]]]:
+    """Return the conditions that the Parquet reader can check: those on joined columns wait for the join."""
+    if not joined:
+        return clauses
+    if len(clauses) > 1:
+        return []
+    rest = [condition for condition in clauses[0] if condition[0] not in joined]
+    return [rest] if rest else []
+
+
+def _may_hold(condition: tuple[str, str, Any], low: str, high: str) -> bool:
+    """Tell whether a part whose names lie from `low` to `high` may hold a row that fits the condition."""
+    column, operator, value = condition
+    if column != "clip_id":
+        return True
+    if operator in ("=", "==", "in"):
+        names = value if operator == "in" else [value]
+        return any(low <= str(name) <= high for name in names)
+    if operator in ("<", "<="):
+        return low <= str(value)
+    return high >= str(value) if operator in (">", ">=") else True
+
+
+def _expression(clauses: list[list[tuple[str, str, Any]]]) -> pc.Expression | None:
+    return pq.filters_to_expression(clauses) if clauses else None
+
+
+def check_column(name: str, known: Sequence[str], folder: Path, table: str) -> None:
+    """Raise a `RunError` that names the nearest known column, unless `name` is known."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else f" Columns: {', '.join(known)}."
+        raise RunError(f"Table {table} of {folder} has no column {name!r}.{hint}")

@@ -1,0 +1,97 @@
+"""The Parquet schemas of a run, fixed from labels and feature specs before the first file is read.
+
+docs/results-schema.md describes each column; raise `SCHEMA_VERSION` with any change of name, type, unit or meaning.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from ser_batch.records import FeatureSpec
+
+__all__ = ["METADATA_KEY", "SCHEMA_VERSION", "TIMING_COLUMNS", "files_schema", "read_metadata", "windows_schema"]
+
+SCHEMA_VERSION = 1
+
+#: Key of the JSON provenance in the metadata of every Parquet file.
+METADATA_KEY = b"ser_batch"
+
+#: Columns that differ between two runs over the same audio; equality is stated without them.
+TIMING_COLUMNS = ("time_decode_s", "time_extract_s", "time_predict_s")
+
+_ENUM = pa.dictionary(pa.int32(), pa.string())
+
+
+def _feature_fields(specs: Sequence[FeatureSpec]) -> list[pa.Field]:
+    return [pa.field(column, pa.float32()) for spec in specs for column in spec.columns]
+
+
+def _probability_fields(labels: Sequence[str]) -> list[pa.Field]:
+    return [pa.field(f"p_{label}", pa.float32()) for label in labels]
+
+
+def _metadata(provenance: Mapping[str, Any]) -> dict[bytes, bytes]:
+    return {METADATA_KEY: json.dumps({"schema_version": SCHEMA_VERSION, **provenance}, sort_keys=True).encode()}
+
+
+def files_schema(labels: Sequence[str], specs: Sequence[FeatureSpec], provenance: Mapping[str, Any]) -> pa.Schema:
+    """Schema of ``files/``: one row per file found.
+
+    Parameters
+    ----------
+    labels : sequence of str
+        Emotions of the model in its order; empty for extraction alone (no prediction columns then).
+    specs : sequence of FeatureSpec
+        Extractors that run, sorted by name.
+    provenance : mapping
+        JSON-able; stored in the metadata beside the schema version.
+    """
+    fields = [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("status", _ENUM, nullable=False),
+        pa.field("stage", _ENUM),
+        pa.field("error_type", _ENUM),
+        pa.field("error_message", pa.string()),
+        pa.field("vanished", pa.bool_(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("modified", pa.timestamp("ns", tz="UTC"), nullable=False),
+        pa.field("duration_s", pa.float64()),
+        pa.field("source_rate_hz", pa.int32()),
+        pa.field("source_channels", pa.int16()),
+        pa.field("n_windows", pa.int32(), nullable=False),
+    ]
+    if labels:
+        fields += [
+            pa.field("emotion", _ENUM),
+            pa.field("confidence", pa.float32()),
+            pa.field("entropy", pa.float32()),
+            pa.field("margin", pa.float32()),
+            pa.field("uncertain", pa.bool_()),
+            *_probability_fields(labels),
+        ]
+    fields += _feature_fields(specs)
+    fields += [pa.field(name, pa.float32()) for name in TIMING_COLUMNS]
+    return pa.schema(fields, metadata=_metadata(provenance))
+
+
+def windows_schema(labels: Sequence[str], specs: Sequence[FeatureSpec], provenance: Mapping[str, Any]) -> pa.Schema:
+    """Schema of ``windows/``: one row per window of every analysed file; arguments as for `files_schema`."""
+    fields = [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("window_index", pa.int32(), nullable=False),
+        pa.field("start_s", pa.float64(), nullable=False),
+        pa.field("end_s", pa.float64(), nullable=False),
+        *_probability_fields(labels),
+        *_feature_fields(specs),
+    ]
+    return pa.schema(fields, metadata=_metadata(provenance))
+
+
+def read_metadata(schema: pa.Schema) -> dict[str, Any]:
+    """Return the provenance stored in a schema, or an empty dictionary where there is none."""
+    raw = (schema.metadata or {}).get(METADATA_KEY)
+    return json.loads(raw) if raw else {}

@@ -1,0 +1,287 @@
+"""From one file to its outcome: decode, cut into windows, extract, predict. Whatever goes wrong becomes a value."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ser_batch.errors import PluginError
+from ser_batch.plugins import check_block
+from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, Extractor, FeatureBlock, FeatureSpec, Status
+from ser_batch.windows import piece_windows, whole_pieces
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pluggy
+
+    from ser_batch.config import AudioConfig, Config
+
+__all__ = ["Observer", "analyse_clip", "select_extractors"]
+
+#: Longest message kept in a row; plugins may raise whole documents.
+_MESSAGE_CHARACTERS = 500
+
+
+class Observer(Protocol):
+    """Told what is about to be done to the file in hand, so that a watchdog knows whom to blame."""
+
+    def __call__(self, stage: str, audio_s: float) -> None: ...
+
+
+def _unobserved(stage: str, audio_s: float) -> None:
+    pass
+
+
+def select_extractors(
+    offered: Mapping[str, tuple[str, Extractor]], wanted: Iterable[str], needs: Iterable[tuple[str, int]] = ()
+) -> dict[str, tuple[str, Extractor]]:
+    """Pick extractors by name, those that a model needs included.
+
+    Parameters
+    ----------
+    offered : mapping
+        As `ser_batch.plugins.collect_extractors` returns it: name -> (plugin, extractor).
+    wanted : iterable of str
+    needs : iterable of (name, version)
+
+    Returns
+    -------
+    selected : dict
+        As `offered`, sorted by name.
+
+    Raises
+    ------
+    PluginError
+        A name that nobody offers, or a version that the model was not trained with.
+    """
+    names = {*wanted, *(name for name, _ in needs)}
+    for name in sorted(names):
+        if name not in offered:
+            raise PluginError(
+                f"No plugin offers an extractor {name!r}. On offer: {', '.join(sorted(offered)) or 'none'}. "
+                f"Load its plugin with --plugin FILE, or install it."
+            )
+    for name, version in needs:
+        plugin, extractor = offered[name]
+        if extractor.spec.version != version:
+            raise PluginError(
+                f"The model was trained with version {version} of extractor {name!r}; plugin {plugin!r} offers version "
+                f"{extractor.spec.version}. Use the model that belongs to this version, or train one."
+            )
+    return {name: offered[name] for name in sorted(names)}
+
+
+def analyse_clip(
+    ref: ClipRef,
+    config: Config,
+    extractors: Mapping[str, tuple[str, Extractor]],
+    classifier: Classifier | None,
+    manager: pluggy.PluginManager,
+    observe: Observer = _unobserved,
+    long_classifier: Callable[[], Classifier] | None = None,
+) -> ClipOutcome:
+    """Analyse one file; never raises, but for KeyboardInterrupt.
+
+    Parameters
+    ----------
+    ref : ClipRef
+    config : Config
+    extractors : mapping
+        Name -> (plugin, extractor), as `select_extractors` returns it.
+    classifier : Classifier or None
+        Predicts here. Tensors are dropped, with it or without.
+    manager : pluggy.PluginManager
+        Its hook ``read_clip`` decodes.
+    observe : Observer
+        Called before each stage of each piece.
+    long_classifier : callable, optional
+        Without `classifier`, for a parent that predicts: blocks keep their tensors, but for recordings of several
+        pieces. Those are predicted here by what this gives: the tensors of hours of audio would fill the memory.
+
+    Returns
+    -------
+    outcome : ClipOutcome
+        With its prediction, unless there is no classifier or the file gave no window.
+    """
+    work = _Work(ref, config, extractors, classifier, observe, long_classifier)
+    try:
+        return work.run(manager)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may raise anything, SystemExit included
+        return work.failed(error)
+
+
+@dataclass(eq=False)
+class _Work:
+    """One file in hand: what has been found so far, piece by piece."""
+
+    ref: ClipRef
+    config: Config
+    extractors: Mapping[str, tuple[str, Extractor]]
+    classifier: Classifier | None
+    observe: Observer
+    long_classifier: Callable[[], Classifier] | None
+    stage: str = "decode"
+    duration_s: float = float("nan")
+    source: tuple[int, int] = (0, 0)
+    note: str = ""
+    windows: list[NDArray[np.float64]] = field(default_factory=list)
+    blocks: list[dict[str, FeatureBlock]] = field(default_factory=list)
+    #: Start and end in s of the audio that each of `blocks` was made from; pieces overlap.
+    spans_s: list[tuple[float, float]] = field(default_factory=list)
+    predicted: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "extract": 0.0, "predict": 0.0})
+
+    def run(self, manager: pluggy.PluginManager) -> ClipOutcome:
+        audio = self.config.audio
+        piece_s, overlap_s = whole_pieces(audio.piece_s, audio.window_s, audio.window_hop_s)
+        with self._in("decode"):
+            pieces = manager.hook.read_clip(
+                ref=self.ref, sample_rate_hz=audio.sample_rate_hz, piece_s=piece_s, overlap_s=overlap_s
+            )
+            if pieces is None:
+                raise PluginError("no plugin could read the file")
+            pieces = iter(pieces)
+        while True:
+            try:
+                with self._in("decode"):
+                    clip = next(pieces, None)
+            except Exception as error:
+                if not self.windows:
+                    raise
+                return self._finished(Status.PARTIAL, error)
+            if clip is None:
+                break
+            self._piece(clip, audio)
+            del clip
+        return self._finished(Status.OK) if self.windows else self._empty()
+
+    def _piece(self, clip: Clip, audio: AudioConfig) -> None:
+        self.source = (clip.source_rate_hz, clip.source_channels)
+        self.note = clip.note or self.note
+        end_s = clip.start_s + clip.duration_s
+        windows_s = piece_windows(clip.start_s, end_s, audio.window_s, audio.window_hop_s)
+        if not len(windows_s):
+            return
+        with self._in("extract"):
+            blocks = {
+                name: check_block(
+                    plugin, extractor.spec, _extracted(plugin, extractor, clip, windows_s), len(windows_s)
+                )
+                for name, (plugin, extractor) in self.extractors.items()
+            }
+        if self.blocks and self.classifier is None and self.long_classifier is not None:
+            # A second piece: from here on this is a long recording, predicted where it is read.
+            self.classifier = self.long_classifier()
+            self._predict(self.blocks[0])
+            self.blocks[0] = _without_tensors(self.blocks[0])
+        if self.classifier is not None:
+            self._predict(blocks)
+        if self.classifier is not None or self.long_classifier is None:
+            blocks = _without_tensors(blocks)
+        self.blocks.append(blocks)
+        self.windows.append(windows_s)
+        self.spans_s.append((clip.start_s, end_s))
+        self.duration_s = end_s
+
+    def _predict(self, blocks: Mapping[str, FeatureBlock]) -> None:
+        assert self.classifier is not None
+        with self._in("predict"):
+            self.predicted.append(self.classifier.predict(blocks))
+
+    @contextmanager
+    def _in(self, stage: str) -> Iterator[None]:
+        """Name the stage for whoever asks what broke, and take its time."""
+        self.stage = stage
+        self.observe(stage, 0.0 if np.isnan(self.duration_s) else self.duration_s)
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - begin
+
+    def failed(self, error: BaseException) -> ClipOutcome:
+        return self._outcome(Status.FAILED, self.stage, type(error).__name__, _message(error, self.note))
+
+    def _empty(self) -> ClipOutcome:
+        return self._outcome(Status.SKIPPED, "decode", "Empty", "the file holds no audio samples")
+
+    def _outcome(self, status: Status, stage: str, error_type: str, message: str) -> ClipOutcome:
+        return ClipOutcome(
+            ref=self.ref,
+            status=status,
+            stage=stage,
+            error_type=error_type,
+            error_message=message,
+            duration_s=self.duration_s,
+            source_rate_hz=self.source[0],
+            source_channels=self.source[1],
+            seconds=self.seconds,
+        )
+
+    def _finished(self, status: Status, error: Exception | None = None) -> ClipOutcome:
+        prediction = None
+        if self.classifier is not None:
+            with self._in("predict"):
+                probabilities, weights = (np.concatenate(parts) for parts in zip(*self.predicted, strict=True))
+                prediction = self.classifier.pool(probabilities, weights)
+        if error is None:
+            outcome = self._outcome(status, "", "", self.note)
+        else:
+            outcome = self._outcome(status, "decode", type(error).__name__, _message(error, self.note))
+        blocks = (
+            _joined(extractor.spec, [piece[name] for piece in self.blocks], self.spans_s)
+            for name, (_, extractor) in self.extractors.items()
+        )
+        return replace(outcome, windows_s=np.concatenate(self.windows), blocks=tuple(blocks), prediction=prediction)
+
+
+def _extracted(plugin: str, extractor: Extractor, clip: Clip, windows_s: NDArray[np.float64]) -> FeatureBlock:
+    try:
+        return extractor.extract(clip, windows_s)
+    except Exception as error:
+        raise PluginError(
+            f"Plugin {plugin!r}: extractor {extractor.spec.extractor!r} raised {type(error).__name__}: {error}"
+        ) from error
+
+
+def _joined(spec: FeatureSpec, pieces: Sequence[FeatureBlock], spans_s: Sequence[tuple[float, float]]) -> FeatureBlock:
+    """Join the pieces of a recording: windows in a row, features of the whole as means weighted by audio, or as sums.
+
+    A piece in which a quantity is undefined has no say in it.
+    """
+    if len(pieces) == 1:
+        return pieces[0]
+    values = np.stack([piece.clip_scalars for piece in pieces]).astype(np.float64)
+    starts_s, ends_s = np.array(spans_s).T
+    own_s = np.diff(starts_s, append=ends_s[-1])
+    weights = np.where(np.isnan(values), 0.0, own_s[:, None])
+    is_total = np.array([name in spec.totals for name, _ in spec.scalars], bool)
+    total = np.where(is_total, 1.0, weights.sum(axis=0))
+    weights = np.where(is_total, weights / (ends_s - starts_s)[:, None], weights)
+    with np.errstate(invalid="ignore"):
+        joined = (np.nan_to_num(values) * weights).sum(axis=0) / total
+    scalars = np.concatenate([piece.scalars for piece in pieces])
+    return FeatureBlock(pieces[0].extractor, scalars, joined.astype(np.float32))
+
+
+def _without_tensors(blocks: Mapping[str, FeatureBlock]) -> dict[str, FeatureBlock]:
+    return {
+        name: block if block.tensor is None else FeatureBlock(block.extractor, block.scalars, block.clip_scalars)
+        for name, block in blocks.items()
+    }
+
+
+def _message(error: BaseException, note: str) -> str:
+    text = str(error) if str(error) else type(error).__name__
+    if note:
+        text = f"{text}; {note}"
+    return text if len(text) <= _MESSAGE_CHARACTERS else text[: _MESSAGE_CHARACTERS - 1] + "…"

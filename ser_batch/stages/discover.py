@@ -1,0 +1,284 @@
+"""Finds audio files: a walk that cannot loop, does not open anything, and keeps only columns, not objects.
+
+Names are bytes. A `clip_id` is the name relative to the root with bytes that are not UTF-8 as ``\\xNN``; the path that
+is opened keeps them. Hidden files and folders (leading dot) are skipped and counted; so is what has no audio suffix.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import stat
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from operator import eq
+from pathlib import Path, PurePosixPath
+
+from ser_batch.audio import AUDIO_SUFFIXES
+from ser_batch.errors import InputError
+from ser_batch.records import ClipRef
+from ser_batch.text import printable
+
+__all__ = ["FileList", "Found", "discover", "read_file_list"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileList:
+    """Paths out of a list; one that is missing becomes a failed row, unlike a missing input."""
+
+    paths: tuple[str, ...]
+    source: str
+
+
+@dataclass(eq=False)
+class Found:
+    """All audio files found, in the order of clip_id, as columns: a million files take about 200 MB."""
+
+    #: Absolute; `root` / clip_id is the file, names that are not UTF-8 apart.
+    root: str
+    clip_ids: list[str] = field(default_factory=list)
+    sizes_bytes: array[int] = field(default_factory=lambda: array("q"))
+    mtimes_ns: array[int] = field(default_factory=lambda: array("q"))
+    #: clip_id -> relative path, where they differ.
+    odd_names: dict[str, str] = field(default_factory=dict)
+    n_hidden: int = 0
+    n_unmatched: int = 0
+    #: Folders that could not be listed, and why.
+    unreadable: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+    def ref(self, index: int) -> ClipRef:
+        clip_id = self.clip_ids[index]
+        path = os.path.join(self.root, self.odd_names.get(clip_id, clip_id))  # noqa: PTH118 - Path normalises names
+        return ClipRef(clip_id, path, self.sizes_bytes[index], self.mtimes_ns[index])
+
+    def by_suffix(self) -> Counter[str]:
+        return Counter(os.path.splitext(clip_id)[1].lower() for clip_id in self.clip_ids)  # noqa: PTH122 - a million
+
+
+def read_file_list(path: Path) -> FileList:
+    """Read paths, one a line, or separated by NUL where there is one (``find -print0``); relative to where we are.
+
+    Raises
+    ------
+    InputError
+        The list is missing or cannot be read.
+    """
+    try:
+        data = Path("/dev/stdin").read_bytes() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
+        raise InputError(f"The list of files {path} cannot be read: {error.strerror}.") from None
+    names = data.split(b"\0") if b"\0" in data else data.splitlines()
+    return FileList(tuple(os.fsdecode(name) for name in names if name.strip()), str(path))
+
+
+def discover(
+    inputs: Sequence[str | os.PathLike[str]] | FileList, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Found:
+    """Find the audio files below some inputs.
+
+    Parameters
+    ----------
+    inputs : sequence of path, or FileList
+        Directories, walked with everything below; or files, taken whatever their suffix.
+    include, exclude : sequence of str
+        Shell patterns, matched against the clip_id (``*`` crosses ``/``) and, without a ``/``, against the name
+        alone. A file is taken if any pattern of `include` matches, or there is none, and no pattern of `exclude`
+        does. An `include` that ends in a suffix, like ``*.m4a``, makes that suffix one of audio, for plugins that
+        read it.
+
+    Returns
+    -------
+    found : Found
+
+    Raises
+    ------
+    InputError
+        An input does not exist or cannot be listed.
+    """
+    walk = _Walk(include, exclude)
+    if isinstance(inputs, FileList):
+        paths = [os.path.abspath(path) for path in inputs.paths]  # noqa: PTH100 - resolve() would follow links
+        walk.found.root = _common_root(paths, files=True)
+        for path in paths:
+            walk.add_listed(path)
+        return walk.sorted()
+    paths = [os.path.abspath(os.fspath(path)) for path in inputs]  # noqa: PTH100
+    modes = [_mode(path) for path in paths]
+    folders = [stat.S_ISDIR(mode) for mode in modes]
+    walk.found.root = paths[0] if len(paths) == 1 and folders[0] else _common_root(paths, files=not all(folders))
+    for path, is_folder in zip(paths, folders, strict=True):
+        if is_folder:
+            walk.descend(path)
+        else:
+            walk.add_listed(path)
+    return walk.sorted()
+
+
+def _mode(path: str) -> int:
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116
+        if stat.S_ISDIR(mode):
+            os.scandir(path).close()
+        return mode
+    except FileNotFoundError:
+        raise InputError(f"Input {printable(path)} does not exist.") from None
+    except OSError as error:
+        raise InputError(f"Input {printable(path)} cannot be read: {error.strerror}.") from None
+
+
+def _common_root(paths: Sequence[str], files: bool) -> str:
+    parents = [os.path.dirname(path) for path in paths] if files else list(paths)  # noqa: PTH120
+    return os.path.commonpath(parents) if parents else os.getcwd()  # noqa: PTH109
+
+
+class _Walk:
+    """One search: what it looks for, and what it has found."""
+
+    def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
+        self.found = Found("")
+        self._include, self._exclude = _Patterns(include), _Patterns(exclude)
+        self._suffixes = AUDIO_SUFFIXES | {PurePosixPath(pattern).suffix.lower() for pattern in include} - {""}
+        self._seen_folders: set[tuple[int, int]] = set()
+        #: Position in the columns -> relative path, where it is not the clip_id.
+        self._odd: dict[int, str] = {}
+
+    def descend(self, top: str) -> None:
+        """Walk a folder. Linked folders come last, so that a folder reached twice goes by its own name."""
+        waiting: list[str] = [top]
+        linked: list[str] = []
+        while waiting or linked:
+            folder = waiting.pop() if waiting else linked.pop(0)
+            try:
+                info = os.stat(folder)  # noqa: PTH116
+                if (info.st_dev, info.st_ino) in self._seen_folders:
+                    continue
+                self._seen_folders.add((info.st_dev, info.st_ino))
+                with os.scandir(folder) as entries:
+                    folders = self._list(folder, entries)
+            except OSError as error:
+                self.found.unreadable.append(f"{printable(folder)}: {error.strerror}")
+                continue
+            for path, is_link in sorted(folders, reverse=True):
+                (linked if is_link else waiting).append(path)
+            linked.sort()
+
+    def _list(self, folder: str, entries: Iterator[os.DirEntry[str]]) -> list[tuple[str, bool]]:
+        """Take the files of one folder; return its folders, each with whether it is a link."""
+        folders: list[tuple[str, bool]] = []
+        relative = folder[len(self.found.root) :].strip("/")
+        prefix = f"{relative}/" if relative else ""
+        found, suffixes = self.found, self._suffixes
+        filtered = self._include.used or self._exclude.used
+        for entry in entries:
+            name = entry.name
+            if name[0] == ".":
+                found.n_hidden += 1
+                continue
+            dot = name.rfind(".")
+            is_audio = dot > 0 and name[dot:].lower() in suffixes
+            # A stat of what is no audio would be wasted: the kind of an entry comes with its name.
+            if not is_audio or entry.is_symlink():
+                if entry.is_dir():
+                    folders.append((entry.path, entry.is_symlink()))
+                    continue
+                if not is_audio:
+                    found.n_unmatched += 1
+                    continue
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append((entry.path, False))
+                continue
+            if filtered and not self._wanted(prefix + name):
+                found.n_unmatched += 1
+                continue
+            try:
+                info = entry.stat()
+            except OSError:
+                self._add(prefix + name, 0, 0)  # a broken link: its row will say so
+                continue
+            if stat.S_ISREG(info.st_mode):
+                self._add(prefix + name, info.st_size, info.st_mtime_ns)
+            else:
+                found.n_unmatched += 1
+        return folders
+
+    def add_listed(self, path: str) -> None:
+        """Take a file that was named by itself."""
+        relative = os.path.relpath(path, self.found.root)
+        if not self._wanted(relative):
+            self.found.n_unmatched += 1
+            return
+        try:
+            info = os.stat(path)  # noqa: PTH116
+        except OSError:
+            self._add(relative, 0, 0)
+            return
+        self._add(relative, info.st_size, info.st_mtime_ns)
+
+    def _wanted(self, relative: str) -> bool:
+        return (not self._include.used or self._include.match(relative)) and not self._exclude.match(relative)
+
+    def _add(self, relative: str, n_bytes: int, mtime_ns: int) -> None:
+        found = self.found
+        clip_id = relative
+        if not relative.isascii():
+            clip_id = os.fsencode(relative).decode("utf-8", "backslashreplace")
+            if clip_id != relative:
+                self._odd[len(found)] = relative
+        found.clip_ids.append(clip_id)
+        found.sizes_bytes.append(n_bytes)
+        found.mtimes_ns.append(mtime_ns)
+
+    def sorted(self) -> Found:
+        """Bring the columns into the order of clip_id, each file and each id once."""
+        found, ids = self.found, self.found.clip_ids
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+        found.clip_ids = list(map(ids.__getitem__, order))
+        if any(map(eq, found.clip_ids, islice(found.clip_ids, 1, None))):
+            order = self._distinct(ids, order)
+            found.clip_ids = list(map(ids.__getitem__, order))
+        found.sizes_bytes = array("q", map(found.sizes_bytes.__getitem__, order))
+        found.mtimes_ns = array("q", map(found.mtimes_ns.__getitem__, order))
+        found.odd_names = {ids[index]: relative for index, relative in self._odd.items()}
+        return found
+
+    def _distinct(self, ids: list[str], order: list[int]) -> list[int]:
+        """Drop files that were reached twice; give a number to an id that two names share once they are escaped."""
+        names: dict[str, str] = {}
+        kept = []
+        for index in order:
+            relative = self._odd.get(index, ids[index])
+            if names.get(ids[index]) == relative:
+                self._odd.pop(index, None)
+                continue
+            n_twins = 1
+            while ids[index] in names:
+                n_twins += 1
+                ids[index] = f"{ids[index].removesuffix(f'~{n_twins - 1}')}~{n_twins}"
+                self._odd[index] = relative
+            names[ids[index]] = relative
+            kept.append(index)
+        return sorted(kept, key=ids.__getitem__)
+
+
+class _Patterns:
+    """Shell patterns, compiled once."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        whole = [pattern for pattern in patterns if "/" in pattern]
+        names = [pattern for pattern in patterns if "/" not in pattern]
+        self._whole = re.compile("|".join(map(fnmatch.translate, [*whole, *names]))) if whole or names else None
+        self._names = re.compile("|".join(map(fnmatch.translate, names))) if names else None
+        self.used = bool(whole or names)
+
+    def match(self, relative: str) -> bool:
+        if self._whole is None:
+            return False
+        name = relative.rpartition("/")[2]
+        return bool(self._whole.match(relative) or (self._names is not None and self._names.match(name)))

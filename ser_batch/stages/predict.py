@@ -1,0 +1,96 @@
+"""Prediction in the parent, on a GPU: windows of many files in one batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ser_batch.records import Classifier, ClipOutcome, FeatureBlock, Status
+
+__all__ = ["predict_outcomes"]
+
+
+def predict_outcomes(outcomes: Sequence[ClipOutcome], classifier: Classifier, batch_size: int) -> list[ClipOutcome]:
+    """Predict every outcome that has windows and no prediction yet; tensors are dropped.
+
+    Parameters
+    ----------
+    outcomes : sequence of ClipOutcome
+    classifier : Classifier
+    batch_size : int
+        Windows per call, at least those of one file; changes probabilities by rounding only.
+
+    Returns
+    -------
+    outcomes : list of ClipOutcome
+        In the same order.
+    """
+    done = list(outcomes)
+    waiting: list[int] = []
+    n_windows = 0
+    for index, outcome in enumerate(outcomes):
+        if not len(outcome.windows_s) or outcome.prediction is not None:
+            continue
+        waiting.append(index)
+        n_windows += len(outcome.windows_s)
+        if n_windows >= batch_size:
+            _predict(done, waiting, classifier)
+            waiting, n_windows = [], 0
+    if waiting:
+        _predict(done, waiting, classifier)
+    return done
+
+
+def _predict(outcomes: list[ClipOutcome], indices: Sequence[int], classifier: Classifier) -> None:
+    """Predict some outcomes in one batch, in place; a batch that fails is tried file by file, to fail few."""
+    begin = time.perf_counter()
+    try:
+        probabilities, weights = classifier.predict(_stacked([outcomes[index].blocks for index in indices]))
+    except Exception as error:
+        if len(indices) == 1:
+            outcomes[indices[0]] = _failed(outcomes[indices[0]], error)
+            return
+        for index in indices:
+            _predict(outcomes, [index], classifier)
+        return
+    per_window_s = (time.perf_counter() - begin) / len(probabilities)
+    first = 0
+    for index in indices:
+        outcome = outcomes[index]
+        part = slice(first, first + len(outcome.windows_s))
+        blocks = tuple(FeatureBlock(block.extractor, block.scalars, block.clip_scalars) for block in outcome.blocks)
+        prediction = classifier.pool(probabilities[part], weights[part])
+        seconds = {**outcome.seconds, "predict": per_window_s * len(outcome.windows_s)}
+        outcomes[index] = replace(outcome, blocks=blocks, prediction=prediction, seconds=seconds)
+        first = part.stop
+
+
+def _stacked(files: Sequence[Sequence[FeatureBlock]]) -> dict[str, FeatureBlock]:
+    """Stack the windows of several files, extractor by extractor."""
+    stacked = {}
+    for blocks in zip(*files, strict=True):
+        tensors = [block.tensor for block in blocks if block.tensor is not None]
+        stacked[blocks[0].extractor] = FeatureBlock(
+            blocks[0].extractor,
+            np.concatenate([block.scalars for block in blocks]),
+            blocks[0].clip_scalars,
+            np.concatenate(tensors) if tensors else None,
+        )
+    return stacked
+
+
+def _failed(outcome: ClipOutcome, error: Exception) -> ClipOutcome:
+    return ClipOutcome(
+        outcome.ref,
+        Status.FAILED,
+        "predict",
+        type(error).__name__,
+        str(error),
+        outcome.duration_s,
+        outcome.source_rate_hz,
+        outcome.source_channels,
+        seconds=outcome.seconds,
+    )

@@ -1,0 +1,189 @@
+"""Outcomes as rows: the Arrow tables of one shard, in the schemas fixed before the first file was read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ser_batch.records import ClipOutcome, FeatureSpec
+from ser_batch.schema import files_schema, windows_schema
+
+__all__ = ["RowMaker"]
+
+
+@dataclass(frozen=True)
+class RowMaker:
+    """Makes the tables of a run.
+
+    Attributes
+    ----------
+    labels : tuple of str
+        Emotions of the model; empty for extraction alone.
+    specs : tuple of FeatureSpec
+        Extractors that run, sorted by name.
+    provenance : mapping
+        What every part says of its run: run id, fingerprint, tool version.
+    abstain : float
+        Confidence below which a file is marked uncertain; 0 = none is.
+    """
+
+    labels: tuple[str, ...]
+    specs: tuple[FeatureSpec, ...]
+    provenance: Mapping[str, Any]
+    abstain: float = 0.0
+
+    @cached_property
+    def files_schema(self) -> pa.Schema:
+        return files_schema(self.labels, self.specs, self.provenance)
+
+    @cached_property
+    def windows_schema(self) -> pa.Schema:
+        return windows_schema(self.labels, self.specs, self.provenance)
+
+    def files(self, outcomes: Sequence[ClipOutcome]) -> pa.Table:
+        """One row per outcome, in the order given."""
+        columns: dict[str, Any] = {
+            "clip_id": [outcome.ref.clip_id for outcome in outcomes],
+            "status": [str(outcome.status) for outcome in outcomes],
+            "stage": [outcome.stage or None for outcome in outcomes],
+            "error_type": [outcome.error_type or None for outcome in outcomes],
+            "error_message": [_stored(outcome.error_message) for outcome in outcomes],
+            "vanished": np.zeros(len(outcomes), bool),
+            "size_bytes": [outcome.ref.size_bytes for outcome in outcomes],
+            "modified": [outcome.ref.mtime_ns for outcome in outcomes],
+            "duration_s": [None if np.isnan(outcome.duration_s) else outcome.duration_s for outcome in outcomes],
+            "source_rate_hz": [outcome.source_rate_hz or None for outcome in outcomes],
+            "source_channels": [outcome.source_channels or None for outcome in outcomes],
+            "n_windows": [len(outcome.windows_s) for outcome in outcomes],
+        }
+        if self.labels:
+            columns |= self._predictions(outcomes)
+        for spec in self.specs:
+            values = np.full((len(outcomes), len(spec.scalars)), np.nan, np.float32)
+            missing = np.ones(len(outcomes), bool)
+            for row, outcome in enumerate(outcomes):
+                for block in outcome.blocks:
+                    if block.extractor == spec.extractor:
+                        values[row], missing[row] = block.clip_scalars, False
+            columns |= _float_columns(spec.columns, values, missing)
+        for stage in ("decode", "extract", "predict"):
+            columns[f"time_{stage}_s"] = [outcome.seconds.get(stage) for outcome in outcomes]
+        return _table(columns, self.files_schema)
+
+    def _predictions(self, outcomes: Sequence[ClipOutcome]) -> dict[str, Any]:
+        found = [outcome.prediction for outcome in outcomes]
+        values = np.full((len(found), len(self.labels)), np.nan, np.float32)
+        for row, prediction in enumerate(found):
+            if prediction is not None:
+                values[row] = prediction.probabilities
+        missing = np.array([prediction is None for prediction in found], bool)
+        return {
+            "emotion": [prediction and prediction.emotion for prediction in found],
+            "confidence": [prediction and prediction.confidence for prediction in found],
+            "entropy": [prediction and prediction.entropy for prediction in found],
+            "margin": [prediction and prediction.margin for prediction in found],
+            "uncertain": [prediction and bool(prediction.confidence < self.abstain) for prediction in found],
+            **_float_columns([f"p_{label}" for label in self.labels], values, missing),
+        }
+
+    def windows(self, outcomes: Sequence[ClipOutcome]) -> pa.Table:
+        """One row per window of the outcomes that have any, in the order given."""
+        analysed = [outcome for outcome in outcomes if len(outcome.windows_s)]
+        counts = [len(outcome.windows_s) for outcome in analysed]
+        times = _stacked((outcome.windows_s for outcome in analysed), 2, np.float64)
+        columns: dict[str, Any] = {
+            "clip_id": np.repeat(np.array([outcome.ref.clip_id for outcome in analysed], object), counts),
+            "window_index": np.concatenate([np.arange(n) for n in counts] or [np.zeros(0, np.int64)]),
+            "start_s": times[:, 0],
+            "end_s": times[:, 1],
+        }
+        if self.labels:
+            n_labels = len(self.labels)
+            unknown = [np.full((n, n_labels), np.nan, np.float32) for n in counts]
+            values = _stacked(
+                (
+                    outcome.prediction.window_probabilities if outcome.prediction else nan
+                    for outcome, nan in zip(analysed, unknown, strict=True)
+                ),
+                n_labels,
+                np.float32,
+            )
+            columns |= _float_columns([f"p_{label}" for label in self.labels], values, np.isnan(values).any(axis=1))
+        for spec in self.specs:
+            blocks = (block for outcome in analysed for block in outcome.blocks if block.extractor == spec.extractor)
+            values = _stacked((block.scalars for block in blocks), len(spec.scalars), np.float32)
+            columns |= _float_columns(spec.columns, values, np.zeros(len(values), bool))
+        return _table(columns, self.windows_schema)
+
+    def merged(self, old: pa.Table, new: pa.Table, replaced: pa.Array) -> pa.Table:
+        """Put new rows into an existing part.
+
+        Parameters
+        ----------
+        old : Table
+            The part as it is; columns that are no longer in the schema are dropped, missing ones become null.
+        new : Table
+            Rows in the schema of this run.
+        replaced : Array
+            clip_ids whose old rows go.
+
+        Returns
+        -------
+        merged : Table
+            In the order of clip_id, then window_index.
+        """
+        kept = old.filter(pc.invert(pc.is_in(old.column("clip_id"), value_set=replaced)))
+        columns = [
+            kept.column(field.name) if field.name in kept.column_names else pa.nulls(len(kept), field.type)
+            for field in new.schema
+        ]
+        kept = pa.table(columns, names=new.schema.names).cast(new.schema)
+        merged = pa.concat_tables([kept, new]).unify_dictionaries().combine_chunks()
+        keys = [name for name in ("clip_id", "window_index") if name in merged.column_names]
+        return merged.sort_by([(key, "ascending") for key in keys])
+
+    @staticmethod
+    def marked(files: pa.Table, vanished: pa.Array) -> pa.Table:
+        """Mark the files that are gone, and no others."""
+        position = files.schema.get_field_index("vanished")
+        return files.set_column(
+            position, files.schema.field(position), pc.is_in(files.column("clip_id"), value_set=vanished)
+        )
+
+
+def _stored(message: str) -> str | None:
+    # A message may quote a name that is not UTF-8, which no Parquet string can hold.
+    return message.encode("utf-8", "backslashreplace").decode() or None
+
+
+def _stacked(arrays: Iterable[NDArray[Any]], n_columns: int, dtype: type) -> NDArray[Any]:
+    return np.concatenate([np.zeros((0, n_columns), dtype), *arrays])
+
+
+def _float_columns(
+    names: Sequence[str], values: NDArray[np.float32], missing: NDArray[np.bool_]
+) -> dict[str, pa.Array]:
+    """Columns of a matrix: NaN stays NaN, undefined; rows that were never analysed are null."""
+    columns = np.ascontiguousarray(values.T)
+    mask = missing if missing.any() else None
+    return {name: pa.array(column, mask=mask) for name, column in zip(names, columns, strict=True)}
+
+
+def _table(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+    arrays = []
+    for field in schema:
+        values = columns[field.name]
+        if not isinstance(values, pa.Array):
+            kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+            values = pa.array(values, type=kind)
+        if pa.types.is_dictionary(field.type):
+            values = pc.dictionary_encode(values)
+        arrays.append(values.cast(field.type))
+    return pa.table(arrays, schema=schema)

@@ -1,0 +1,338 @@
+"""A run that is open for writing: locked, mended, planned; shards are committed to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ser_batch.errors import InputError, RunError
+from ser_batch.records import Classifier, ClipOutcome, Status
+from ser_batch.stages.discover import FileList, Found
+from ser_batch.stages.extract import Extraction, worker_count
+from ser_batch.stages.interrupt import Interruptions
+from ser_batch.stages.journal import Filesystem, lock_run
+from ser_batch.stages.manifest import Ingredients, differences, new_manifest, read_manifest
+from ser_batch.stages.plan import Plan, Shard, make_plan, read_index
+from ser_batch.stages.progress import Progress
+from ser_batch.stages.rows import RowMaker
+from ser_batch.stages.steps import reached
+from ser_batch.stages.store import RunStore
+from ser_batch.stages.summary import RunSummary, summarise
+from ser_batch.stages.watch import end_orphans
+from ser_batch.stages.worker import Setup
+
+if TYPE_CHECKING:
+    import pluggy
+
+__all__ = ["OpenRun", "open_run"]
+
+#: What a folder may hold and still become a run: what a scan makes before its ``run.json``.
+_BEGINNINGS = {"files", "windows", "journal.jsonl", "metadata.csv", "metadata.parquet", "files-from.list"}
+_SCRATCH = ".scratch-"
+
+
+@contextmanager
+def open_run(
+    run_dir: Path, ingredients: Ingredients, found: Found, mode: str, interruptions: Interruptions
+) -> Iterator[OpenRun]:
+    """Open a run for writing, or begin one.
+
+    Parameters
+    ----------
+    run_dir : Path
+    ingredients : Ingredients
+        What this scan is made of.
+    found : Found
+        The files of this scan.
+    mode : str
+        One of `ser_batch.engine.MODES`.
+    interruptions : Interruptions
+        Entered; signals wait while a part is committed.
+
+    Raises
+    ------
+    RunError
+        The folder holds something else, is in use, or was made from other audio or with other settings.
+    """
+    _claim(run_dir)
+    with ExitStack() as stack:
+        with _said("the folder"):
+            stack.enter_context(lock_run(run_dir))
+        reached("locked")
+        manifest = read_manifest(run_dir) if (run_dir / "run.json").exists() else {}
+        if mode == "retry" and not manifest:
+            raise RunError(f"{run_dir} is not a run, so there is nothing to try again.")
+        if mode in ("resume", "retry"):
+            _check_same(run_dir, manifest, ingredients, found)
+        store = RunStore(run_dir)
+        with _said("the folder"):
+            store.create()
+            if mode == "restart":
+                store.clear()
+                manifest = {}
+            notices = store.recover()
+        for scratch in run_dir.glob(f"{_SCRATCH}*"):
+            end_orphans(scratch)
+            shutil.rmtree(scratch, ignore_errors=True)
+        reached("recovered")
+        fingerprint = ingredients.fingerprint()
+        index = read_index(store, fingerprint)
+        if mode in ("resume", "retry") and not manifest and not index.is_current.all():
+            raise RunError(f"{run_dir} has parts made with other settings, but no run.json that says which. {_CURES}")
+        plan = make_plan(found, index, ingredients.config.run.shard_size, retry=mode == "retry")
+        reached("planned")
+        run = OpenRun(run_dir, store, ingredients, plan, manifest, notices)
+        run.interruptions = interruptions
+        try:
+            yield run
+        except BaseException:
+            run.interrupted()
+            raise
+
+
+_CURES = (
+    "Use --new-run DIR to keep both, --recompute changed to process what this concerns again in this run, "
+    "or --restart to delete its results and begin again."
+)
+
+
+def _claim(run_dir: Path) -> None:
+    """Make the folder, unless it is there and holds something else."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        names = {path.name for path in run_dir.iterdir()}
+    except (FileExistsError, NotADirectoryError):
+        raise RunError(f"{run_dir} is a file. Give -o a folder that is new, empty or a run.") from None
+    except OSError as error:
+        raise RunError(f"{run_dir} cannot be used for a run: {error.strerror}.") from None
+    foreign = {name for name in names - _BEGINNINGS if not name.startswith(".")}
+    if "run.json" not in names and foreign:
+        raise RunError(
+            f"{run_dir} exists and is not a run of ser-batch (it holds {sorted(foreign)[0]!r}). "
+            f"Give -o a folder that is new, empty or a run."
+        )
+
+
+def _check_same(run_dir: Path, manifest: dict[str, Any], ingredients: Ingredients, found: Found) -> None:
+    """Refuse to mix results: of other audio, or made otherwise."""
+    if not manifest:
+        return
+    if manifest.get("root") != found.root:
+        raise RunError(
+            f"{run_dir} was made from {manifest.get('root')}, this scan is of {found.root}. Give the same inputs, or "
+            f"another run folder. If the audio was moved, --recompute changed takes over what has not changed."
+        )
+    if manifest.get("fingerprint") != ingredients.fingerprint():
+        lines = "\n  ".join(differences(manifest.get("settings", {}), ingredients.settings()))
+        raise RunError(f"{run_dir} was made with other settings:\n  {lines}\n{_CURES}")
+
+
+class OpenRun:
+    """A run that this process holds; made by `open_run`."""
+
+    interruptions: Interruptions
+
+    def __init__(
+        self,
+        run_dir: Path,
+        store: RunStore,
+        ingredients: Ingredients,
+        plan: Plan,
+        manifest: dict[str, Any],
+        notices: Sequence[str],
+    ) -> None:
+        self.run_dir, self.plan, self.notices = run_dir, plan, tuple(notices)
+        self.config = ingredients.config
+        self._store, self._ingredients, self._manifest = store, ingredients, manifest
+        self._begun = False
+        self._silenced: set[str] = set()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is nothing at all to do."""
+        same_place = self._manifest.get("root") == self.plan.found.root
+        return self.plan.is_empty and same_place and self._manifest.get("state") == "complete"
+
+    def begin(
+        self,
+        manager: pluggy.PluginManager,
+        inputs: Any,
+        metadata: str | os.PathLike[str] | None,
+        progress: Progress,
+    ) -> Classifier | None:
+        """Write down what this visit is; return the classifier if the parent is to predict, on a GPU."""
+        classifier, device = self._choose_device(manager, progress)
+        manifest = new_manifest(self._ingredients, manager, self._manifest)
+        if isinstance(inputs, FileList):
+            manifest["files_from"] = self._listed(inputs)
+        else:
+            manifest["inputs"] = [os.path.abspath(os.fspath(path)) for path in inputs]  # noqa: PTH100
+        manifest |= {"root": self.plan.found.root, "device": device or self._manifest.get("device", {})}
+        manifest["visit"] = {
+            "begun": manifest["updated"],
+            "n_found": len(self.plan.found),
+            "n_files": self.plan.n_files,
+            "n_commits_before": len(self._store.commits),
+        }
+        if metadata is not None:
+            manifest["metadata"] = {"path": self._copied(Path(metadata))}
+        self._manifest = manifest
+        self._rows = RowMaker(
+            self._ingredients.labels,
+            self._ingredients.specs,
+            {key: manifest[key] for key in ("run_id", "fingerprint", "tool_version")},
+            self.config.predict.abstain,
+        )
+        self._begun = True
+        self._write_manifest()
+        reached("manifest-written")
+        return classifier
+
+    def _choose_device(
+        self, manager: pluggy.PluginManager, progress: Progress
+    ) -> tuple[Classifier | None, dict[str, str]]:
+        name, requested = self.config.predict.model, self.config.predict.device
+        if not name or not self.plan.n_files:
+            return None, {}
+        from ser_batch.classifier.device import choose_device, open_classifier  # noqa: PLC0415 - only to predict
+
+        choice, classifier = choose_device(requested), None
+        if choice.device != "cpu":
+            classifier, choice = open_classifier(manager, name, requested)
+        progress.say(f"Device: {choice.device}. {choice.note}".strip())
+        return (
+            classifier if choice.device != "cpu" else None,
+            {"requested": requested, "chosen": choice.device, "note": choice.note},
+        )
+
+    def _listed(self, inputs: FileList) -> str:
+        """Return where the list of files can be read again, for a later `retry`."""
+        if inputs.source != "-":
+            return os.path.abspath(inputs.source)  # noqa: PTH100 - resolve() would follow links
+        path = self.run_dir / "files-from.list"
+        with _said("the list of files"):
+            Filesystem().replace(path, b"\0".join(os.fsencode(name) for name in inputs.paths) + b"\0")
+        return os.path.abspath(path)  # noqa: PTH100
+
+    def _copied(self, table: Path) -> str:
+        """Keep the table about the files with the run; return its name there."""
+        suffix = table.suffix.lower()
+        if suffix not in (".csv", ".parquet"):
+            raise InputError(f"The metadata table {table} must be a .csv or .parquet file.")
+        try:
+            data = table.read_bytes()
+        except OSError as error:
+            raise InputError(f"The metadata table {table} cannot be read: {error.strerror}.") from None
+        name = f"metadata{suffix}"
+        with _said("metadata"):
+            Filesystem().replace(self.run_dir / name, data)
+        return name
+
+    @contextmanager
+    def extraction(self, on_gpu: bool, progress: Progress) -> Iterator[Extraction]:
+        """Workers for this run, with a folder of their own inside it."""
+        setup = Setup(
+            recipe=self._ingredients.recipe,
+            config=self.config,
+            extractors=tuple(spec.extractor for spec in self._ingredients.specs),
+            model=self.config.predict.model,
+            predict=not on_gpu,
+        )
+        with _said("worker files"):
+            folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=self.run_dir))
+        try:
+            with Extraction(setup, worker_count(self.config.extract.jobs), folder, progress) as extraction:
+                yield extraction
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def commit(self, shard: Shard, outcomes: Sequence[ClipOutcome]) -> None:
+        """Write a shard as a part, or into the part it belongs to.
+
+        Raises
+        ------
+        RunError
+            The disk is full or broken; what was committed before is whole.
+        """
+        lost = [
+            ClipOutcome(ref, Status.SKIPPED, "", "Vanished", "gone before it was processed with these settings")
+            for ref in shard.lost
+        ]
+        outcomes = sorted([*outcomes, *lost], key=lambda outcome: outcome.ref.clip_id)
+        tables = {"files": self._rows.files(outcomes), "windows": self._rows.windows(outcomes)}
+        if shard.is_rewrite:
+            replaced = pa.array([outcome.ref.clip_id for outcome in outcomes], pa.string())
+            for name, table in tables.items():
+                tables[name] = self._rows.merged(self._store.read(name, shard.part), table, replaced)
+            tables["files"] = self._rows.marked(tables["files"], shard.vanished)
+        with self.interruptions.deferred(), _said(f"part {shard.part}"):
+            self._store.commit(shard.part, tables, len(shard.refs))
+        reached("shard-committed")
+
+    def tell(self, manager: pluggy.PluginManager, outcomes: Sequence[ClipOutcome], progress: Progress) -> None:
+        """Let plugins observe finished files; one that fails is said once and never stops the run."""
+        observers = manager.hook.clip_finished.get_hookimpls()
+        for observer in sorted(observers, key=lambda item: item.plugin_name):
+            for outcome in outcomes:
+                try:
+                    observer.function(*(outcome for _ in observer.argnames))
+                except Exception as error:
+                    if observer.plugin_name not in self._silenced:
+                        self._silenced.add(observer.plugin_name)
+                        progress.say(
+                            f"Plugin {observer.plugin_name!r} failed in clip_finished, said once: "
+                            f"{type(error).__name__}: {error}"
+                        )
+
+    def complete(self, wall_s: float) -> None:
+        """Write down what the run has come to."""
+        found = self.plan.found
+        totals = summarise(self._store, self._ingredients.labels)
+        counts = {"found": len(found), **totals.pop("counts")}
+        counts |= {"hidden_skipped": found.n_hidden, "unmatched": found.n_unmatched}
+        self._manifest |= totals
+        self._manifest |= {"counts": counts, "wall_s": self._manifest["wall_s"] + wall_s, "state": "complete"}
+        self._write_manifest()
+        reached("run-completed")
+
+    def interrupted(self) -> None:
+        """Write down that the run ended early; if even that fails, what is there says it too."""
+        if self._begun and self._manifest["state"] == "running":
+            self._manifest["state"] = "interrupted"
+            with suppress(RunError):
+                self._write_manifest()
+
+    def summary(self, n_processed: int) -> RunSummary:
+        manifest = self._manifest
+        return RunSummary(
+            run_dir=self.run_dir,
+            n_processed=n_processed,
+            **{key: manifest.get(key, {}) for key in ("run_id", "counts", "emotions", "failures", "audio_s", "wall_s")},
+        )
+
+    def _write_manifest(self) -> None:
+        self._manifest["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
+        data = json.dumps(self._manifest, indent=2).encode() + b"\n"
+        with _said("run.json"):
+            Filesystem().replace(self.run_dir / "run.json", data)
+
+
+@contextmanager
+def _said(what: str) -> Iterator[None]:
+    """Turn an error of the disk into what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"Cannot write {what} of the run: {error.strerror or error}. What was committed is whole. Mend the disk or "
+            f"free some space, and give the same command again: it goes on from there."
+        ) from error

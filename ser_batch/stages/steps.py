@@ -1,0 +1,38 @@
+"""Named moments of a run at which its promises are tested: a test stands in as the observer and kills, or raises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+__all__ = ["STEPS", "observe", "reached"]
+
+#: In the order of one shard, after those that come once.
+STEPS = (
+    "locked",
+    "recovered",
+    "planned",
+    "manifest-written",
+    "shard-extracted",
+    "shard-predicted",
+    "windows-staged",
+    "files-staged",
+    "journal-appended",
+    "windows-renamed",
+    "files-renamed",
+    "shard-committed",
+    "run-completed",
+)
+
+_observer: Callable[[str], None] | None = None
+
+
+def observe(observer: Callable[[str], None] | None) -> None:
+    """Have `observer` called with the name of each step; None for nobody."""
+    global _observer  # noqa: PLW0603 - one observer per process
+    _observer = observer
+
+
+def reached(step: str) -> None:
+    """Say that a step is done."""
+    if _observer is not None:
+        _observer(step)

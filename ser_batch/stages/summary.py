@@ -1,0 +1,94 @@
+"""What a scan comes to, in numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ser_batch.errors import ExitCode
+from ser_batch.records import Status
+
+if TYPE_CHECKING:
+    from ser_batch.stages.store import RunStore
+
+__all__ = ["RunSummary", "summarise"]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """The state of a run after a scan.
+
+    Attributes
+    ----------
+    counts : mapping
+        found, ok, partial, skipped, failed, vanished, hidden_skipped, unmatched. The four of status add up to the rows,
+        found and vanished too.
+    emotions : mapping
+        Emotion -> files, of the files that were found.
+    failures : mapping
+        Reason (stage and error type) -> files.
+    n_processed : int
+        Files that this scan worked on.
+    audio_s, wall_s : float
+        Audio of all rows; time spent on the run by all scans together.
+    """
+
+    run_dir: Path
+    run_id: str
+    counts: Mapping[str, int]
+    emotions: Mapping[str, int] = field(default_factory=dict)
+    failures: Mapping[str, int] = field(default_factory=dict)
+    n_processed: int = 0
+    audio_s: float = 0.0
+    wall_s: float = 0.0
+
+    @property
+    def exit_code(self) -> ExitCode:
+        return ExitCode.SOME_FILES_FAILED if self.counts.get("failed") else ExitCode.OK
+
+
+def summarise(store: RunStore, labels: tuple[str, ...]) -> dict[str, Any]:
+    """Count what a run has, from its committed parts alone.
+
+    Returns
+    -------
+    totals : dict
+        counts, emotions, failures as in `RunSummary`, audio_s, and stage_s (processing time per stage, all files).
+    """
+    statuses: Counter[str] = Counter()
+    emotions: Counter[str] = Counter()
+    failures: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
+    import pyarrow.compute as pc  # noqa: PLC0415 - not needed to hold a summary
+
+    from ser_batch.schema import TIMING_COLUMNS  # noqa: PLC0415
+
+    columns = (
+        "status",
+        "stage",
+        "error_type",
+        "vanished",
+        "duration_s",
+        *TIMING_COLUMNS,
+        *(["emotion"] if labels else []),
+    )
+    for _, table in store.columns(columns):
+        rows = [table.column(name).to_pylist() for name in ("status", "stage", "error_type")]
+        statuses.update(rows[0])
+        failures.update(f"{stage}: {error}" for status, stage, error in zip(*rows, strict=True) if status == "failed")
+        totals["vanished"] += pc.sum(table.column("vanished")).as_py() or 0
+        for name in ("duration_s", *TIMING_COLUMNS):
+            totals[name] += pc.sum(table.column(name)).as_py() or 0
+        if labels:
+            present = table.filter(pc.invert(table.column("vanished"))).column("emotion").to_pylist()
+            emotions.update(emotion for emotion in present if emotion)
+    return {
+        "counts": {**{str(status): statuses[status] for status in Status}, "vanished": totals["vanished"]},
+        "emotions": {label: emotions[label] for label in labels},
+        "failures": dict(failures.most_common()),
+        "audio_s": round(totals["duration_s"], 3),
+        "stage_s": {name.removeprefix("time_").removesuffix("_s"): round(totals[name], 3) for name in TIMING_COLUMNS},
+    }

@@ -1,0 +1,161 @@
+"""Is a run whole and sound? Every promise of docs/reliability.md that can be read off its folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ser_batch.records import Status
+from ser_batch.schema import SCHEMA_VERSION, read_metadata
+from ser_batch.stages.journal import Entry, Filesystem, Journal, lock_run, sha256_of
+from ser_batch.stages.manifest import read_manifest
+from ser_batch.stages.store import TABLES, RunStore
+
+__all__ = ["check_run"]
+
+#: A sum of float32 probabilities may be off by rounding.
+_SUM_TOLERANCE = 1e-3
+
+
+def check_run(run_dir: Path) -> list[str]:
+    """Return what is wrong with a run, one line each; nothing for a sound one.
+
+    Raises
+    ------
+    RunError
+        The folder is no run, its journal is damaged, or it is being written.
+    """
+    manifest = read_manifest(run_dir)
+    with lock_run(run_dir):
+        return list(_Check(run_dir, manifest).problems())
+
+
+class _Check:
+    """One look at a run; reads a part at a time."""
+
+    def __init__(self, run_dir: Path, manifest: dict[str, Any]) -> None:
+        self._run_dir, self._manifest = run_dir, manifest
+        self._store = RunStore(run_dir)
+        self._entries = Journal(run_dir / "journal.jsonl", Filesystem()).read()
+        self._statuses: Counter[str] = Counter()
+        self._n_vanished = 0
+        self._ids: list[pa.Array] = []
+        self._schemas: dict[str, pa.Schema] = {}
+
+    def problems(self) -> Iterator[str]:
+        if self._manifest.get("schema_version", 0) > SCHEMA_VERSION:
+            yield f"run.json: schema {self._manifest['schema_version']} is newer than this version of ser-batch reads"
+            return
+        if self._manifest.get("state") != "complete":
+            yield f"the run is {self._manifest.get('state', 'of unknown state')}: the same scan command finishes it"
+        yield from self._orphans()
+        for part, entry in sorted(self._entries.items()):
+            damage = list(self._damage(entry))
+            yield from damage
+            if not damage:
+                yield from (f"part {part}: {problem}" for problem in self._contents(entry))
+        yield from self._duplicates()
+        yield from self._counts()
+
+    def _orphans(self) -> Iterator[str]:
+        known = {self._store.path(name, part).name for name in TABLES for part in self._entries}
+        for name in TABLES:
+            for path in sorted((self._run_dir / name).iterdir()):
+                if path.name not in known:
+                    yield f"{name}/{path.name} belongs to no commit; the next scan removes or adopts it"
+
+    def _damage(self, entry: Entry) -> Iterator[str]:
+        for name in TABLES:
+            path = self._store.path(name, entry.part)
+            if not path.exists():
+                yield f"{name}/{path.name} is missing; the next scan processes its files again"
+            elif sha256_of(path) != getattr(entry, f"{name}_sha256"):
+                yield f"{name}/{path.name} is not what was written (checksum); delete it and scan again"
+
+    def _contents(self, entry: Entry) -> Iterator[str]:
+        tables = {name: pq.read_table(self._store.path(name, entry.part)) for name in TABLES}
+        files, windows = tables["files"], tables["windows"]
+        for name, table in tables.items():
+            if not self._schemas.setdefault(name, table.schema).equals(table.schema):
+                yield f"columns of {name} differ from those of other parts"
+            provenance = read_metadata(table.schema)
+            for key in ("run_id", "fingerprint"):
+                if provenance.get(key) != self._manifest.get(key):
+                    yield f"{name} has {key} {provenance.get(key)}, run.json has {self._manifest.get(key)}"
+        if (len(files), len(windows)) != (entry.n_files, entry.n_windows):
+            yield f"{len(files)} files and {len(windows)} windows, committed were {entry.n_files} and {entry.n_windows}"
+        self._ids.append(files.column("clip_id").combine_chunks())
+        statuses = files.column("status").to_pylist()
+        self._statuses.update(statuses)
+        self._n_vanished += pc.sum(files.column("vanished")).as_py() or 0
+        if unknown := set(statuses) - {str(status) for status in Status}:
+            yield f"unknown status {sorted(unknown)[0]!r}"
+        reasons = zip(
+            statuses, files.column("stage").to_pylist(), files.column("error_message").to_pylist(), strict=True
+        )
+        if any(status == "failed" and not (stage and reason) for status, stage, reason in reasons):
+            yield "a failed file has no stage or no reason"
+        yield from _window_problems(files, windows)
+        labels = self._manifest.get("labels") or []
+        for name, table in tables.items():
+            yield from (f"{name}: {problem}" for problem in _probability_problems(table, labels))
+
+    def _duplicates(self) -> Iterator[str]:
+        if self._ids:
+            counts = pc.value_counts(pa.chunked_array(self._ids))
+            for repeated in counts.filter(pc.greater(counts.field("counts"), 1)).to_pylist():
+                yield f"clip_id {repeated['values']!r} has {repeated['counts']} rows"
+
+    def _counts(self) -> Iterator[str]:
+        if self._manifest.get("state") != "complete":
+            return
+        counts = self._manifest.get("counts", {})
+        found = {**{str(status): self._statuses[status] for status in Status}, "vanished": self._n_vanished}
+        for name, number in found.items():
+            if counts.get(name) != number:
+                yield f"run.json counts {counts.get(name)} {name}, the tables hold {number}"
+        n_rows = sum(self._statuses.values())
+        if counts.get("found", 0) + self._n_vanished != n_rows:
+            yield f"{n_rows} rows, but {counts.get('found')} files were found and {self._n_vanished} have vanished"
+
+
+def _window_problems(files: pa.Table, windows: pa.Table) -> Iterator[str]:
+    """Every file has the windows that its row promises, numbered from 0; no window is of another file."""
+    promised = dict(zip(files.column("clip_id").to_pylist(), files.column("n_windows").to_pylist(), strict=True))
+    seen: Counter[str] = Counter()
+    for clip_id, index in zip(
+        windows.column("clip_id").to_pylist(), windows.column("window_index").to_pylist(), strict=True
+    ):
+        if index != seen[clip_id]:
+            yield f"windows of {clip_id!r} are out of order at {index}"
+            return
+        seen[clip_id] += 1
+    for clip_id in {*promised, *seen}:
+        if promised.get(clip_id, 0) != seen[clip_id]:
+            yield f"{clip_id!r} has {seen[clip_id]} windows, its row says {promised.get(clip_id)}"
+
+
+def _probability_problems(table: pa.Table, labels: list[str]) -> Iterator[str]:
+    if not labels:
+        return
+    columns = [table.column(f"p_{label}").to_numpy() for label in labels]
+    values = np.column_stack(columns)
+    present = ~np.isnan(values).all(axis=1)
+    if present.any() and np.abs(values[present].sum(axis=1) - 1).max() > _SUM_TOLERANCE:
+        yield "probabilities do not add up to 1"
+    if "status" in table.column_names:
+        analysed = np.isin(np.array(table.column("status").to_pylist()), ["ok", "partial"])
+        if (present != analysed).any():
+            yield "a file that was analysed has no probabilities, or one that was not has some"
+        emotions = np.array(table.column("emotion").to_pylist(), dtype=object)[present]
+        best = np.array(labels, dtype=object)[values[present].argmax(axis=1)]
+        tied = values[present].max(axis=1) - np.sort(values[present], axis=1)[:, -2] < _SUM_TOLERANCE
+        if ((emotions != best) & ~tied).any():
+            yield "an emotion is not the one with the highest probability"

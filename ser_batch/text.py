@@ -1,0 +1,26 @@
+"""Text from outside - file names, tags, messages of plugins - made fit to be shown."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["printable"]
+
+
+def printable(text: str | os.PathLike[str]) -> str:
+    """Return `text` with everything escaped that a terminal would act upon or could not show.
+
+    Control and formatting characters (newlines, escape sequences, changes of writing direction) appear as ``\\xNN`` or
+    ``\\uNNNN``, bytes that are not UTF-8 as ``\\xNN``. All else stays, in any script.
+    """
+    shown = os.fspath(text)
+    if shown.isprintable():
+        return shown
+    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in shown)
+
+
+def _escaped(letter: str) -> str:
+    code = ord(letter)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte that is not UTF-8
+        code -= 0xDC00
+    return letter.encode("unicode_escape").decode() if code == ord(letter) else f"\\x{code:02x}"

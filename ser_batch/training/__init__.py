@@ -1,0 +1,1 @@
+"""Corpora, data sets, training and evaluation."""

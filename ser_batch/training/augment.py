@@ -1,0 +1,197 @@
+"""Changes of the audio itself, before any feature is computed, so that spectrogram and voice features move together.
+
+Each change models something that differs between archives and the corpora here: who speaks (speed, pitch), where
+(room, noise), and through what it went (low-pass, telephone, codec, clipping). All draw from one generator per clip and
+copy, so that a copy can be made again from its seed.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ser_batch.config import require
+
+__all__ = ["AugmentConfig", "augment", "clip_generator"]
+
+Samples = NDArray[np.float32]
+
+#: Samples in a frame of the phase vocoder; less than one frame cannot be stretched, and holds no voice.
+_STRETCH_FRAME = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentConfig:
+    """How often and how far the audio is changed; a probability of 0 switches a change off."""
+
+    #: Changed copies of each clip, besides the clip as it is.
+    copies: int = 8
+    #: Resampling: speed and pitch change together, as in a bigger or smaller speaker; 0.1 = up to 10 % either way.
+    speed: float = 0.1
+    speed_probability: float = 0.8
+    #: Phase-vocoder pitch shift, semitones either way.
+    pitch_st: float = 1.0
+    pitch_probability: float = 0.0
+    #: Phase-vocoder time stretch; 0.1 = up to 10 % either way.
+    stretch: float = 0.1
+    stretch_probability: float = 0.0
+    #: A room: noise that decays by 60 dB in `reverberation_min_s` to `reverberation_max_s`.
+    reverberation_probability: float = 0.3
+    reverberation_min_s: float = 0.1
+    reverberation_max_s: float = 0.7
+    #: White to brown noise at this ratio to the audible signal.
+    noise_probability: float = 0.5
+    noise_min_db: float = 8.0
+    noise_max_db: float = 40.0
+    lowpass_probability: float = 0.25
+    lowpass_min_hz: float = 3_000.0
+    lowpass_max_hz: float = 9_000.0
+    telephone_probability: float = 0.05
+    codec_probability: float = 0.15
+    clipping_probability: float = 0.05
+    #: Cuts into the near-silence before the voice, or adds to it, so that windows begin anywhere.
+    shift_probability: float = 0.7
+    shift_max_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(self.copies >= 0, "augment.copies", "0 or more")
+        for name in self.__slots__:
+            if name.endswith("_probability"):
+                require(0 <= getattr(self, name) <= 1, f"augment.{name}", "from 0 to 1")
+        require(0 <= self.speed < 0.5 and 0 <= self.stretch < 0.5, "augment.speed and augment.stretch", "below 0.5")
+        require(self.lowpass_min_hz >= 500, "augment.lowpass_min_hz", "at least 500")
+        require(self.noise_min_db <= self.noise_max_db, "augment.noise_min_db", "at most noise_max_db")
+
+
+def clip_generator(seed: int, content: str, copy: int) -> np.random.Generator:
+    """Return the generator of one copy of one clip; `content` is the hexadecimal hash of the file."""
+    return np.random.default_rng([seed, copy, int(content[:12], 16)])
+
+
+def augment(samples: Samples, sample_rate_hz: int, config: AugmentConfig, generator: np.random.Generator) -> Samples:
+    """Return a changed copy of mono `samples`; finite, at most 1 in absolute value, never empty."""
+    changes: tuple[tuple[float, Callable[[Samples], Samples]], ...] = (
+        (config.shift_probability, lambda x: _shift(x, sample_rate_hz, config.shift_max_s, generator)),
+        (config.speed_probability, lambda x: _speed(x, _factor(config.speed, generator))),
+        (config.pitch_probability, lambda x: _pitch(x, generator.uniform(-config.pitch_st, config.pitch_st))),
+        (config.stretch_probability, lambda x: _stretch(x, _factor(config.stretch, generator))),
+        (config.reverberation_probability, lambda x: _reverberate(x, sample_rate_hz, config, generator)),
+        (config.noise_probability, lambda x: _add_noise(x, config, generator)),
+        (config.clipping_probability, lambda x: _clip(x, generator)),
+        (config.telephone_probability, lambda x: _band(x, sample_rate_hz, 300.0, 3_400.0)),
+        (
+            config.lowpass_probability,
+            lambda x: _band(
+                x, sample_rate_hz, None, float(generator.uniform(config.lowpass_min_hz, config.lowpass_max_hz))
+            ),
+        ),
+        (config.codec_probability, lambda x: _codec(x, sample_rate_hz, generator)),
+    )
+    for probability, change in changes:
+        if generator.random() < probability:
+            samples = change(samples)
+    peak = float(np.abs(samples).max(initial=0.0))
+    return (samples / peak if peak > 1 else samples).astype(np.float32)
+
+
+def _factor(spread: float, generator: np.random.Generator) -> float:
+    return float(np.exp(generator.uniform(np.log1p(-spread), -np.log1p(-spread))))
+
+
+def _onset(samples: Samples) -> int:
+    """Return the first sample within 30 dB of the peak."""
+    return int(np.argmax(np.abs(samples) > 0.03 * np.abs(samples).max(initial=0.0)))
+
+
+def _shift(samples: Samples, sample_rate_hz: int, max_s: float, generator: np.random.Generator) -> Samples:
+    shift = generator.uniform(-1.0, 1.0)
+    if shift < 0:
+        # Leave 20 ms before the onset: what precedes it may be breath.
+        return samples[int(-shift * max(_onset(samples) - sample_rate_hz // 50, 0)) :]
+    return np.concatenate([np.zeros(int(shift * max_s * sample_rate_hz), np.float32), samples])
+
+
+def _speed(samples: Samples, factor: float) -> Samples:
+    import soxr  # noqa: PLC0415 - training only
+
+    return np.asarray(soxr.resample(samples, factor * 10_000, 10_000, "HQ"), np.float32)
+
+
+def _pitch(samples: Samples, semitones: float) -> Samples:
+    factor = float(2 ** (semitones / 12))
+    return _speed(_stretch(samples, 1 / factor), factor)
+
+
+def _stretch(samples: Samples, factor: float) -> Samples:
+    import librosa  # noqa: PLC0415 - slow to import, and off by default
+
+    if len(samples) < _STRETCH_FRAME:
+        return samples
+    return np.asarray(librosa.effects.time_stretch(samples, rate=factor, n_fft=_STRETCH_FRAME), np.float32)
+
+
+def _reverberate(
+    samples: Samples, sample_rate_hz: int, config: AugmentConfig, generator: np.random.Generator
+) -> Samples:
+    from scipy.signal import fftconvolve  # noqa: PLC0415 - training only
+
+    rt60_s = float(generator.uniform(config.reverberation_min_s, config.reverberation_max_s))
+    times = np.arange(int(rt60_s * sample_rate_hz)) / sample_rate_hz
+    tail = generator.standard_normal(len(times)) * 10 ** (-3 * times / rt60_s)
+    # Between a voice close to the microphone (12 dB more direct than reflected energy) and one across the room (0 dB).
+    tail *= 10 ** (-generator.uniform(0.0, 12.0) / 20) / np.sqrt(np.sum(tail**2))
+    tail[0] = 1.0
+    wet = fftconvolve(samples, tail)[: len(samples) + len(tail) // 2]
+    return np.asarray(wet * (np.abs(samples).max(initial=0.0) / max(np.abs(wet).max(initial=0.0), 1e-9)), np.float32)
+
+
+def _add_noise(samples: Samples, config: AugmentConfig, generator: np.random.Generator) -> Samples:
+    from scipy.fft import irfft, next_fast_len, rfft  # noqa: PLC0415 - training only
+
+    length = next_fast_len(len(samples), real=True)
+    spectrum = rfft(generator.standard_normal(length))
+    spectrum[0] = 0.0
+    # Exponent 0 is white, 1 pink, 2 brown.
+    spectrum[1:] /= np.arange(1, len(spectrum)) ** (generator.uniform(0.0, 2.0) / 2)
+    noise = irfft(spectrum, length)[: len(samples)]
+    loud = np.abs(samples) > 0.1 * np.abs(samples).max(initial=0.0)
+    signal_rms = float(np.sqrt(np.mean(samples[loud] ** 2))) if loud.any() else 0.0
+    ratio_db = generator.uniform(config.noise_min_db, config.noise_max_db)
+    scale = signal_rms / max(float(np.std(noise)), 1e-12) * 10 ** (-ratio_db / 20)
+    return np.asarray(samples + scale * noise, np.float32)
+
+
+def _clip(samples: Samples, generator: np.random.Generator) -> Samples:
+    limit = float(generator.uniform(0.3, 0.8)) * float(np.abs(samples).max(initial=0.0))
+    return np.clip(samples, -limit, limit)
+
+
+def _band(samples: Samples, sample_rate_hz: int, low_hz: float | None, high_hz: float) -> Samples:
+    from scipy.signal import butter, sosfilt  # noqa: PLC0415 - training only
+
+    high_hz = min(high_hz, 0.45 * sample_rate_hz)
+    edges = high_hz if low_hz is None else (low_hz, high_hz)
+    filters = butter(8, edges, "lowpass" if low_hz is None else "bandpass", fs=sample_rate_hz, output="sos")
+    return np.asarray(sosfilt(filters, samples), np.float32)
+
+
+def _codec(samples: Samples, sample_rate_hz: int, generator: np.random.Generator) -> Samples:
+    """Send the audio through a lossy codec at low quality, or through 8-bit mu-law."""
+    import soundfile  # noqa: PLC0415 - training only
+
+    kinds = ("MP3", "OGG", "MULAW")
+    kind = kinds[int(generator.integers(len(kinds)))]
+    quality = float(generator.uniform(0.5, 0.95))
+    peak = max(float(np.abs(samples).max(initial=0.0)), 1e-9)
+    if kind == "MULAW":
+        coded = np.round(np.sign(samples) * np.log1p(255 * np.abs(samples) / peak) / np.log(256) * 127) / 127
+        return np.asarray(np.sign(coded) * (256 ** np.abs(coded) - 1) / 255 * peak, np.float32)
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(buffer, "w", sample_rate_hz, 1, format=kind, compression_level=quality) as file:
+        file.write(samples / max(peak, 1.0))
+    buffer.seek(0)
+    return np.asarray(soundfile.read(buffer, dtype="float32")[0], np.float32)[: len(samples)]

@@ -1,0 +1,414 @@
+"""One training: batches, losses, an average of weights, early stopping, and a state from which it goes on."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ser_batch import metrics
+from ser_batch.classifier.network import HybridCNN
+from ser_batch.classifier.network_config import NetworkConfig
+from ser_batch.training.dataset import NO_TARGET, Dataset
+from ser_batch.training.rows import Rows
+from ser_batch.training.train_config import FitConfig
+
+__all__ = ["FitPlan", "FitResult", "fit", "validation_uar"]
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FitPlan:
+    """Which clips are learnt from, and how this training differs from others of the same configuration."""
+
+    #: Indices of clips.
+    train: Indices
+    #: Indices of clips for early stopping; None keeps the last epoch.
+    validation: Indices | None = None
+    #: Of weights, batches and masks.
+    seed: int = 0
+    #: See `DataConfig.balance`.
+    balance: float = 0.5
+    #: By default the standard network for the labels of the dataset.
+    shape: NetworkConfig | None = None
+    #: Stop after this many of the epochs that the learning rate is planned for.
+    n_epochs: int | None = None
+    #: Written after every epoch; where it exists, training goes on from it.
+    state_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FitResult:
+    """The best network of one training."""
+
+    network: HybridCNN
+    #: From the fused embedding to categories, finer than labels; see `Dataset.category`.
+    category_head: nn.Linear
+    best_epoch: int
+    #: Per epoch: loss, learning rate, validation UAR and negative log-likelihood.
+    history: list[dict[str, float]]
+
+
+class _ReverseGradient(torch.autograd.Function):
+    """Identity forwards, minus the gradient backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: float) -> Tensor:
+        ctx.weight = weight
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return -ctx.weight * gradient, None
+
+
+class _Trainee(nn.Module):
+    """The network with the heads that only training has."""
+
+    def __init__(self, network: HybridCNN, dataset: Dataset, config: FitConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.config = config
+        shape = network.config
+        self.category_head = nn.Linear(shape.fusion_units, len(dataset.category_corpus))
+        self.corpus_head = nn.Sequential(
+            nn.Linear(shape.mel_units + shape.dense_units, 64), nn.ReLU(), nn.Linear(64, len(dataset.corpora))
+        )
+        self.category_corpus: Tensor
+        self.register_buffer("category_corpus", torch.from_numpy(dataset.category_corpus))
+        keep = {"hybrid": (1.0, 1.0), "mel": (1.0, 0.0), "dense": (0.0, 1.0)}[config.branches]
+        self.kept_columns: Tensor
+        self.register_buffer("kept_columns", torch.tensor([keep[0]] * shape.mel_units + [keep[1]] * shape.dense_units))
+
+    def forward(self, mel: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        network, config = self.network, self.config
+        if config.branches == "dense":
+            # The mel branch costs nearly everything and would be multiplied by 0.
+            silent = features.new_zeros(len(features), network.config.mel_units)
+            embedding = torch.cat([silent, network.embed_dense(features)], dim=1)
+        else:
+            embedding = network.embed(mel, features) * self.kept_columns
+        if self.training and config.branch_dropout and config.branches == "hybrid":
+            embedding = embedding * self._drop_branches(embedding)
+        fused = network.fuse(embedding)
+        corpora = self.corpus_head(_ReverseGradient.apply(embedding, 1.0)) if config.adversary_weight else fused
+        return network.head(network.dropout(fused)), self.category_head(fused), corpora
+
+    def _drop_branches(self, embedding: Tensor) -> Tensor:
+        shape = self.network.config
+        draw = torch.rand(len(embedding), 1, device=embedding.device)
+        rate = self.config.branch_dropout
+        # Never both branches of one window.
+        mel = (draw >= rate).float().expand(-1, shape.mel_units)
+        dense = (draw < 1 - rate).float().expand(-1, shape.dense_units)
+        return torch.cat([mel, dense], dim=1)
+
+    def loss(self, outputs: tuple[Tensor, Tensor, Tensor], batch: _Batch) -> Tensor:
+        """Cross-entropy of labels, of categories within their corpus, and of corpora; mixed as the inputs were."""
+        config = self.config
+        logits, categories, corpora = (part.float() for part in outputs)
+        total = torch.zeros((), device=logits.device)
+        for share, target, category, corpus in batch.mixed_targets():
+            labels = functional.cross_entropy(
+                logits, target, ignore_index=NO_TARGET, label_smoothing=config.label_smoothing, reduction="sum"
+            )
+            total = total + share * labels / len(target)
+            if config.auxiliary_weight:
+                # Only categories of the same corpus compete: telling corpora apart is not to be learnt.
+                foreign = self.category_corpus[None, :] != corpus[:, None]
+                own = functional.cross_entropy(categories.masked_fill(foreign, -1e4), category)
+                total = total + share * config.auxiliary_weight * own
+            if config.adversary_weight:
+                total = total + share * config.adversary_weight * functional.cross_entropy(corpora, corpus)
+        return total
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Batch:
+    mel: Tensor
+    features: Tensor
+    targets: tuple[Tensor, Tensor, Tensor]
+    #: Order in which the batch was mixed with itself, and the share of the first; None without mixup.
+    order: Tensor | None = None
+    share: float = 1.0
+
+    def mixed_targets(self) -> list[tuple[float, Tensor, Tensor, Tensor]]:
+        if self.order is None:
+            return [(1.0, *self.targets)]
+        first, second, third = (part[self.order] for part in self.targets)
+        return [(self.share, *self.targets), (1.0 - self.share, first, second, third)]
+
+
+def _draw(rows: Rows, index: Tensor, network: HybridCNN, config: FitConfig, generator: np.random.Generator) -> _Batch:
+    mel, features = rows.mel(index), rows.dense[index]
+    if config.crop_frames:
+        mel = _crop(mel, config.crop_frames, network)
+    if config.recolour:
+        mel = _recolour(mel, config.recolour)
+    targets = (rows.target[index], rows.category[index], rows.corpus[index])
+    order, share = None, 1.0
+    if config.mixup:
+        share = float(generator.beta(config.mixup, config.mixup))
+        order = torch.randperm(len(index), device=index.device)
+        mel = share * mel + (1 - share) * mel[order]
+        features = share * features + (1 - share) * features[order]
+    if config.branches == "dense":
+        return _Batch(mel, features, targets, order, share)
+    masked = _mask(mel, config.band_masks, config.band_mask_bands, 1)[:, :, None]
+    masked = masked | _mask(mel, config.frame_masks, config.frame_mask_frames, 2)[:, None, :]
+    # What is masked takes the mean of its band: after normalisation that is 0.
+    mel = torch.where(masked, network.mel_norm.band_mean[None, :, None], mel)
+    return _Batch(mel, features, targets, order, share)
+
+
+def _crop(mel: Tensor, n_frames: int, network: HybridCNN) -> Tensor:
+    """Return a random stretch (B, 128, n_frames) of each window that overlaps what is audible in it."""
+    _, audible = network.mel_norm.relative(mel)
+    n_all = mel.shape[2]
+    place = torch.arange(n_all, device=mel.device)
+    first = torch.where(audible > 0, place, n_all).amin(dim=1).clamp(max=n_all - 1)
+    last = torch.where(audible > 0, place, -1).amax(dim=1).clamp(min=0)
+    # All of a short sound, with 8 frames around it; a part of a long one.
+    low = torch.minimum(first - 8, last + 8 - n_frames)
+    high = torch.maximum(first - 8, last + 8 - n_frames)
+    draw = torch.rand(len(mel), device=mel.device)
+    start = (low + draw * (high - low)).round().long().clamp(0, n_all - n_frames)
+    columns = start[:, None] + torch.arange(n_frames, device=mel.device)
+    return mel.gather(2, columns[:, None, :].expand(-1, mel.shape[1], -1))
+
+
+def _recolour(mel: Tensor, share: float) -> Tensor:
+    """Change the channel of a share of spectrograms (B, 128, T) in dB below their peak."""
+    n_bands = mel.shape[1]
+    chosen, tilt, cut, floor, slope = torch.rand(5, len(mel), 1, 1, device=mel.device).unbind()
+    band = torch.linspace(-0.5, 0.5, n_bands, device=mel.device)[:, None]
+    # Up to 8 dB from the lowest to the highest band, either way.
+    changed = mel + (tilt - 0.5) * 16.0 * band
+    # One in three ends at a band in the upper 40 %: 8 kHz sampling, telephones, lossy codecs.
+    changed = torch.where((cut < 1 / 3) & (band > 0.1 + 1.2 * cut), changed - 60.0, changed)
+    # A noise floor 20 to 80 dB down, white to falling by 20 dB.
+    changed = torch.maximum(changed, -20.0 - 60.0 * floor - 20.0 * slope * (band + 0.5))
+    return torch.where(chosen < share, changed, mel)
+
+
+def _mask(mel: Tensor, count: int, width: int, axis: int) -> Tensor:
+    """Return (B, size of axis): True inside any of `count` random stretches of up to `width`."""
+    size = mel.shape[axis]
+    widths = torch.rand(len(mel), count, 1, device=mel.device) * width
+    starts = torch.rand(len(mel), count, 1, device=mel.device) * (size - widths)
+    place = torch.arange(size, device=mel.device)
+    return ((place >= starts) & (place < starts + widths)).any(dim=1)
+
+
+def _fit_normalisation(network: HybridCNN, rows: Rows, weights: Tensor, generator: torch.Generator) -> None:
+    """Set the statistics of inputs from a sample of the training windows; padding and silence are left out."""
+    index = torch.multinomial(weights, 4096, replacement=True, generator=generator).to(rows.device)
+    norm = network.mel_norm
+    sums = torch.zeros(3, norm.band_mean.numel(), dtype=torch.float64, device=rows.device)
+    for part in index.split(512):
+        below, audible = norm.relative(rows.mel(part))
+        below, audible = below.double(), audible.double()[:, None, :]
+        sums[0] += audible.sum()
+        sums[1] += (below * audible).sum(dim=(0, 2))
+        sums[2] += (below * below * audible).sum(dim=(0, 2))
+    mean = sums[1] / sums[0]
+    norm.band_mean.copy_(mean)
+    norm.band_std.copy_((sums[2] / sums[0] - mean * mean).clamp(min=1.0).sqrt())
+    values = rows.dense[index].double()
+    mean = torch.nan_to_num(values.nanmean(dim=0))
+    std = torch.nan_to_num((values - mean).square().nanmean(dim=0).sqrt())
+    network.dense_norm.mean.copy_(mean)
+    # A feature that never varies, or is never defined, must not divide by 0.
+    network.dense_norm.std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+
+
+def validation_uar(network: HybridCNN, rows: Rows, dataset: Dataset, clips: Indices) -> tuple[float, float]:
+    """Return UAR and negative log-likelihood over clips, each a mean over the corpora among them."""
+    scores = rows.score(network, rows.labelled(clips, dataset))
+    probabilities, truth = scores.probabilities(), dataset.target[scores.clips]
+    pairs = []
+    for number in np.unique(dataset.corpus[scores.clips]):
+        inside = dataset.corpus[scores.clips] == number
+        pairs.append(
+            (
+                metrics.uar(truth[inside], probabilities[inside].argmax(axis=1)),
+                metrics.negative_log_likelihood(probabilities[inside], truth[inside]),
+            )
+        )
+    uar, nll = np.mean(pairs, axis=0)
+    return float(uar), float(nll)
+
+
+def _learning_rate(step: int, n_steps: int, per_epoch: int, config: FitConfig) -> float:
+    """Linear warm-up, then half a cosine down to 0."""
+    warmup = max(1, round(min(config.warmup_epochs * per_epoch, n_steps / 4)))
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, n_steps - warmup)))
+
+
+class _Average:
+    """Exponential average of all weights and buffers of a module."""
+
+    def __init__(self, trainee: _Trainee) -> None:
+        self.trainee = copy.deepcopy(trainee)
+        new, old = trainee.state_dict(), self.trainee.state_dict()
+        names = [name for name, value in new.items() if value.is_floating_point()]
+        # Tensors that are updated in place: looked up once.
+        self._old, self._new = [old[name] for name in names], [new[name] for name in names]
+
+    def update(self, decay: float) -> None:
+        with torch.no_grad():
+            torch._foreach_lerp_(self._old, self._new, 1 - decay)
+
+
+def _autocast(device: torch.device) -> torch.autocast:
+    cpu_has_bf16 = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" or cpu_has_bf16)
+
+
+def fit(
+    rows: Rows,
+    dataset: Dataset,
+    plan: FitPlan,
+    config: FitConfig,
+    on_epoch: Callable[[dict[str, float]], None] = lambda record: None,
+) -> FitResult:
+    """Train one network.
+
+    Parameters
+    ----------
+    rows, dataset
+        Windows and what is known of their clips.
+    plan : FitPlan
+    config : FitConfig
+    on_epoch : callable
+        Told the record of each epoch.
+    """
+    run = _Training(rows, dataset, plan, config)
+    run.resume()
+    for epoch in range(len(run.history), plan.n_epochs or config.epochs):
+        if _is_over(run.history, config.patience):
+            break
+        on_epoch(run.epoch(epoch))
+    network = run.best.network
+    _zero_unused(network, config.branches)
+    return FitResult(network.eval(), run.best.category_head, _best_epoch(run.history), run.history)
+
+
+class _Training:
+    """What lives from the first epoch to the last, and in the state file between two of them."""
+
+    def __init__(self, rows: Rows, dataset: Dataset, plan: FitPlan, config: FitConfig) -> None:
+        self.rows, self.dataset, self.plan, self.config = rows, dataset, plan, config
+        self.device = rows.device
+        torch.manual_seed(plan.seed)
+        shape = plan.shape or NetworkConfig(n_labels=len(dataset.labels))
+        network = HybridCNN(shape, config.dropout).to(self.device)
+        self.weights = rows.sampling_weights(dataset.weights(plan.balance), plan.train)
+        _fit_normalisation(network, rows, self.weights, torch.Generator().manual_seed(plan.seed))
+        self.trainee = _Trainee(network, dataset, config).to(self.device)
+        self.trainee = self.trainee.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = _Average(self.trainee)
+        self.best = copy.deepcopy(self.trainee)
+        plain = [value for value in self.trainee.parameters() if value.ndim < 2]
+        decayed = [value for value in self.trainee.parameters() if value.ndim >= 2]
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, fused=self.device.type == "cuda")
+        self.per_epoch = max(1, round(len(plan.train) / config.batch_size))
+        self.history: list[dict[str, float]] = []
+
+    def epoch(self, epoch: int) -> dict[str, float]:
+        """Run one epoch, keep the network if it is the best so far, save the state, return the record."""
+        plan, config = self.plan, self.config
+        # Seeded per epoch, so that a training that was interrupted draws what it would have drawn.
+        torch.manual_seed(plan.seed * 100_003 + epoch)
+        generator = np.random.default_rng([plan.seed, epoch])
+        drawn = torch.multinomial(self.weights, self.per_epoch * config.batch_size, replacement=True).to(self.device)
+        self.trainee.train()
+        losses = [
+            self._step(epoch * self.per_epoch + number, index, generator)
+            for number, index in enumerate(drawn.split(config.batch_size))
+        ]
+        record = {"epoch": epoch + 1, "loss": float(torch.stack(losses).mean())}
+        if plan.validation is not None:
+            record["validation_uar"], record["validation_nll"] = validation_uar(
+                self.average.trainee.network, self.rows, self.dataset, plan.validation
+            )
+        self.history.append(record)
+        if plan.validation is None or _best_epoch(self.history) == epoch + 1:
+            self.best.load_state_dict(self.average.trainee.state_dict())
+        if plan.state_file is not None:
+            self._save(plan.state_file)
+        return record
+
+    def _step(self, step: int, index: Tensor, generator: np.random.Generator) -> Tensor:
+        rate = _learning_rate(step, self.config.epochs * self.per_epoch, self.per_epoch, self.config)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        with _autocast(self.device):
+            batch = _draw(self.rows, index, self.trainee.network, self.config, generator)
+            loss = self.trainee.loss(self.trainee(batch.mel, batch.features), batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        # The average follows closely at first, when weights are far from any good.
+        self.average.update(min(self.config.average_decay, (1 + step) / (10 + step)))
+        return loss.detach()
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "trainee": self.trainee,
+            "average": self.average.trainee,
+            "best": self.best,
+            "optimiser": self.optimiser,
+        }
+
+    def resume(self) -> None:
+        """Go on from the state file, where there is one."""
+        path = self.plan.state_file
+        if path is None or not path.is_file():
+            return
+        stored = torch.load(path, map_location=self.device, weights_only=True)
+        for name, part in self._parts().items():
+            part.load_state_dict(stored[name])
+        self.history = stored["history"]
+
+    def _save(self, path: Path) -> None:
+        partial = path.with_name(path.name + ".partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(
+            {**{name: part.state_dict() for name, part in self._parts().items()}, "history": self.history}, partial
+        )
+        partial.replace(path)
+
+
+def _best_epoch(history: list[dict[str, float]]) -> int:
+    if not history or "validation_uar" not in history[-1]:
+        return len(history)
+    return 1 + int(np.argmax([record["validation_uar"] for record in history]))
+
+
+def _is_over(history: list[dict[str, float]], patience: int) -> bool:
+    return len(history) - _best_epoch(history) >= patience
+
+
+def _zero_unused(network: HybridCNN, branches: str) -> None:
+    """Cut a branch that was not trained, so that the network alone gives what was trained."""
+    columns = {
+        "hybrid": slice(0),
+        "mel": slice(network.config.mel_units, None),
+        "dense": slice(network.config.mel_units),
+    }
+    with torch.no_grad():
+        network.fusion.weight[:, columns[branches]] = 0.0

@@ -1,0 +1,317 @@
+"""From labelled clips to a model file: features, split, training, temperature, scores."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ser_batch import metrics
+from ser_batch._version import __version__
+from ser_batch.classifier import checkpoint
+from ser_batch.config import Config
+from ser_batch.errors import ConfigError, DataError
+from ser_batch.extractors.dense import DENSE_FEATURES
+from ser_batch.plugins import PluginRecipe
+from ser_batch.training.corpora import Corpus, LabelledClip
+from ser_batch.training.dataset import Dataset, content_hashes, speaker_key, split_speakers
+from ser_batch.training.derive import keep_labels
+from ser_batch.training.evaluate import HASH_DIGITS, Predictions, score_table
+from ser_batch.training.features import WEIGHT_COLUMN, FeatureTable, extract_features, needed_specs
+from ser_batch.training.train_config import TrainConfig
+
+__all__ = ["TrainOptions", "calibrate", "load_features", "predictions_of", "train_model"]
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """Where a training reads and writes, and on what it runs."""
+
+    name: str
+    output: Path
+    report_dir: Path
+    cache_dir: Path
+    seed: int = 0
+    device: str = "cpu"
+    jobs: int = 0
+    #: Go on from the state of an earlier, interrupted training of the same data and configuration.
+    resume: bool = True
+    recipe: PluginRecipe = field(default_factory=PluginRecipe)
+    #: Further models to write beside `output`: name -> the labels that each keeps; see `keep_labels`.
+    also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """How a training speaks to its user."""
+
+    #: One line.
+    say: Callable[[str], None]
+    #: (what, done, total).
+    progress: Callable[[str, int, int], None]
+
+
+def load_features(
+    clips: Sequence[LabelledClip], config: TrainConfig, options: TrainOptions, voice: Voice
+) -> tuple[list[LabelledClip], list[str], FeatureTable]:
+    """Return the clips that can be read, the hash of each, and their features; say which cannot and why.
+
+    Raises
+    ------
+    DataError
+        No clip can be read, or a file with the same content has two labels or two speakers.
+    """
+    hashes = content_hashes([clip.path for clip in clips])
+    _check_duplicates(clips, hashes)
+    arguments: dict[str, Any] = {
+        "cache_dir": options.cache_dir,
+        "recipe": options.recipe,
+        "changes": config.augment,
+        "seed": options.seed,
+        "jobs": options.jobs,
+    }
+    table = extract_features(
+        [clip.path for clip in clips],
+        hashes,
+        progress=lambda done, total: voice.progress("features", done, total),
+        **arguments,
+    )
+    # A copy alone may fail, for example when a codec refuses it; a clip is lost when it gave nothing at all.
+    lost = sorted(set(range(len(clips))) - set(table.clip[table.copy == 0].tolist()))
+    for index in lost:
+        voice.say(f"Left out: {clips[index].path}: {table.failures.get(index, 'no windows')}")
+    if len(lost) == len(clips):
+        raise DataError(f"None of the {len(clips)} clips can be read; the lines above say why.")
+    if not lost:
+        return list(clips), hashes, table
+    voice.say(f"{len(lost)} of {len(clips)} clips cannot be read and are left out.")
+    kept = [index for index in range(len(clips)) if index not in set(lost)]
+    table = extract_features([clips[i].path for i in kept], [hashes[i] for i in kept], **arguments)
+    return [clips[index] for index in kept], [hashes[index] for index in kept], table
+
+
+def _check_duplicates(clips: Sequence[LabelledClip], hashes: Sequence[str]) -> None:
+    first: dict[str, LabelledClip] = {}
+    for clip, content in zip(clips, hashes, strict=True):
+        other = first.setdefault(content, clip)
+        if (other.emotion, other.speaker) != (clip.emotion, clip.speaker):
+            raise DataError(
+                f"{other.path} and {clip.path} hold the very same audio, but as {other.emotion} of "
+                f"{other.speaker or 'somebody'} and {clip.emotion} of {clip.speaker or 'somebody'}. Remove one of them."
+            )
+
+
+def predictions_of(dataset: Dataset, clips: Indices, probabilities: NDArray[np.float64]) -> Predictions:
+    """Join probabilities of clips with what is known of them."""
+    return Predictions(
+        labels=dataset.labels,
+        truth=dataset.target[clips],
+        probabilities=probabilities,
+        speaker=dataset.speaker[clips],
+        corpus=np.array(dataset.corpora)[dataset.corpus[clips]],
+        sex=np.array([dataset.clips[index].sex for index in clips]),
+    )
+
+
+def calibrate(scores: Any, dataset: Dataset) -> float:
+    """Return the temperature that suits validation clips, every corpus counting the same; `scores` is WindowScores."""
+    corpus = dataset.corpus[scores.clips]
+    counts = np.bincount(corpus, minlength=len(dataset.corpora))
+    return metrics.fit_temperature(scores.logits, dataset.target[scores.clips], 1.0 / counts[corpus], scores.pool)
+
+
+def train_model(
+    clips: Sequence[LabelledClip],
+    corpora: Sequence[Corpus],
+    config: TrainConfig,
+    options: TrainOptions,
+    voice: Voice,
+) -> dict[str, Any]:
+    """Train a model and write it, its report and its scores; return the report as JSON-able values.
+
+    Raises
+    ------
+    DataError
+        Labels, speakers or audio that cannot be used.
+    """
+    from ser_batch.training.fit import FitPlan, fit  # noqa: PLC0415 - torch is slow to import
+    from ser_batch.training.rows import Rows  # noqa: PLC0415
+
+    _check_also(options.also, config.data.labels)
+    # Labels and speakers first: what is wrong with them should not wait for the features.
+    draft = Dataset.build(clips, config.data)
+    split_speakers(draft, config.data, options.seed)
+    _describe(draft, voice)
+    clips, hashes, table = load_features(clips, config, options, voice)
+    dataset = Dataset.build(clips, config.data)
+    split = split_speakers(dataset, config.data, options.seed)
+    state = options.report_dir / "state" / _state_key(clips, hashes, config, options)
+    if not options.resume:
+        shutil.rmtree(state.parent, ignore_errors=True)
+    rows = Rows.build(table, dataset, options.device)
+
+    def announce(record: dict[str, float]) -> None:
+        voice.progress("epochs", int(record["epoch"]), config.fit.epochs)
+        if "validation_uar" in record:
+            voice.say(
+                f"epoch {record['epoch']}: loss {record['loss']:.3f}, validation UAR {record['validation_uar']:.3f}"
+            )
+
+    plan = FitPlan(split.train, split.validation, options.seed, config.data.balance, state_file=state / "first.pt")
+    result = fit(rows, dataset, plan, config.fit, announce)
+    validation = rows.score(result.network, rows.labelled(split.validation, dataset))
+    temperature = calibrate(validation, dataset)
+    report: dict[str, Any] = {
+        "name": options.name,
+        "best_epoch": result.best_epoch,
+        "history": result.history,
+        "temperature": temperature,
+        "n_clips": {side: len(getattr(split, side)) for side in ("train", "validation", "test")},
+        "validation": score_table(predictions_of(dataset, validation.clips, validation.probabilities(temperature))),
+    }
+    learnt = split.train
+    if config.fit.refit:
+        learnt = np.concatenate([split.train, split.validation])
+        voice.say(f"Training again on training and validation speakers, {result.best_epoch} epochs.")
+        plan = FitPlan(
+            learnt,
+            None,
+            options.seed,
+            config.data.balance,
+            n_epochs=result.best_epoch,
+            state_file=state / "second.pt",
+        )
+        result = fit(rows, dataset, plan, config.fit, announce)
+    if len(rows.labelled(split.test, dataset)):
+        test = rows.score(result.network, rows.labelled(split.test, dataset))
+        report["test"] = score_table(predictions_of(dataset, test.clips, test.probabilities(temperature)))
+    weights = {name: value.detach().float().cpu().numpy() for name, value in result.network.state_dict().items()}
+    # Validation speakers chose the epoch and the temperature, even where they were not learnt.
+    known = np.concatenate([split.train, split.validation])
+    meta = _metadata(dataset, corpora, config, options, result.network.config, temperature, report)
+    meta["training"] |= {
+        "speakers": sorted({speaker_key(clip.speaker) for clip in (dataset.clips[i] for i in known) if clip.speaker}),
+        "audio": "".join(sorted({hashes[index][:HASH_DIGITS] for index in known})),
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    model = checkpoint.Checkpoint(weights, meta)
+    checkpoint.save(options.output, model)
+    for name, labels in options.also.items():
+        part, part_labels = _restricted(validation, dataset, labels)
+        cut = keep_labels(model, labels, name, calibrate(part, part_labels))
+        cut_table = score_table(predictions_of(part_labels, part.clips, part.probabilities(cut.temperature)))
+        cut.meta["scores"] = _summary({"validation": cut_table})  # type: ignore[index]
+        report.setdefault("also", {})[name] = {"temperature": cut.temperature, "validation": cut_table}
+        checkpoint.save(options.output.with_name(f"{name}.safetensors"), cut)
+    options.report_dir.mkdir(parents=True, exist_ok=True)
+    (options.report_dir / "training.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    shutil.rmtree(state, ignore_errors=True)
+    return report
+
+
+def _restricted(scores: Any, dataset: Dataset, labels: Sequence[str]) -> tuple[Any, Dataset]:
+    """Return scores and dataset as they are when only `labels` exist."""
+    kept = [index for index, label in enumerate(dataset.labels) if label in labels]
+    of_old = np.full(len(dataset.labels), -1)
+    of_old[kept] = np.arange(len(kept))
+    target = np.where(dataset.target >= 0, of_old[dataset.target], -1)
+    inside = target[scores.clips] >= 0
+    windows = inside[scores.position]
+    part = replace(
+        scores,
+        logits=scores.logits[windows][:, kept],
+        position=(np.cumsum(inside) - 1)[scores.position[windows]],
+        share=scores.share[windows],
+        clips=scores.clips[inside],
+    )
+    return part, replace(dataset, labels=tuple(dataset.labels[index] for index in kept), target=target)
+
+
+def _summary(report: dict[str, Any]) -> dict[str, Any]:
+    side = "test" if "test" in report else "validation"
+    return {
+        "side": side,
+        "uar": report[side]["overall"]["uar"],
+        "uar_interval": report[side]["overall"]["uar_interval"],
+        "corpora": {name: block["uar"] for name, block in report[side]["corpora"].items()},
+    }
+
+
+def _check_also(also: Mapping[str, tuple[str, ...]], labels: Sequence[str]) -> None:
+    for name, kept in also.items():
+        if len(set(kept)) < 2 or not set(kept) <= set(labels):
+            raise ConfigError(f"Model {name!r}: give two or more of {', '.join(labels)}, not {', '.join(kept)}.")
+
+
+def _describe(dataset: Dataset, voice: Voice) -> None:
+    counts = Counter(dataset.labels[target] for target in dataset.target if target >= 0)
+    left_out = int((dataset.target < 0).sum())
+    voice.say(
+        f"{len(dataset)} clips, {len(set(dataset.speaker))} speakers, {', '.join(dataset.corpora)}: "
+        + ", ".join(f"{label} {counts[label]}" for label in dataset.labels)
+        + (f"; {left_out} of other labels train the auxiliary head only" if left_out else "")
+    )
+    if dataset.n_unknown_speakers:
+        voice.say(
+            f"WARNING: the speaker of {dataset.n_unknown_speakers} clips is unknown, so the split cannot keep speakers "
+            f"apart, and scores on these data will flatter the model by 20 points or so. Put the speaker before the "
+            f"first underscore of each file name, or list file and speaker in speakers.csv."
+        )
+
+
+def _state_key(clips: Sequence[LabelledClip], hashes: Sequence[str], config: TrainConfig, options: TrainOptions) -> str:
+    # A label or a speaker that was put right in between is another training.
+    known = sorted((content, c.emotion, c.category, c.speaker) for content, c in zip(hashes, clips, strict=True))
+    depends = [__version__, known, config.as_dict(), options.seed, options.device]
+    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _metadata(
+    dataset: Dataset,
+    corpora: Sequence[Corpus],
+    config: TrainConfig,
+    options: TrainOptions,
+    network: Any,
+    temperature: float,
+    report: dict[str, Any],
+) -> dict[str, Any]:
+    audio = Config().audio
+    known = {corpus.name: corpus for corpus in corpora}
+    sources = [
+        {"name": name, "title": known[name].title, "licence": known[name].licence, "url": known[name].url}
+        if name in known
+        else {"name": name, "title": name, "licence": "your own", "url": ""}
+        for name in dataset.corpora
+    ]
+    return checkpoint.new_meta(
+        name=options.name,
+        labels=dataset.labels,
+        audio={"sample_rate_hz": audio.sample_rate_hz, "window_s": audio.window_s, "window_hop_s": audio.window_hop_s},
+        specs=needed_specs(options.recipe),
+        features=DENSE_FEATURES,
+        network=network,
+        temperature=temperature,
+        pooling={"rule": "weighted_mean", "weight_column": WEIGHT_COLUMN},
+        training={
+            "corpora": sources,
+            "licences": sorted({source["licence"] for source in sources}),
+            "seeds": [options.seed],
+            "config": config.as_dict(),
+            "n_clips": len(dataset),
+            "n_speakers": len(set(dataset.speaker)),
+            "tool_version": __version__,
+        },
+        scores=_summary(report),
+        created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )

@@ -1,0 +1,132 @@
+"""What a training can be told: one validated, frozen object, laid out like its TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ser_batch.config import overlay, require
+from ser_batch.errors import ConfigError
+from ser_batch.training.augment import AugmentConfig
+
+__all__ = ["DataConfig", "FitConfig", "TrainConfig", "load_train_config"]
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Which labels are learnt and how speakers are split."""
+
+    labels: tuple[str, ...] = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
+    #: Labels that count as another one, as ``"calm=neutral"``.
+    merge: tuple[str, ...] = ()
+    #: Share of the speakers of each corpus kept for early stopping and the temperature.
+    validation_share: float = 0.12
+    #: Share kept for the score at the end; 0 trains on everybody else (score by ``evaluate --cross-validate``).
+    test_share: float = 0.15
+    #: 1 gives every label of every corpus the same weight in training, 0 every clip.
+    balance: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(len(self.labels) >= 2, "data.labels", "two labels or more")
+        require(len(set(self.labels)) == len(self.labels), "data.labels", "without repeats")
+        require(all("=" in item for item in self.merge), "data.merge", 'a list of "from=to"')
+        require(0 < self.validation_share < 0.5, "data.validation_share", "above 0 and below 0.5")
+        require(0 <= self.test_share < 0.5, "data.test_share", "from 0 to below 0.5")
+        require(0 <= self.balance <= 1, "data.balance", "from 0 to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class FitConfig:
+    """How the network is trained."""
+
+    epochs: int = 60
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    warmup_epochs: float = 2.0
+    dropout: float = 0.15
+    label_smoothing: float = 0.1
+    #: Decay per step of the average of weights that is validated and kept.
+    average_decay: float = 0.998
+    #: Epochs without a better validation UAR after which training stops.
+    patience: int = 20
+    #: Train once more on training and validation speakers, for as many epochs as were best.
+    refit: bool = True
+    #: Parameter of the Beta distribution of mixup (Zhang et al. 2018); 0 = off.
+    mixup: float = 0.0
+    #: SpecAugment (Park et al. 2019): masks per window and their greatest width.
+    band_masks: int = 1
+    band_mask_bands: int = 16
+    frame_masks: int = 1
+    frame_mask_frames: int = 20
+    #: Frames of a random stretch, around what is audible, that is learnt from instead of the window; 0 = the window.
+    crop_frames: int = 0
+    #: Share of spectrograms that are tilted, band-limited, and raised to a floor of noise: other microphones and rooms.
+    recolour: float = 0.0
+    #: Share of windows whose features, or whose spectrogram, are dropped, so that neither branch leans on the other.
+    branch_dropout: float = 0.05
+    #: Weight of a second head that learns the corpora's own, finer categories.
+    auxiliary_weight: float = 0.3
+    #: Weight of a head whose reversed gradient makes corpora hard to tell apart (Ganin and Lempitsky 2015).
+    adversary_weight: float = 0.0
+    #: Which branches are trained: hybrid, mel or dense; the last two are for comparison.
+    branches: str = "hybrid"
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, "fit.epochs", "1 or more")
+        require(self.batch_size >= 2, "fit.batch_size", "2 or more")
+        require(self.learning_rate > 0, "fit.learning_rate", "above 0")
+        require(0 <= self.dropout < 1, "fit.dropout", "from 0 to below 1")
+        require(0 <= self.label_smoothing < 1, "fit.label_smoothing", "from 0 to below 1")
+        require(0 <= self.average_decay < 1, "fit.average_decay", "from 0 to below 1")
+        require(self.patience >= 1, "fit.patience", "1 or more")
+        require(self.crop_frames == 0 or 16 <= self.crop_frames <= 130, "fit.crop_frames", "0, or from 16 to 130")
+        require(0 <= self.recolour <= 1, "fit.recolour", "from 0 to 1")
+        require(0 <= self.branch_dropout <= 0.5, "fit.branch_dropout", "from 0 to 0.5")
+        require(self.branches in ("hybrid", "mel", "dense"), "fit.branches", "one of hybrid, mel, dense")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Everything a training can be told. Sections are the tables of the TOML file."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+
+    def with_values(self, values: Mapping[str, Mapping[str, Any]], source: str = "options") -> TrainConfig:
+        """Return a copy with `values` (section -> key -> value) laid over it.
+
+        Raises
+        ------
+        ConfigError
+            Unknown section or key (the nearest known one is named), wrong type, or value out of range.
+        """
+        changed: TrainConfig = overlay(self, values, source)
+        return changed
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain nested dictionaries, as the TOML file would hold them."""
+        return asdict(self)
+
+
+def load_train_config(path: Path | None = None) -> TrainConfig:
+    """Return the defaults, with the TOML file at `path` laid over them.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing, is not TOML, or has an unknown key or a wrong value.
+    """
+    if path is None:
+        return TrainConfig()
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"Configuration file {path} does not exist.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Configuration file {path} is not valid TOML: {error}") from error
+    return TrainConfig().with_values(values, source=str(path))

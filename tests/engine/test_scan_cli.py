@@ -1,0 +1,309 @@
+"""``ser-batch scan`` from the outside: what it does, what it refuses, and how it says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from random_model import store_random_model, voice
+
+from ser_batch.cli.main import main
+
+WINDOW = 22_050 * 3
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audio")
+    soundfile.write(folder / "short.wav", voice(1.5), 22_050)
+    soundfile.write(folder / "two_windows.flac", voice(4.0, f0_hz=200.0), 22_050)
+    (folder / "deep").mkdir()
+    soundfile.write(folder / "deep" / "silent.wav", np.zeros(16_000), 16_000)
+    (folder / "deep" / "notes.txt").write_text("no audio")
+    (folder / "deep" / "text.wav").write_text("no audio either")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return store_random_model(tmp_path_factory.mktemp("model") / "random.safetensors")
+
+
+@pytest.fixture(scope="module")
+def run(audio: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scan by the real command line with the real extractors and network (random weights)."""
+    run = tmp_path_factory.mktemp("scan") / "run"
+    command = [sys.executable, "-m", "ser_batch", "scan", str(audio), "-o", str(run), "--model", str(model)]
+    done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "4 files found: 3 ok, 1 failed." in done.stdout
+    assert "decode: DecodeError" in done.stdout
+    assert "Device: cpu." in done.stderr
+    return run
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """Run a command that is to fail: one clear message, no traceback."""
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return code, captured.err
+
+
+def test_every_file_found_is_a_row_and_probabilities_add_up(run):
+    files = pd.read_parquet(run / "files")
+    assert list(files["clip_id"]) == ["deep/silent.wav", "deep/text.wav", "short.wav", "two_windows.flac"]
+    assert list(files["status"]) == ["ok", "failed", "ok", "ok"]
+    probabilities = files.filter(regex="^p_")
+    assert probabilities.shape[1] == 6
+    np.testing.assert_allclose(probabilities[files["status"] == "ok"].sum(axis=1), 1, atol=1e-5)
+    assert probabilities[files["status"] == "failed"].isna().all(axis=None)
+    assert list(files["n_windows"]) == [1, 0, 1, 2]
+    assert files.loc[1, "error_message"]
+    assert len(pd.read_parquet(run / "windows")) == 4
+
+
+def test_the_run_says_what_it_is_made_of(run, audio, model):
+    manifest = json.loads((run / "run.json").read_text())
+    assert manifest["state"] == "complete"
+    assert manifest["root"] == str(audio)
+    assert manifest["model"]["sha256"] and len(manifest["labels"]) == 6
+    assert manifest["device"]["chosen"] == "cpu"
+    counts = manifest["counts"]
+    assert (counts["found"], counts["ok"], counts["failed"], counts["unmatched"]) == (4, 3, 1, 1)
+    assert {plugin["name"] for plugin in manifest["plugins"]} >= {"ser_batch.audio", "ser_batch.mel"}
+
+
+def test_a_finished_scan_again_loads_no_runtime_and_computes_nothing(run, audio, model):
+    code = (
+        "import sys; from ser_batch.cli.main import main; "
+        f"code = main(['scan', {str(audio)!r}, '-o', {str(run)!r}, '--model', {str(model)!r}]); "
+        "heavy = sorted({'torch', 'onnx', 'onnxruntime', 'numba', 'joblib', 'librosa', 'pandas'} & set(sys.modules)); "
+        "print(code, heavy)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert "Nothing new: 4 files found" in done.stdout
+    assert done.stdout.splitlines()[-1] == "1 []"
+
+
+def test_one_short_file_gives_the_numbers_of_the_predictor(run, audio, model):
+    from ser_batch import EmotionPredictor  # noqa: PLC0415
+
+    files = pd.read_parquet(run / "files").set_index("clip_id")
+    emotion, probabilities = EmotionPredictor(str(model), device="cpu").predict(audio / "two_windows.flac")
+    row = files.loc["two_windows.flac"]
+    assert emotion == row["emotion"]
+    for label, probability in probabilities.items():
+        assert row[f"p_{label}"] == pytest.approx(probability, abs=1e-6)
+
+
+def test_status_verify_and_diff_agree_that_it_is_sound(run, capsys):
+    assert main(["verify", str(run)]) == 0
+    assert "is whole and sound" in capsys.readouterr().out
+    assert main(["status", str(run)]) == 1
+    shown = capsys.readouterr().out
+    assert "is complete" in shown and "4 files found: 3 ok, 1 failed." in shown and "0 left" in shown
+    assert main(["diff", str(run), str(run)]) == 0
+    assert "No difference in 4 files" in capsys.readouterr().out
+
+
+def test_verify_finds_what_is_wrong(run, tmp_path, capsys):
+    import shutil  # noqa: PLC0415
+
+    broken = shutil.copytree(run, tmp_path / "broken")
+    part = broken / "files" / "part-00000.parquet"
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.write_bytes(data)
+    (broken / "windows" / "part-00009.parquet").write_bytes(b"stray")
+    assert main(["verify", str(broken)]) == 7
+    shown = capsys.readouterr().out
+    assert "files/part-00000.parquet is not what was written (checksum)" in shown
+    assert "windows/part-00009.parquet belongs to no commit" in shown
+
+
+def test_diff_says_which_labels_changed_and_by_how_much(run, tmp_path, capsys):
+    import shutil  # noqa: PLC0415
+
+    other = shutil.copytree(run, tmp_path / "other")
+    part = other / "files" / "part-00000.parquet"
+    files = pd.read_parquet(part)
+    before = files.loc[2, "emotion"]
+    labels = [name.removeprefix("p_") for name in files.columns if name.startswith("p_")]
+    after = next(label for label in labels if label != before)
+    files["emotion"] = files["emotion"].astype(object)
+    files.loc[2, "emotion"] = after
+    files.loc[2, f"p_{after}"] += 0.5
+    files[files["clip_id"] != "deep/silent.wav"].to_parquet(part)
+    assert main(["diff", str(run), str(other)]) == 1
+    shown = capsys.readouterr().out
+    assert "Only in RUN_A: 1 files" in shown and "deep/silent.wav" in shown
+    assert f"{before} -> {after}  short.wav" in shown and "0.500" in shown
+
+
+def test_an_extra_extractor_adds_its_columns(audio, tmp_path):
+    plugin = tmp_path / "my_extractor.py"
+    plugin.write_text(
+        """
+import numpy as np
+import ser_batch
+
+
+class Crest:
+    spec = ser_batch.FeatureSpec("crest", 1, (("factor", "db"),))
+
+    def extract(self, clip, windows_s):
+        rows = [[self.crest(clip.window(*window))] for window in windows_s]
+        return ser_batch.FeatureBlock("crest", np.array(rows, np.float32), np.float32([self.crest(clip.samples)]))
+
+    def crest(self, samples):
+        return 20 * np.log10(np.abs(samples).max() / samples.std()) if samples.any() else np.nan
+
+
+@ser_batch.hookimpl
+def register_extractors(config):
+    return [Crest()]
+"""
+    )
+    arguments = ["features", str(audio / "short.wav"), "-o", str(tmp_path / "run"), "--plugin", str(plugin)]
+    assert main([*arguments, "--extractor", "crest", "--no-report", "--quiet", "--jobs", "1"]) == 0
+    assert pd.read_parquet(tmp_path / "run" / "windows")["crest__factor_db"].notna().all()
+    assert not [name for name in pd.read_parquet(tmp_path / "run" / "files").columns if name.startswith("p_")]
+
+
+def test_a_dry_run_shows_files_hours_and_an_estimate_and_writes_nothing(audio, model, tmp_path, capsys):
+    code = main(["scan", str(audio), "-o", str(tmp_path / "run"), "--model", str(model), "--dry-run", "--jobs", "1"])
+    shown = capsys.readouterr().out
+    assert code == 0
+    assert "4 files" in shown and ".flac" in shown and "1 of other kinds" in shown
+    assert "with 1 workers on the CPU" in shown
+    assert "1 of 4 files of the sample failed: decode: DecodeError" in shown
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["empty", "other"])
+def test_nothing_to_analyse_says_where_and_what_was_looked_for(tmp_path, capsys, name):
+    (tmp_path / name).mkdir()
+    if name == "other":
+        (tmp_path / name / "song.mid").write_bytes(b"")
+    code, message = refused(capsys, "features", tmp_path / name, "-o", tmp_path / "run")
+    assert code == 4
+    assert f"No audio files found in {tmp_path / name}" in message and ".wav" in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["{audio}/missing", "-o", "{tmp}/run"], 3, "does not exist"),
+        (["{audio}", "-o", "{tmp}/file"], 7, "is a file"),
+        (["{audio}", "-o", "{tmp}/folder"], 7, "is not a run of ser-batch"),
+        (["-o", "{tmp}/run"], 2, "Give either"),
+        (["{audio}", "--files-from", "{tmp}/list", "-o", "{tmp}/run"], 2, "Give either"),
+        (["--files-from", "{tmp}/nolist", "-o", "{tmp}/run"], 3, "cannot be read"),
+        (["{audio}", "-o", "{tmp}/run", "--jobs", "-1"], 2, "extract.jobs must be"),
+        (["{audio}", "-o", "{tmp}/run", "--jobs", "many"], 2, "--jobs"),
+        (["{audio}", "-o", "{tmp}/run", "--timeout-s", "-3"], 2, "extract.timeout_s must be"),
+        (["{audio}", "-o", "{tmp}/run", "--config", "nowhere"], 2, "No configuration 'nowhere'"),
+        (["{audio}", "-o", "{tmp}/run", "--config", "{tmp}/bad.toml"], 2, "Did you mean 'window_s'"),
+        (["{audio}", "-o", "{tmp}/run", "--plugin", "{tmp}/gone.py"], 5, "does not exist"),
+        (["{audio}", "-o", "{tmp}/run", "--plugin", "{tmp}/broken.py"], 5, "ZeroDivisionError"),
+        (["{audio}", "-o", "{tmp}/run", "--extractor", "pitchy"], 5, "No plugin offers an extractor 'pitchy'"),
+        (["{audio}", "-o", "{tmp}/run", "--restart", "--recompute", "changed"], 2, "exclude each other"),
+        (["{audio}", "-o", "{tmp}/run", "--metadata", "{tmp}/gone.csv"], 3, "cannot be read"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else None,
+)
+def test_what_is_wrong_is_said_in_one_clear_message(audio, tmp_path, capsys, arguments, code, words):
+    (tmp_path / "file").write_text("a letter")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.tex").write_text("years of work")
+    (tmp_path / "list").write_text("a.wav")
+    (tmp_path / "bad.toml").write_text("[audio]\nwindow = 2\n")
+    (tmp_path / "broken.py").write_text("1 / 0")
+    places = {"audio": audio, "tmp": tmp_path}
+    found, message = refused(capsys, "features", *(argument.format(**places) for argument in arguments))
+    assert words in message
+    assert found == code
+    assert (tmp_path / "folder" / "thesis.tex").read_text() == "years of work"
+
+
+def test_what_a_plugin_says_is_escaped_on_its_way_to_the_terminal(audio, tmp_path, capsys):
+    (tmp_path / "loud.py").write_text("raise RuntimeError('\\x1b[2J gone')")
+    code, message = refused(capsys, "features", audio, "-o", tmp_path / "run", "--plugin", tmp_path / "loud.py")
+    assert code == 5 and r"\x1b[2J gone" in message and "\x1b" not in message
+
+
+def test_an_unknown_model_is_named(audio, tmp_path, capsys):
+    code, message = refused(capsys, "scan", audio, "-o", tmp_path / "run", "--model", "nosuch")
+    assert code == 6 and "No model 'nosuch'" in message
+
+
+def test_settings_of_another_run_are_refused_with_the_cures_and_new_run_keeps_both(audio, run, model, tmp_path, capsys):
+    (tmp_path / "short.toml").write_text("[audio]\nwindow_hop_s = 0.5\n")
+    arguments = ["scan", audio, "-o", run, "--model", model, "--config", tmp_path / "short.toml"]
+    code, message = refused(capsys, *arguments)
+    assert code == 7 and "audio.window_hop_s: 3.0 -> 0.5" in message and "--new-run" in message
+    arguments = [str(argument) for argument in arguments]
+    assert main([*arguments, "--new-run", str(tmp_path / "new"), "--quiet", "--no-report", "--jobs", "1"]) == 1
+    assert len(pd.read_parquet(tmp_path / "new" / "windows")) == 5
+    code, message = refused(capsys, *arguments, "--new-run", tmp_path / "new")
+    assert code == 2 and "there is a run already" in message
+
+
+def test_files_without_permission_and_lists_with_missing_files_become_rows(audio, tmp_path):
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{audio}/short.wav\n{audio}/gone.wav\n{audio}/locked.wav\n")
+    locked = audio / "locked.wav"
+    locked.write_bytes((audio / "short.wav").read_bytes())
+    locked.chmod(0)
+    try:
+        arguments = ["features", "--files-from", str(listed), "-o", str(tmp_path / "run"), "--jobs", "1", "--quiet"]
+        assert main([*arguments, "--no-report"]) == 1
+    finally:
+        locked.unlink()
+    files = pd.read_parquet(tmp_path / "run" / "files").set_index("clip_id")
+    assert files.loc["gone.wav", "error_type"] == "FileNotFoundError"
+    if os.geteuid() != 0:
+        assert files.loc["locked.wav", "error_type"] == "PermissionError"
+    assert files.loc["short.wav", "status"] == "ok"
+
+
+def test_bench_prints_speeds_and_the_time_of_each_stage(audio, capsys):
+    assert main(["bench", str(audio), "--no-model", "--files", "4", "--jobs", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "files per second" in shown and "hours of audio per hour" in shown
+    assert all(stage in shown for stage in ("decode", "extract", "predict"))
+    assert "1 files failed: decode: DecodeError" in shown
+
+
+def test_retry_takes_settings_and_inputs_from_the_run(tmp_path, capsys):
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    (folder / "a.wav").write_text("not yet")
+    run = tmp_path / "run"
+    (tmp_path / "half.toml").write_text("[audio]\nwindow_hop_s = 1.5\n")
+    arguments = ["features", str(folder), "-o", str(run), "--config", str(tmp_path / "half.toml"), "--jobs", "1"]
+    assert main([*arguments, "--quiet", "--no-report"]) == 1
+    soundfile.write(folder / "a.wav", voice(4.0), 22_050)
+    assert main(["retry", str(run), "--quiet"]) == 0
+    assert len(pd.read_parquet(run / "windows")) == 2
+    assert json.loads((run / "run.json").read_text())["config"]["audio"]["window_hop_s"] == 1.5
+
+
+def test_a_table_about_the_files_is_joined_to_the_results(audio, tmp_path):
+    from ser_batch import load_results  # noqa: PLC0415
+
+    table = tmp_path / "speakers.csv"
+    table.write_text("clip_id,speaker\nshort.wav,Ada\n")
+    arguments = ["features", str(audio / "short.wav"), "-o", str(tmp_path / "run"), "--metadata", str(table)]
+    assert main([*arguments, "--jobs", "1", "--quiet", "--no-report"]) == 0
+    table.unlink()
+    assert list(load_results(tmp_path / "run")["speaker"]) == ["Ada"]

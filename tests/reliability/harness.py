@@ -1,0 +1,129 @@
+"""What the reliability tests share: a small corpus, scans that can be killed, and the promises as checks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from ser_batch.schema import TIMING_COLUMNS
+from ser_batch.stages.verify import check_run
+
+HERE = Path(__file__).resolve().parent
+PLUGIN = HERE / "faulty_plugin.py"
+
+#: 6 shards of 4 files, 2 workers.
+CONFIG: dict[str, Any] = {
+    "predict": {"model": "guess", "device": "cpu"},
+    "extract": {"extractors": ["loudness"], "jobs": 2, "timeout_s": 0.0},
+    "run": {"shard_size": 4},
+}
+
+#: The same with one worker, which starts faster.
+ONE_JOB: dict[str, Any] = CONFIG | {"extract": CONFIG["extract"] | {"jobs": 1}}
+
+
+class Scanner:
+    """A process that runs scans in children of its own; see scanner.py."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "scanner.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def scan(self, inputs: Path, run: Path, **order: Any) -> dict[str, Any]:
+        """Run one scan to its end, whatever that is; returns code (negative: the signal), error, counts, seconds."""
+        order = {"mode": "resume", "config": ONE_JOB, "plugins": [str(PLUGIN)], **order}
+        order |= {"inputs": str(inputs), "run": str(run)}
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+    def close(self) -> None:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait(30)
+
+
+def make_corpus(folder: Path, n_files: int = 24) -> Path:
+    """Write short recordings in several formats and folders; one is empty, one is text, one ends early."""
+    rng = np.random.default_rng(7)
+    for index in range(n_files):
+        path = folder / f"speaker{index % 3}" / f"take{index:03d}.{('wav', 'flac', 'ogg')[index % 3]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        n_samples = 1600 + 800 * (index % 7)
+        soundfile.write(path, (0.02 * (index % 9) * rng.standard_normal(n_samples)).clip(-1, 1), 8000)
+    (folder / "speaker0" / "empty.wav").write_bytes(b"")
+    (folder / "speaker1" / "notes.wav").write_text("these are no samples")
+    whole = folder / "speaker2" / "take002.ogg"
+    (folder / "speaker2" / "broken.flac").write_bytes(whole.read_bytes()[:900])
+    return folder
+
+
+def results(run: Path, table: str = "files") -> pd.DataFrame:
+    """A table of a run without times, in a fixed order."""
+    frame = pd.read_parquet(run / table)
+    keys = ["clip_id"] if table == "files" else ["clip_id", "window_index"]
+    frame = frame.drop(columns=[name for name in TIMING_COLUMNS if name in frame]).sort_values(keys, ignore_index=True)
+    categories = frame.select_dtypes("category").columns
+    return frame.astype(dict.fromkeys(categories, object))
+
+
+def assert_readable(run: Path) -> None:
+    """R2: whatever a reader finds is whole; and no row is there without its windows, or twice."""
+    if not any((run / "files").glob("*.parquet")):
+        return
+    files, windows = results(run), results(run, "windows")
+    assert files["clip_id"].is_unique
+    counts = windows.groupby("clip_id").size()
+    promised = files.set_index("clip_id")["n_windows"]
+    assert (counts.reindex(promised.index, fill_value=0) == promised).all()
+
+
+def assert_same(run: Path, reference: Path) -> None:
+    """R1: row for row what an undisturbed run gives."""
+    for table in ("files", "windows"):
+        pd.testing.assert_frame_equal(results(run, table), results(reference, table))
+
+
+def assert_sound(run: Path) -> None:
+    assert check_run(run) == []
+
+
+@pytest.fixture(scope="session")
+def scanner():
+    process = Scanner()
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="session")
+def reference(scanner: Scanner, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run."""
+    run = tmp_path_factory.mktemp("reference") / "run"
+    answer = scanner.scan(corpus, run)
+    assert answer["code"] == 1, answer
+    assert_sound(run)
+    return run

@@ -1,0 +1,131 @@
+"""Runs scans in child processes that may be killed; started by `harness.Scanner`, driven by lines of JSON.
+
+Everything heavy is imported once and then inherited by fork, so that a scan takes about a second.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pathlib
+import random
+import signal
+import sys
+import time
+import traceback
+
+import psutil
+
+from ser_batch.config import Config
+from ser_batch.engine import scan
+from ser_batch.errors import SerBatchError
+from ser_batch.plugins import PluginRecipe
+from ser_batch.stages import steps
+from ser_batch.stages.journal import Filesystem
+
+
+def kill_at(name: str, number: int) -> None:
+    """Die like by a power cut, when a step is reached for the n-th time."""
+    left = number
+
+    def observer(step: str) -> None:
+        nonlocal left
+        left -= step == name
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    steps.observe(observer)
+
+
+def break_disk(operation: str, number: int, code: str, after: bool) -> None:
+    """Fail the n-th write, rename or flush, before it is done or after it went through."""
+    original = getattr(Filesystem, operation)
+    left = number
+
+    def faulty(self, *arguments):
+        nonlocal left
+        left -= 1
+        if left == 0 and not after:
+            if operation == "write":  # what a full disk leaves behind
+                original(self, arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
+            raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+        original(self, *arguments)
+        if left == 0:
+            raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+
+    setattr(Filesystem, operation, faulty)
+
+
+def run(order: dict) -> dict:
+    if "kill_at" in order:
+        kill_at(*order["kill_at"])
+    if "break_disk" in order:
+        break_disk(**order["break_disk"])
+    config = Config().with_values(order["config"])
+    recipe = PluginRecipe(files=tuple(order["plugins"]), entry_points=(), built_in=("ser_batch.audio",))
+    try:
+        summary = scan(order["inputs"], order["run"], config=config, plugins=recipe, mode=order["mode"], report=False)
+    except SerBatchError as error:
+        return {"code": int(error.exit_code), "error": str(error)}
+    except KeyboardInterrupt:
+        return {"code": 130, "error": "interrupted"}
+    except BaseException:
+        return {"code": 99, "error": traceback.format_exc()}
+    return {
+        "code": int(summary.exit_code),
+        "counts": dict(summary.counts),
+        "n_processed": summary.n_processed,
+        "n_workers_started": psutil.Process().cpu_times().children_user > 0,
+    }
+
+
+def hurt(pid: int, run: str, order: dict, begin: float) -> None:
+    """Send the signal that was ordered, to the scan or to one of its workers, when its time has come."""
+    deadline = time.monotonic() + 30
+    while "parts" in order and time.monotonic() < deadline:
+        if len(list(pathlib.Path(run, "files").glob("part-*.parquet"))) >= order["parts"]:
+            break
+        time.sleep(0.005)
+    delay = order.get("after_s", 0.0) - (time.monotonic() - begin)
+    if delay > 0:
+        time.sleep(delay)
+    target = pid
+    if order.get("who") == "worker":
+        workers = [child for child in psutil.Process(pid).children() if "loky" in " ".join(child.cmdline())]
+        workers = [child for child in workers if "resource_tracker" not in " ".join(child.cmdline())]
+        if not workers:
+            return
+        target = random.choice(workers).pid
+    os.kill(target, order["signal"])
+
+
+def main() -> None:
+    for line in sys.stdin:
+        order = json.loads(line)
+        reader, writer = os.pipe()
+        begin = time.monotonic()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reader)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            answer = run(order)
+            os.write(writer, json.dumps(answer).encode())
+            os._exit(0)
+        os.close(writer)
+        for blow in order.get("blows", ()):
+            try:
+                hurt(pid, order["run"], blow, begin)
+            except (psutil.Error, ProcessLookupError):
+                break
+        with os.fdopen(reader, "rb") as answers:
+            data = answers.read()
+        _, status = os.waitpid(pid, 0)
+        answer = json.loads(data) if data else {"code": -os.WTERMSIG(status)}
+        answer["seconds"] = time.monotonic() - begin
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

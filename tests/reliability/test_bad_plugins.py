@@ -1,0 +1,75 @@
+"""R4: a file or a plugin that crashes, hangs or eats memory costs that file alone, and its row says what happened."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from harness import CONFIG, assert_sound, corpus, reference, results, scanner  # noqa: F401
+
+LIMITS = CONFIG | {"extract": CONFIG["extract"] | {"timeout_s": 4.0, "memory_limit_mb": 500}}
+
+#: Part of a file's name that tells the plugin what to do -> error_type, error_message.
+FAULTS = {
+    "segfault": ("WorkerKilled", "worker killed by signal 11 in extract"),
+    "exit": ("WorkerKilled", "worker exited with code 3 in extract"),
+    "loop": ("WorkerTimedOut", "timed out after 4 s in extract"),
+    "allocate": ("WorkerOutOfMemory", "exceeded 500 MB in extract"),
+    "base": ("SystemExit", "a plugin wants out"),
+    "interrupt": ("KeyboardInterrupt", "KeyboardInterrupt"),
+    "raise": ("PluginError", "ValueError: no \x1b[31mway\x1b[0m"),
+}
+
+
+def with_faults(corpus: Path, folder: Path, faults: list[str]) -> Path:  # noqa: F811
+    shutil.copytree(corpus, folder)
+    for index, fault in enumerate(faults):
+        shutil.copy(corpus / "speaker0" / "take000.wav", folder / f"speaker{index % 3}" / f"{fault}.wav")
+    return folder
+
+
+def check(run: Path, reference: Path, faults: list[str]) -> None:  # noqa: F811
+    files = results(run).set_index("clip_id")
+    hurt = files[[any(fault in clip_id for fault in faults) for clip_id in files.index]]
+    assert len(hurt) == len(faults)
+    for clip_id, row in hurt.iterrows():
+        error_type, message = FAULTS[Path(clip_id).stem]
+        assert (row.status, row.stage, row.error_type) == ("failed", "extract", error_type), row.error_message
+        assert message in row.error_message
+    others = files.drop(hurt.index).reset_index()
+    pd.testing.assert_frame_equal(others, results(reference))
+    assert_sound(run)
+
+
+def test_every_kind_of_fault_costs_its_own_file_alone(scanner, corpus, reference, tmp_path):  # noqa: F811
+    faults = list(FAULTS)
+    run = tmp_path / "run"
+    answer = scanner.scan(with_faults(corpus, tmp_path / "audio", faults), run, config=LIMITS)
+    assert answer["code"] == 1, answer
+    check(run, reference, faults)
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize("fault", FAULTS)
+def test_long_one_worker_survives_each_fault_too(scanner, corpus, reference, tmp_path, fault):  # noqa: F811
+    run = tmp_path / "run"
+    config = LIMITS | {"extract": LIMITS["extract"] | {"jobs": 1}}
+    answer = scanner.scan(with_faults(corpus, tmp_path / "audio", [fault]), run, config=config)
+    assert answer["code"] == 1, answer
+    check(run, reference, [fault])
+
+
+def test_a_plugin_that_the_workers_cannot_load_ends_the_scan_with_its_name(scanner, corpus, tmp_path):  # noqa: F811
+    from harness import PLUGIN  # noqa: PLC0415
+
+    plugin = tmp_path / "not_in_workers.py"
+    plugin.write_text(
+        "import os\n"
+        "if os.environ.get('OMP_NUM_THREADS') == '1':  # as workers have it\n"
+        "    raise ImportError('no licence here')\n"
+    )
+    answer = scanner.scan(corpus, tmp_path / "run", plugins=[str(PLUGIN), str(plugin)])
+    assert answer["code"] == 5, answer
+    assert "not_in_workers.py" in answer["error"] and "no licence here" in answer["error"]

@@ -1,0 +1,94 @@
+"""R1 and R2: killed at any moment, a run goes on and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import CONFIG, ONE_JOB, Scanner, assert_readable, assert_same, assert_sound, corpus, reference, scanner  # noqa: F401
+
+from ser_batch.stages.steps import STEPS
+
+#: Once per scan; all other steps come once per shard.
+ONCE = ("locked", "recovered", "planned", "manifest-written", "run-completed")
+
+#: Small shards, so that every scan of many has something left to do.
+SMALL: dict[str, Any] = ONE_JOB | {"run": {"shard_size": 1}}
+
+
+def finish(scanner: Scanner, corpus: Path, run: Path, reference: Path) -> None:  # noqa: F811
+    answer = scanner.scan(corpus, run)
+    assert answer["code"] == 1, answer
+    assert_same(run, reference)
+    assert_sound(run)
+
+
+def test_a_run_killed_at_every_named_step_ends_as_if_undisturbed(scanner, corpus, reference, tmp_path):  # noqa: F811
+    """One run, killed at one step after the other, each time a little further on."""
+    run = tmp_path / "run"
+    for step in STEPS:
+        answer = scanner.scan(corpus, run, kill_at=[step, 1], config=SMALL)
+        assert answer["code"] == -signal.SIGKILL, f"step {step} was not reached"
+        assert_readable(run)
+    finish(scanner, corpus, run, reference)
+
+
+def test_a_run_killed_at_random_moments_ends_as_if_undisturbed(scanner, corpus, reference, tmp_path):  # noqa: F811
+    run = tmp_path / "run"
+    rng = random.Random(1)
+    for _ in range(5):
+        blow = {"after_s": rng.uniform(0.5, 1.5), "signal": signal.SIGKILL}
+        scanner.scan(corpus, run, blows=[blow], config=SMALL)
+        assert_readable(run)
+    finish(scanner, corpus, run, reference)
+
+
+def test_killed_workers_cost_nothing(scanner, corpus, reference, tmp_path):  # noqa: F811
+    run = tmp_path / "run"
+    blows = [{"parts": n_parts, "signal": signal.SIGKILL, "who": "worker"} for n_parts in (0, 2)]
+    answer = scanner.scan(corpus, run, blows=blows, config=SMALL | {"extract": CONFIG["extract"]})
+    assert answer["code"] == 1, answer
+    assert_same(run, reference)
+    assert_sound(run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_so_and_goes_on(scanner, corpus, reference, tmp_path, number):  # noqa: F811
+    run = tmp_path / "run"
+    answer = scanner.scan(corpus, run, blows=[{"parts": 2, "signal": number}], config=SMALL)
+    assert answer["code"] == 130, answer
+    assert not list(run.glob(".scratch-*")), "a run that was asked to end tidies up"
+    finish(scanner, corpus, run, reference)
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize("step", STEPS)
+def test_long_every_step_of_the_first_a_middle_and_the_last_shard(scanner, corpus, reference, tmp_path, step):  # noqa: F811
+    for number in (1,) if step in ONCE else (1, 4, 7):
+        run = tmp_path / f"run{number}"
+        answer = scanner.scan(corpus, run, kill_at=[step, number])
+        assert answer["code"] == -signal.SIGKILL, f"step {step} was not reached for the {number}. time"
+        assert_readable(run)
+        finish(scanner, corpus, run, reference)
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize("who", ["scan", "worker"])
+def test_long_a_hundred_kills_at_random_moments(scanner, corpus, reference, tmp_path, who):  # noqa: F811
+    rng = random.Random(who)
+    n_kills = n_runs = 0
+    whole_s = scanner.scan(corpus, tmp_path / "timed", config=SMALL)["seconds"]
+    while n_kills < 100:
+        n_runs += 1
+        run = tmp_path / f"run{n_runs}"
+        for _ in range(8):
+            blow = {"after_s": rng.uniform(0.0, whole_s), "signal": signal.SIGKILL, "who": who}
+            answer = scanner.scan(corpus, run, blows=[blow], config=SMALL)
+            assert answer["code"] in (1, -signal.SIGKILL), answer
+            n_kills += 1
+            if run.exists():
+                assert_readable(run)
+        finish(scanner, corpus, run, reference)

@@ -1,0 +1,82 @@
+"""R7: peak memory grows neither with the number of files nor with the length of one."""
+
+from __future__ import annotations
+
+import threading
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import soundfile
+from harness import CONFIG, PLUGIN, Scanner, scanner  # noqa: F401 - a fixture
+
+from ser_batch.config import Config
+from ser_batch.plugins import PluginRecipe, collect_extractors
+from ser_batch.records import ClipRef, Status
+from ser_batch.stages.analyse import analyse_clip
+
+
+def peak_of_one_file(path: Path, minutes: int) -> int:
+    """Peak of what Python and numpy allocate while a recording is analysed, in bytes."""
+    with soundfile.SoundFile(path, "w", 8_000, 1) as file:
+        minute = 0.1 * np.random.default_rng(0).standard_normal(60 * 8_000)
+        for _ in range(minutes):
+            file.write(minute)
+    recipe = PluginRecipe(files=(str(PLUGIN),), entry_points=(), built_in=("ser_batch.audio",))
+    manager, config = recipe.build(), Config().with_values({"audio": {"piece_s": 12.0}})
+    extractors = collect_extractors(manager, config)
+    classifier = manager.hook.load_classifier(name="guess", device="cpu")
+    tracemalloc.start()
+    outcome = analyse_clip(ClipRef(path.name, str(path), 1, 1), config, extractors, classifier, manager)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert outcome.status is Status.OK and len(outcome.windows_s) == minutes * 20
+    return peak
+
+
+def test_memory_does_not_grow_with_the_length_of_a_recording(tmp_path):
+    short, long = (peak_of_one_file(tmp_path / f"{minutes}.flac", minutes) for minutes in (2, 20))
+    assert long < 1.2 * short
+
+
+def peak_of_a_scan(scanner: Scanner, audio: Path, run: Path) -> float:  # noqa: F811
+    """Peak of resident memory of a scan and its workers together, in bytes, beyond that of a process at rest."""
+    peak, over = 0, threading.Event()
+    at_rest = psutil.Process(scanner.pid).memory_info().rss
+
+    def watch() -> None:
+        nonlocal peak
+        while not over.wait(0.02):
+            total = 0
+            for process in psutil.Process(scanner.pid).children(recursive=True):
+                try:
+                    total += process.memory_info().rss
+                except psutil.Error:
+                    continue
+            peak = max(peak, total)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        answer = scanner.scan(audio, run, config=CONFIG | {"run": {"shard_size": 64}})
+    finally:
+        over.set()
+        watcher.join()
+    assert answer["code"] == 0, answer
+    return peak - at_rest
+
+
+@pytest.mark.reliability
+def test_long_memory_does_not_grow_with_the_number_of_files(scanner, tmp_path):  # noqa: F811
+    clip = tmp_path / "clip.wav"
+    soundfile.write(clip, 0.1 * np.random.default_rng(0).standard_normal(8_000), 8_000)
+    peaks = []
+    for n_files in (400, 4_000):
+        audio = tmp_path / f"audio{n_files}"
+        audio.mkdir()
+        for index in range(n_files):
+            (audio / f"{index:05d}.wav").symlink_to(clip)
+        peaks.append(peak_of_a_scan(scanner, audio, tmp_path / f"run{n_files}"))
+    assert peaks[1] < 1.1 * peaks[0]

@@ -1,0 +1,67 @@
+"""`ser-batch show`: the essence of a run in the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from synthetic_run import LABELS, RunPlan, make_run
+
+from ser_batch import load_results
+from ser_batch.cli.main import main
+from ser_batch.errors import ExitCode
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run"), 1_500, RunPlan(seed=6))
+
+
+def test_counts_bars_groups_and_failures_are_shown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(run)]) == ExitCode.OK
+    out = capsys.readouterr().out
+    files = load_results(run)
+    assert "1,500 files" in out
+    for label, n in files.emotion.value_counts().items():
+        (line,) = (line for line in out.splitlines() if line.strip().startswith(str(label)))
+        assert f"{n:,}" in line
+        assert f"{100 * n / files.emotion.notna().sum():.1f}" in line
+    assert "By folder" in out
+    assert "theatre" in out
+    for error_type, n in files.error_type.value_counts().items():
+        if error_type:
+            assert f"{n:>9,}  failed" in out
+            assert str(error_type) in out
+
+
+def test_json_holds_the_same_for_programs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(run), "--json"]) == ExitCode.OK
+    shown = json.loads(capsys.readouterr().out)
+    files = load_results(run)
+    assert shown["status"] == files.status.value_counts().to_dict()
+    assert {
+        label: item["n_files"] for label, item in shown["emotions"].items()
+    } == files.emotion.value_counts().to_dict()
+    assert list(shown["emotions"]) == list(LABELS)
+    assert sum(reason["n_files"] for reason in shown["reasons"]) == (files.status != "ok").sum()
+    assert shown["notices"] == []
+
+
+def test_names_and_messages_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["\x1b[2J\x1b[31m.wav", "\x1b]0;title\x07/x.wav", "\u202egpj.wav"]
+    run = make_run(tmp_path, 0, RunPlan(clip_ids=names, failed_share=0.7, seed=3, info={"model": {"name": "\x1b[7m"}}))
+    assert main(["show", str(run)]) == ExitCode.OK
+    out = capsys.readouterr().out
+    assert not set(out) & {"\x1b", "\x07", "\u202e"}
+    assert "\\x1b" in out
+
+
+def test_what_cannot_be_shown_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(tmp_path)]) == ExitCode.RUN
+    assert "is not a run" in capsys.readouterr().err
+    (tmp_path / "run.json").write_text(json.dumps({"schema_version": 1, "labels": [], "state": "running"}))
+    assert main(["show", str(tmp_path)]) == ExitCode.OK
+    out = capsys.readouterr().out
+    assert "0 files (none yet)" in out
+    assert "Note: " in out

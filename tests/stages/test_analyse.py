@@ -1,0 +1,217 @@
+"""One file to its outcome: long recordings piece by piece, failures as values, plugins held to their word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pluggy
+import pytest
+import soundfile
+
+from ser_batch.audio import DecodeError
+from ser_batch.config import Config
+from ser_batch.errors import PluginError
+from ser_batch.hookspecs import hookimpl
+from ser_batch.plugins import PluginRecipe
+from ser_batch.records import Clip, ClipRef, FeatureBlock, FeatureSpec, Prediction, Status
+from ser_batch.stages.analyse import analyse_clip, select_extractors
+
+RATE_HZ = 22_050
+
+
+class Level:
+    """Mean square of each window, and a tensor that would fill memory if it were kept."""
+
+    spec = FeatureSpec(
+        "level", 2, (("power", ""), ("undefined", "hz"), ("time", "s")), tensor_shape=(4, 5), totals=("time",)
+    )
+
+    def extract(self, clip: Clip, windows_s) -> FeatureBlock:
+        rows = [[float(np.mean(np.square(clip.window(*window)))), np.nan, 1.0] for window in windows_s]
+        whole = [float(np.mean(np.square(clip.samples))), np.nan if clip.start_s else 7.0, clip.duration_s]
+        tensor = np.zeros((len(rows), 4, 5), np.float32)
+        return FeatureBlock("level", np.array(rows, np.float32), np.array(whole, np.float32), tensor)
+
+
+class Sign:
+    """A classifier of two labels, that pools by weight."""
+
+    name, sha256, device = "sign", "0" * 64, "cpu"
+    labels = ("quiet", "loud")
+    needs = (("level", 2),)
+
+    def predict(self, blocks):
+        assert blocks["level"].tensor is not None
+        loud = np.minimum(blocks["level"].scalars[:, 0], 1)
+        return np.column_stack([1 - loud, loud]).astype(np.float32), np.ones(len(loud), np.float32)
+
+    def pool(self, window_probabilities, weights):
+        mean = np.average(window_probabilities, axis=0, weights=weights).astype(np.float32)
+        return Prediction(self.labels[mean.argmax()], mean, window_probabilities, float(mean.max()), 0.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def manager() -> pluggy.PluginManager:
+    return PluginRecipe(entry_points=(), built_in=("ser_batch.audio",)).build()
+
+
+@pytest.fixture
+def long_file(tmp_path):
+    """25 s, its level rising: 8 windows of 3 s and one of 1 s."""
+    times = np.arange(25 * RATE_HZ) / RATE_HZ
+    soundfile.write(tmp_path / "long.wav", (times / 25 * np.sin(2 * np.pi * 300 * times)), RATE_HZ, subtype="FLOAT")
+    return ClipRef("long.wav", str(tmp_path / "long.wav"), 1, 1)
+
+
+def analyse(ref: ClipRef, manager, *, piece_s: float = 60.0, extractor=None, classifier=None, **more):
+    config = Config().with_values({"audio": {"piece_s": piece_s}})
+    return analyse_clip(ref, config, {"level": ("its plugin", extractor or Level())}, classifier, manager, **more)
+
+
+def test_a_long_recording_gives_the_windows_of_the_whole_piece_by_piece(manager, long_file):
+    whole = analyse(long_file, manager, classifier=Sign())
+    parts = analyse(long_file, manager, piece_s=6.0, classifier=Sign())
+    assert whole.status is parts.status is Status.OK
+    assert len(whole.windows_s) == 9 and whole.duration_s == parts.duration_s == 25.0
+    np.testing.assert_allclose(parts.windows_s, whole.windows_s)
+    np.testing.assert_allclose(parts.blocks[0].scalars, whole.blocks[0].scalars, rtol=1e-5)
+    np.testing.assert_allclose(parts.prediction.probabilities, whole.prediction.probabilities, atol=1e-6)
+    assert parts.prediction.window_probabilities.shape == (9, 2)
+    assert parts.blocks[0].tensor is None and whole.blocks[0].tensor is None
+
+
+def test_features_of_a_long_file_are_means_weighted_by_audio_and_undefined_pieces_have_no_say(manager, long_file):
+    whole = analyse(long_file, manager).blocks[0].clip_scalars
+    parts = analyse(long_file, manager, piece_s=6.0).blocks[0].clip_scalars
+    np.testing.assert_allclose(parts[0], whole[0], rtol=1e-4)
+    assert parts[1] == 7.0, "defined in the first piece alone"
+    assert parts[2] == pytest.approx(25.0), "a total adds up"
+
+
+def test_totals_count_what_pieces_share_once(manager, long_file):
+    config = Config().with_values({"audio": {"piece_s": 6.0, "window_hop_s": 1.5}})
+    outcome = analyse_clip(long_file, config, {"level": ("its plugin", Level())}, None, manager)
+    assert outcome.blocks[0].clip_scalars[2] == pytest.approx(25.0)
+
+
+def test_tensors_stay_for_a_parent_that_predicts_and_for_nobody_else(manager, long_file):
+    assert analyse(long_file, manager, long_classifier=Sign).blocks[0].tensor.shape == (9, 4, 5)
+    assert analyse(long_file, manager).blocks[0].tensor is None
+
+
+def test_a_long_recording_is_predicted_where_it_is_read(manager, long_file):
+    """Even where the parent predicts: the tensors of hours of audio are not to be kept."""
+    outcome = analyse(long_file, manager, piece_s=6.0, long_classifier=Sign)
+    expected = analyse(long_file, manager, classifier=Sign())
+    assert outcome.blocks[0].tensor is None
+    np.testing.assert_allclose(outcome.prediction.probabilities, expected.prediction.probabilities, atol=1e-6)
+    assert analyse(long_file, manager, long_classifier=Sign).prediction is None, "a short one waits for the parent"
+
+
+class Breaking:
+    """A reader whose file breaks after its first piece."""
+
+    @hookimpl
+    def read_clip(self, ref: ClipRef, sample_rate_hz: int) -> Iterator[Clip]:
+        def pieces():
+            yield Clip(np.full(sample_rate_hz * 6, 0.5, np.float32), sample_rate_hz, 8_000, 2)
+            raise DecodeError("broken after 6.00 s: lost sync")
+
+        return pieces()
+
+
+def test_a_file_that_breaks_midway_keeps_what_came_before(manager):
+    breaking = PluginRecipe(entry_points=(), built_in=()).build()
+    breaking.register(Breaking())
+    outcome = analyse(ClipRef("x", "x", 1, 1), breaking, classifier=Sign())
+    assert outcome.status is Status.PARTIAL
+    assert (outcome.stage, outcome.error_type) == ("decode", "DecodeError")
+    assert outcome.error_message == "broken after 6.00 s: lost sync"
+    assert len(outcome.windows_s) == 2 and outcome.duration_s == 6.0
+    assert outcome.prediction.window_probabilities.shape == (2, 2)
+
+
+def test_an_empty_file_is_skipped_with_the_reason(manager, tmp_path):
+    soundfile.write(tmp_path / "none.wav", np.zeros(0), 8_000)
+    outcome = analyse(ClipRef("none.wav", str(tmp_path / "none.wav"), 44, 1), manager)
+    assert outcome.status is Status.SKIPPED and "no audio samples" in outcome.error_message
+
+
+def test_mended_samples_are_noted_on_a_file_that_is_ok(manager, tmp_path):
+    samples = np.full(8_000, 0.1)
+    samples[5] = np.nan
+    soundfile.write(tmp_path / "nan.wav", samples, 8_000, subtype="FLOAT")
+    outcome = analyse(ClipRef("nan.wav", str(tmp_path / "nan.wav"), 1, 1), manager)
+    assert outcome.status is Status.OK
+    assert outcome.error_message == "1 samples that are not finite were read as 0"
+
+
+def test_a_missing_file_is_a_failed_outcome(manager):
+    outcome = analyse(ClipRef("gone.wav", "/nowhere/gone.wav", 0, 0), manager)
+    assert (outcome.status, outcome.stage, outcome.error_type) == (Status.FAILED, "decode", "FileNotFoundError")
+
+
+def faulty(change) -> Level:
+    extractor = Level()
+    sound = extractor.extract
+    extractor.extract = lambda clip, windows_s: change(sound(clip, windows_s))
+    return extractor
+
+
+def with_value(block: FeatureBlock, value: float) -> FeatureBlock:
+    scalars = block.scalars.copy()
+    scalars[0, 1] = value
+    return FeatureBlock("level", scalars, block.clip_scalars, block.tensor)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda block: None, "must return a FeatureBlock, not NoneType"),
+        (
+            lambda block: FeatureBlock("level", block.scalars[:, :1], block.clip_scalars, block.tensor),
+            "scalars must be float32 of shape (9, 3)",
+        ),
+        (
+            lambda block: FeatureBlock("level", block.scalars, block.clip_scalars[:1], block.tensor),
+            "clip_scalars must be float32 of shape (3,)",
+        ),
+        (lambda block: FeatureBlock("level", block.scalars, block.clip_scalars, None), "returned no tensor"),
+        (lambda block: with_value(block, np.inf), "infinity in column 'level__undefined_hz'"),
+        (
+            lambda block: FeatureBlock("level", block.scalars > 0, block.clip_scalars, block.tensor),
+            "not bool",
+        ),
+        (lambda block: 1 / 0, "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_plugin_that_breaks_its_word_is_blamed_by_name(manager, long_file, change, words):
+    outcome = analyse(long_file, manager, extractor=faulty(change))
+    assert (outcome.status, outcome.stage, outcome.error_type) == (Status.FAILED, "extract", "PluginError")
+    assert "Plugin 'its plugin': extractor 'level'" in outcome.error_message
+    assert words in outcome.error_message
+
+
+def test_messages_as_long_as_a_book_are_cut(manager, long_file):
+    def explode(block):
+        raise ValueError("x" * 10_000)
+
+    assert len(analyse(long_file, manager, extractor=faulty(explode)).error_message) <= 500
+
+
+def test_ctrl_c_ends_the_work_of_a_caller_in_the_same_process(manager, long_file):
+    def interrupt(block):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        analyse(long_file, manager, extractor=faulty(interrupt))
+
+
+def test_extractors_are_selected_with_those_of_the_model_at_its_versions():
+    offered = {"level": ("p", Level())}
+    assert list(select_extractors(offered, [], [("level", 2)])) == ["level"]
+    with pytest.raises(PluginError, match="version 1 of extractor 'level'; plugin 'p' offers version 2"):
+        select_extractors(offered, [], [("level", 1)])
+    with pytest.raises(PluginError, match="No plugin offers an extractor 'pitch'"):
+        select_extractors(offered, ["pitch"])

@@ -1,0 +1,167 @@
+"""The command line: every command explains itself, and every mistake costs one line, not a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from repository import REPOSITORY
+
+from ser_batch._version import __version__
+from ser_batch.cli.main import COMMANDS, main
+from ser_batch.errors import ExitCode
+
+
+@pytest.fixture(autouse=True)
+def without_installed_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SER_BATCH_PLUGINS", "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == ExitCode.OK
+    text = capsys.readouterr().out
+    assert text.startswith(f"Usage: ser-batch {name} ")
+    assert len(text.splitlines()) > 5
+
+
+def test_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == ExitCode.OK
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in COMMANDS)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == ExitCode.OK
+    assert capsys.readouterr().out == f"ser-batch, version {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["scna"], ExitCode.USAGE, "No such command 'scna'. Did you mean 'scan'?"),
+        (["qqqqqq"], ExitCode.USAGE, "No such command 'qqqqqq'"),
+        (["--colour"], ExitCode.USAGE, "No such option"),
+        (["plugins", "--chekc", "mel"], ExitCode.USAGE, "--chekc"),
+        (["plugins", "--check", "melon"], ExitCode.PLUGIN, "No extractor or plugin with extractors is called 'melon'"),
+        (["plugins", "--plugin", "nowhere.py"], ExitCode.PLUGIN, "Plugin file nowhere.py does not exist."),
+        (["scan", "nowhere", "-o", "run"], ExitCode.INPUT, "nowhere"),
+        (["scan", ".", "-o", "run"], ExitCode.NOTHING_TO_DO, "No audio files found in ."),
+        (["scan", ".", "-o", "run", "--device", "tpu"], ExitCode.USAGE, "tpu"),
+        (["scan", ".", "-o", "run", "--config", "nowhere"], ExitCode.USAGE, "No configuration 'nowhere'"),
+        (["scan", ".", "-o", "run", "--config", "wrong.toml"], ExitCode.USAGE, "Did you mean 'window_s'?"),
+        (["features", "voice.wav", "-o", "full"], ExitCode.RUN, "full"),
+        (["scan", "voice.wav", "-o", "run", "--model", "ser99"], ExitCode.MODEL, "No model 'ser99'"),
+        (["features", "voice.wav", "-o", "run", "--extractor", "melon"], ExitCode.PLUGIN, "melon"),
+        (["predict", "nowhere.wav"], ExitCode.SOME_FILES_FAILED, "nowhere.wav"),
+        (["show", "nowhere"], ExitCode.RUN, "nowhere"),
+        (["report", "full"], ExitCode.RUN, "full is not a run"),
+        (["export", "full", "--to", "csv", "-o", "table.csv"], ExitCode.RUN, "full is not a run"),
+        (["status", "nowhere"], ExitCode.RUN, "nowhere"),
+        (["verify", "full"], ExitCode.RUN, "full"),
+        (["retry", "full"], ExitCode.RUN, "full"),
+        (["diff", "full", "nowhere"], ExitCode.RUN, "full"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_costs_one_line(
+    arguments: list[str],
+    code: ExitCode,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "voice.wav" in arguments:
+        (tmp_path / "voice.wav").write_bytes((REPOSITORY / "data/samples/formats/SHOUTED_SUFFIX.WAV").read_bytes())
+    (tmp_path / "wrong.toml").write_text("[audio]\nwindows_s = 3\n")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes.txt").touch()
+    assert main(arguments) == code
+    output = capsys.readouterr()
+    assert message in output.err
+    assert "Traceback" not in output.err + output.out
+    last = output.err.strip().splitlines()[-1]
+    assert last.startswith("Error: "), output.err
+    assert (tmp_path / "full/notes.txt").exists()
+
+
+def test_a_broken_installed_plugin_does_not_take_help_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[ser_batch]\nbroken = no_such_module\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SER_BATCH_PLUGINS", "broken")
+    assert main(["--help"]) == ExitCode.OK
+    output = capsys.readouterr()
+    assert "Warning: commands of plugins are missing. Plugin 'broken' could not be loaded" in output.err
+    assert "scan" in output.out
+    assert main(["plugins"]) == ExitCode.PLUGIN
+    assert "Plugin 'broken' could not be loaded: ModuleNotFoundError" in capsys.readouterr().err
+
+
+def test_plugins_lists_what_a_scan_would_load(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plugins", "--json"]) == ExitCode.OK
+    listed = {plugin["name"]: plugin for plugin in json.loads(capsys.readouterr().out)}
+    assert listed["ser_batch.audio"]["hooks"] == ["read_clip"]
+    assert listed["ser_batch.prosodic"]["package"] == "ser-batch"
+    assert listed["ser_batch.prosodic"]["version"] == __version__
+    (mel,) = listed["ser_batch.mel"]["extractors"]
+    assert (mel["name"], mel["columns"], mel["tensor_shape"]) == ("mel", [], [128, 130])
+    assert main(["plugins"]) == ExitCode.OK
+    text = capsys.readouterr().out
+    assert all(column in text for column in listed["ser_batch.prosodic"]["extractors"][0]["columns"])
+
+
+def test_check_says_what_an_extractor_breaks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "zero.py").write_text(
+        "import numpy as np\n"
+        "from ser_batch import FeatureBlock, FeatureSpec, hookimpl\n"
+        "class Zero:\n"
+        "    spec = FeatureSpec('zero', 1, (('pitch', 'hz'),))\n"
+        "    def extract(self, clip, windows_s):\n"
+        "        return FeatureBlock('zero', np.zeros((len(windows_s), 1), np.float32), np.zeros(1, np.float32))\n"
+        "@hookimpl\n"
+        "def register_extractors():\n"
+        "    return [Zero()]\n"
+    )
+    arguments = ["plugins", "--plugin", str(tmp_path / "zero.py"), "--check", "zero"]
+    assert main(arguments) == ExitCode.PLUGIN
+    assert "column 'zero__pitch_hz' is 0 hz on digital silence" in capsys.readouterr().out
+    assert main([*arguments, "--json"]) == ExitCode.PLUGIN
+    (report,) = json.loads(capsys.readouterr().out)
+    assert not report["ok"]
+    assert [finding["check"] for finding in report["findings"]] == ["silence"]
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ser_batch", "plugins", "--check", "melon"],
+        env={**os.environ, "SER_BATCH_PLUGINS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == ExitCode.PLUGIN
+    assert done.stderr.startswith("Error: No extractor or plugin")
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m ser_batch plugins --json | head -c 1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "["
+    assert "BrokenPipe" not in done.stderr

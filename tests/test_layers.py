@@ -1,0 +1,116 @@
+"""The floors of docs/architecture.md hold: imports go down only, and heavy libraries live where they are said to."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from repository import REPOSITORY
+
+PACKAGE = REPOSITORY / "ser_batch"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+#: Library -> where it may be imported, as paths relative to the package; a folder means all within.
+HOMES = {
+    "torch": ("classifier/network.py", "classifier/torch_*.py", "training/"),
+    "joblib": ("stages/extract.py", "training/"),
+    "pyarrow": ("schema.py", "stages/", "results.py", "report/"),
+    "click": ("cli/",),
+    "onnxruntime": ("classifier/",),
+    "onnx": ("classifier/",),
+    "jinja2": ("report/",),
+    "librosa": ("training/",),
+    "parselmouth": (),
+}
+
+HEAVY = ("torch", "librosa", "pandas", "numba", "scipy", "pyarrow", "onnxruntime", "joblib", "soundfile")
+
+
+def floors() -> dict[str, int]:
+    """Read the table of docs/architecture.md: module or package below ser_batch -> floor."""
+    found: dict[str, int] = {}
+    for row in re.findall(r"^\| (\d) \| (.+?) \|", (REPOSITORY / "docs/architecture.md").read_text(), re.MULTILINE):
+        found |= {name.strip("/"): int(row[0]) for name in re.findall(r"`([^`]+)`", row[1])}
+    return found
+
+
+def room(path: Path) -> str:
+    """Name by which the table knows a module: its package below ser_batch, or its own name."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+
+
+def runtime_imports(path: Path) -> Iterator[str]:
+    """Yield the dotted name of everything that `path` imports when it runs, at any depth."""
+    todo: list[ast.AST] = [ast.parse(path.read_text())]
+    while todo:
+        node = todo.pop()
+        if is_type_checking(node):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide where a name comes from"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        todo.extend(ast.iter_child_nodes(node))
+
+
+def test_every_module_has_a_floor() -> None:
+    rooms = {room(path) for path in MODULES} - {"__init__", "_version"}
+    assert rooms == set(floors())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down_only(path: Path) -> None:
+    table = floors() | {"__init__": 9, "_version": 0}
+    own = table[room(path)]
+    above = {
+        name
+        for name in runtime_imports(path)
+        if name.startswith("ser_batch.") and table.get(name.split(".")[1], 0) > own
+    }
+    assert not above, f"floor {own} may not import {above}"
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_library_is_imported_only_at_home(library: str) -> None:
+    strays = set()
+    for path in MODULES:
+        relative = path.relative_to(PACKAGE)
+        at_home = any(
+            str(relative).startswith(home) if home.endswith("/") else relative.match(home) for home in HOMES[library]
+        )
+        if not at_home and any(name.split(".")[0] == library for name in runtime_imports(path)):
+            strays.add(str(relative))
+    assert not strays
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import ser_batch",
+        "import ser_batch.plugins, ser_batch.config, ser_batch.records, ser_batch.resources",
+        "from ser_batch.cli.main import main; main(['--help'])",
+        "from ser_batch.cli.main import main; main(['--version'])",
+    ],
+)
+def test_light_entrances_load_nothing_heavy(statement: str) -> None:
+    code = f"import sys; {statement}; print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "SER_BATCH_PLUGINS": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert result.stderr.strip() == "[]"

@@ -1,0 +1,236 @@
+"""`EmotionPredictor`: files and arrays, good and bad, give what a scan would give."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from random_model import LABELS, store_random_model, voice
+
+from ser_batch import EmotionPredictor, Status
+from ser_batch.config import Config
+from ser_batch.errors import ConfigError, InputError, ModelError, PluginError
+from ser_batch.plugins import PluginRecipe, collect_extractors
+from ser_batch.records import ClipRef
+from ser_batch.resources import shipped_models
+from ser_batch.stages.analyse import analyse_clip, select_extractors
+
+OWN = PluginRecipe(entry_points=())
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return store_random_model(tmp_path_factory.mktemp("models") / "random.safetensors", seed=4)
+
+
+@pytest.fixture(scope="module")
+def predictor(model: Path) -> EmotionPredictor:
+    return EmotionPredictor(str(model), "cpu", OWN)
+
+
+@pytest.fixture
+def call(tmp_path: Path) -> Path:
+    path = tmp_path / "call.wav"
+    soundfile.write(path, voice(7.5), 22_050, subtype="FLOAT")
+    return path
+
+
+def test_a_file_gives_an_emotion_and_probabilities(predictor: EmotionPredictor, call: Path) -> None:
+    emotion, probabilities = predictor.predict(call)
+    assert list(probabilities) == list(LABELS)
+    assert abs(sum(probabilities.values()) - 1) < 1e-6
+    assert emotion == max(probabilities, key=lambda label: probabilities[label])
+
+
+def test_a_result_tells_more_by_name(predictor: EmotionPredictor, call: Path) -> None:
+    result = predictor.predict(call)
+    shares = sorted(result.probabilities.values())
+    assert result.confidence == pytest.approx(shares[-1], abs=1e-6)
+    assert result.margin == pytest.approx(shares[-1] - shares[-2], abs=1e-6)
+    assert 0 <= result.entropy <= 1
+    assert result.duration_s == pytest.approx(7.5)
+    assert result.windows_s.tolist() == [[0, 3], [3, 6], [6, 9]]
+    assert result.window_probabilities.shape == (3, 6)
+    assert result.features["prosodic__f0_median_hz"] == pytest.approx(150, rel=0.2)
+    assert (result.status, result.error) == (Status.OK, "")
+
+
+def test_a_file_gives_the_very_numbers_of_the_scan(predictor: EmotionPredictor, model: Path, call: Path) -> None:
+    config = Config().with_values({"predict": {"model": str(model)}})
+    manager = OWN.build()
+    classifier = manager.hook.load_classifier(name=str(model), device="cpu")
+    extractors = select_extractors(collect_extractors(manager, config), config.extract.extractors, classifier.needs)
+    stat = call.stat()
+    ref = ClipRef("call.wav", str(call), stat.st_size, stat.st_mtime_ns)
+    outcome = analyse_clip(ref, config, extractors, classifier, manager)
+    assert outcome.prediction is not None
+    assert list(predictor.predict(call).probabilities.values()) == outcome.prediction.probabilities.tolist()
+
+
+def test_a_batch_keeps_order_and_says_what_is_wrong_with_bad_files(
+    predictor: EmotionPredictor, call: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.wav"
+    text.write_text("no audio here")
+    empty = tmp_path / "empty.wav"
+    soundfile.write(empty, np.zeros(0), 22_050)
+    results = predictor.predict_batch([tmp_path / "none.wav", call, text, empty, tmp_path, str(call)])
+    assert [result.emotion is None for result in results] == [True, False, True, True, True, False]
+    assert results[1].probabilities == results[5].probabilities
+    assert [str(result.status) for result in results] == ["failed", "ok", "failed", "skipped", "failed", "ok"]
+    assert results[0].error == "cannot be read: No such file or directory"
+    assert results[2].error.startswith("failed in decode: ")
+    assert results[3].error == "skipped in decode: the file holds no audio samples"
+    assert "is a directory; use `ser-batch scan`" in results[4].error
+    assert all(result.probabilities == {} for result in results if result.emotion is None)
+
+
+def test_predicting_a_bad_file_raises_with_its_name_and_the_reason(predictor: EmotionPredictor, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.wav: cannot be read: No such file"):
+        predictor.predict(tmp_path / "none.wav")
+    with pytest.raises(InputError) as caught:
+        predictor.predict(tmp_path / "a\x1b[2Jb\nc.wav")
+    assert str(caught.value).isprintable()
+    with pytest.raises(InputError, match="null"):
+        predictor.predict("a\0b.wav")
+
+
+def test_a_file_that_breaks_midway_counts_as_far_as_it_goes(predictor: EmotionPredictor, tmp_path: Path) -> None:
+    path = tmp_path / "cut.wav"
+    soundfile.write(path, voice(7.5), 22_050)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    result = predictor.predict(path)
+    assert result.status == Status.PARTIAL
+    assert result.emotion in LABELS
+    assert result.duration_s == pytest.approx(3.75, abs=0.1)
+    assert result.error.startswith("partial in decode: ")
+
+
+def test_names_that_are_not_utf8_are_read(predictor: EmotionPredictor, call: Path) -> None:
+    odd = os.fsdecode(os.fsencode(call.parent) + b"/\xff call.wav")
+    try:
+        Path(odd).write_bytes(call.read_bytes())
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    assert predictor.predict(odd).probabilities == predictor.predict(call).probabilities
+
+
+@pytest.mark.parametrize("sample_rate_hz", [22_050, 16_000])
+@pytest.mark.parametrize("duration_s", [0.4, 7.5, 63.0, 125.0])
+def test_an_array_gives_what_a_file_of_it_gives(
+    predictor: EmotionPredictor, tmp_path: Path, sample_rate_hz: int, duration_s: float
+) -> None:
+    samples = voice(duration_s, sample_rate_hz)
+    path = tmp_path / "same.wav"
+    soundfile.write(path, samples, sample_rate_hz, subtype="FLOAT")
+    by_file, by_array = predictor.predict(path), predictor.predict_samples(samples, sample_rate_hz)
+    assert by_array.windows_s.tolist() == by_file.windows_s.tolist()
+    assert by_array.duration_s == pytest.approx(by_file.duration_s, abs=1e-4)
+    assert np.abs(by_array.window_probabilities - by_file.window_probabilities).max() < 1e-4
+    assert by_array.emotion == by_file.emotion
+
+
+def test_channels_are_averaged_and_integers_scaled(predictor: EmotionPredictor) -> None:
+    mono = voice(3)
+    expected = np.array(list(predictor.predict_samples(mono, 22_050).probabilities.values()))
+    stereo = np.stack([mono * 1.5, mono * 0.5], axis=1)
+    for same in (stereo, np.round(mono * 32_768).astype(np.int16), np.round(mono * 2**31).astype(np.int32)):
+        found = np.array(list(predictor.predict_samples(same, 22_050).probabilities.values()))
+        assert np.abs(found - expected).max() < 0.01
+    offset = np.round(mono * 128 + 128).astype(np.uint8)
+    assert predictor.predict_samples(offset, 22_050).features["quality__level_dbfs"] == pytest.approx(
+        predictor.predict_samples(mono, 22_050).features["quality__level_dbfs"], abs=0.5
+    )
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "message"),
+    [
+        (np.zeros(0), 22_050, "holds no samples"),
+        (np.full(4_000, np.nan), 22_050, "no finite sample"),
+        (np.zeros((2, 4_000)), 22_050, r"look like \(n_channels, n_samples\); transpose"),
+        (np.zeros((3, 3, 3)), 22_050, r"not float64 \(3, 3, 3\)"),
+        (np.array(["a"]), 22_050, "must be numbers"),
+        (np.zeros(100), 10, "at least 1,000 Hz, not 10"),
+    ],
+)
+def test_an_array_that_is_not_audio_is_refused(
+    predictor: EmotionPredictor, samples: np.ndarray, rate: int, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        predictor.predict_samples(samples, rate)
+
+
+def test_the_array_of_the_caller_is_left_alone(predictor: EmotionPredictor) -> None:
+    samples = voice(3.0)
+    before = samples.copy()
+    predictor.predict_samples(samples, 22_050)
+    samples[0] = 0.5  # still writeable
+    assert np.array_equal(samples[1:], before[1:])
+
+
+def test_silence_is_analysed_and_finite(predictor: EmotionPredictor) -> None:
+    result = predictor.predict_samples(np.zeros(70_000), 22_050)
+    assert result.emotion in LABELS
+    assert np.isfinite(list(result.probabilities.values())).all()
+    assert np.isnan(result.features["prosodic__f0_median_hz"])
+
+
+def test_a_device_that_is_absent_is_said_aloud(
+    model: Path, call: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ser_batch.classifier.device._why_absent", lambda device: "none here")
+    with caplog.at_level(logging.WARNING, logger="ser_batch"):
+        predictor = EmotionPredictor(str(model), "mps", OWN)
+    assert predictor.device.device == "cpu"
+    assert caplog.messages == ["mps is not available (none here); computing on the CPU."]
+    assert predictor.predict(call).emotion in LABELS
+
+
+def test_other_audio_settings_than_the_model_was_trained_with_are_refused(model: Path) -> None:
+    config = Config().with_values({"audio": {"sample_rate_hz": 16_000}})
+    with pytest.raises(ConfigError, match=r"audio\.sample_rate_hz is 16000, but .* was trained with 22050"):
+        EmotionPredictor(str(model), "cpu", OWN, config)
+    config = Config().with_values({"audio": {"window_hop_s": 1.0}})
+    assert EmotionPredictor(str(model), "cpu", OWN, config).labels == LABELS
+
+
+def test_an_unknown_model_and_an_unknown_device_are_named(model: Path) -> None:
+    with pytest.raises(ModelError, match="'unheard_of'"):
+        EmotionPredictor("unheard_of", "cpu", OWN)
+    with pytest.raises(ConfigError, match=r"auto, mps, cuda, cpu"):
+        EmotionPredictor(str(model), "tpu", OWN)
+
+
+def test_a_model_for_another_version_of_an_extractor_is_refused(tmp_path: Path, model: Path) -> None:
+    from ser_batch.classifier.checkpoint import Checkpoint, load, save  # noqa: PLC0415
+
+    other = load(model)
+    needs = [[name, version + (name == "prosodic")] for name, version in other.needs]
+    save(tmp_path / "old.safetensors", Checkpoint(other.weights, {**other.meta, "extractors": needs}))
+    with pytest.raises((ModelError, PluginError), match=r"prosodic.*version"):
+        EmotionPredictor(str(tmp_path / "old.safetensors"), "cpu", OWN)
+
+
+@pytest.mark.skipif("ser6" not in shipped_models(), reason="the model ser6 is not in this checkout")
+def test_the_shipped_model_predicts_by_default(call: Path) -> None:
+    emotion, probabilities = EmotionPredictor(plugins=OWN).predict(call)
+    assert emotion in probabilities
+    assert set(probabilities) == {"anger", "disgust", "fear", "happiness", "sadness", "surprise"}
+
+
+@pytest.mark.corpora
+@pytest.mark.skipif("ser6" not in shipped_models(), reason="the model ser6 is not in this checkout")
+def test_the_shipped_model_hears_loud_anger_and_sadness_in_ravdess(corpora_dir: Path) -> None:
+    """Actors 1 and 2 with strong intensity; far below the score of the card, far above chance (1 of 6)."""
+    predictor = EmotionPredictor(device="cpu", plugins=OWN)
+    expected = {"04": "sadness", "05": "anger"}
+    paths = [path for code in expected for path in sorted(corpora_dir.glob(f"ravdess/Actor_0[12]/03-01-{code}-02-*.*"))]
+    assert len(paths) == 16
+    results = predictor.predict_batch(paths)
+    n_right = sum(result.emotion == expected[path.name[6:8]] for path, result in zip(paths, results, strict=True))
+    assert n_right >= 8

@@ -1,0 +1,137 @@
+"""Training learns what is there, goes on after a kill as if nothing had happened, and keeps speakers apart."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ser_batch.classifier.network_config import N_BANDS, N_DENSE, N_FRAMES
+from ser_batch.training.corpora import LabelledClip
+from ser_batch.training.dataset import Dataset
+from ser_batch.training.features import FeatureTable
+from ser_batch.training.fit import FitPlan, fit
+from ser_batch.training.rows import Rows
+from ser_batch.training.train_config import DataConfig, FitConfig
+
+LABELS = ("anger", "sadness")
+CONFIG = FitConfig(epochs=4, batch_size=8, warmup_epochs=0.5, average_decay=0.5)
+
+
+def make(n_clips: int = 48) -> tuple[Rows, Dataset]:
+    """Two labels that differ in where their energy lies and in one feature; 8 speakers."""
+    clips = [
+        LabelledClip(f"{n}.wav", LABELS[n % 2], f"s{n // 2 % 8}", "", "own", LABELS[n % 2]) for n in range(n_clips)
+    ]
+    dataset = Dataset.build(clips, DataConfig(labels=LABELS))
+    rng = np.random.default_rng(0)
+    mel = rng.integers(60, 120, (n_clips, N_BANDS, N_FRAMES)).astype(np.uint8)
+    for index in range(n_clips):
+        low = 10 if index % 2 else 70
+        mel[index, low : low + 30, 20:90] = rng.integers(0, 30, (30, 70))
+    dense = rng.normal(size=(n_clips, N_DENSE)).astype(np.float32)
+    dense[:, 0] += 8 * (np.arange(n_clips) % 2)
+    dense[::5, 3] = np.nan
+    table = FeatureTable(
+        clip=np.arange(n_clips),
+        copy=np.zeros(n_clips, np.int64),
+        mel=mel,
+        peak_db=np.zeros(n_clips, np.float32),
+        dense=dense,
+        active_s=np.ones(n_clips, np.float32),
+        failures={},
+    )
+    return Rows.build(table, dataset, "cpu"), dataset
+
+
+def plan(state: Path | None = None) -> FitPlan:
+    return FitPlan(train=np.arange(36), validation=np.arange(36, 48), seed=3, state_file=state)
+
+
+@pytest.mark.parametrize("branches", ["hybrid", "mel", "dense"])
+def test_what_can_be_learnt_is_learnt(branches: str) -> None:
+    rows, dataset = make()
+    config = FitConfig(epochs=6, batch_size=8, average_decay=0.5, branches=branches, crop_frames=32, recolour=0.3)
+    result = fit(rows, dataset, plan(), config)
+    # Two well-separated classes of which chance gets half.
+    assert result.history[result.best_epoch - 1]["validation_uar"] >= 0.75
+
+
+def test_a_branch_that_was_not_trained_has_no_say() -> None:
+    rows, dataset = make()
+    network = fit(rows, dataset, plan(), FitConfig(epochs=1, batch_size=8, branches="dense")).network
+    mel, features = torch.rand(2, 4, N_BANDS, N_FRAMES) * -50, torch.randn(4, N_DENSE)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(mel[0], features), network(mel[1], features))
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    rows, dataset = make()
+    whole = fit(rows, dataset, plan(), CONFIG)
+    state = tmp_path / "state.pt"
+
+    def stop(record: dict[str, float]) -> None:
+        if record["epoch"] == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        fit(rows, dataset, plan(state), CONFIG, stop)
+    seen: list[int] = []
+    rest = fit(rows, dataset, plan(state), CONFIG, lambda record: seen.append(int(record["epoch"])))
+    assert seen == [3, 4]
+    # The same draws; sums in another order on several cores differ in the last digits.
+    np.testing.assert_allclose(
+        [record["loss"] for record in rest.history], [record["loss"] for record in whole.history], rtol=1e-3
+    )
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_fit import CONFIG, fit, make, plan
+from ser_batch.training import fit as module
+steps = module._Training._step
+def step(self, number, *rest):
+    if number == 11:  # the third of four steps of epoch 3
+        os.kill(os.getpid(), signal.SIGKILL)
+    return steps(self, number, *rest)
+module._Training._step = step
+rows, dataset = make()
+fit(rows, dataset, plan(Path({state!r})), CONFIG)
+"""
+
+
+def test_a_training_killed_in_mid_epoch_goes_on_from_the_last_whole_one(tmp_path: Path) -> None:
+    state = tmp_path / "state.pt"
+    script = KILLED.format(tests=str(Path(__file__).parent), state=str(state))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    rows, dataset = make()
+    seen: list[int] = []
+    result = fit(rows, dataset, plan(state), CONFIG, lambda record: seen.append(int(record["epoch"])))
+    assert seen == [3, 4]
+    assert [record["epoch"] for record in result.history] == [1, 2, 3, 4]
+
+
+def test_a_half_written_state_is_never_read(tmp_path: Path) -> None:
+    rows, dataset = make()
+    state = tmp_path / "state.pt"
+    fit(rows, dataset, plan(state), CONFIG)
+    (tmp_path / "state.pt.partial").write_bytes(b"half")
+    assert len(fit(rows, dataset, plan(state), CONFIG).history) == 4
+
+
+def test_training_stops_when_validation_no_longer_gains() -> None:
+    rows, dataset = make()
+    config = FitConfig(epochs=50, batch_size=8, patience=2, average_decay=0.0, learning_rate=1e-9)
+    assert len(fit(rows, dataset, plan(), config).history) == 3
