@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 __all__ = ["OpenSmile", "UsualScript"]
 
 
-class _Peer:
+class _Peer(ABC):
     """Takes the time for a list of files; a context manager, since workers may be held."""
 
     def __init__(self, n_workers: int) -> None:
@@ -27,8 +28,9 @@ class _Peer:
     ) -> None:
         return None
 
+    @abstractmethod
     def process(self, paths: Sequence[str]) -> None:
-        raise NotImplementedError
+        """Do all the work on `paths`."""
 
     def files_per_s(self, paths: Sequence[str]) -> float:
         begin = time.perf_counter()

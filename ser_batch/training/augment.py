@@ -80,7 +80,7 @@ def augment(samples: Samples, sample_rate_hz: int, config: AugmentConfig, genera
         (config.pitch_probability, lambda x: _pitch(x, generator.uniform(-config.pitch_st, config.pitch_st))),
         (config.stretch_probability, lambda x: _stretch(x, _factor(config.stretch, generator))),
         (config.reverberation_probability, lambda x: _reverberate(x, sample_rate_hz, config, generator)),
-        (config.noise_probability, lambda x: _add_noise(x, config, generator)),
+        (config.noise_probability, lambda x: _add_noise(x, sample_rate_hz, config, generator)),
         (config.clipping_probability, lambda x: _clip(x, generator)),
         (config.telephone_probability, lambda x: _band(x, sample_rate_hz, 300.0, 3_400.0)),
         (
@@ -149,14 +149,15 @@ def _reverberate(
     return np.asarray(wet * (np.abs(samples).max(initial=0.0) / max(np.abs(wet).max(initial=0.0), 1e-9)), np.float32)
 
 
-def _add_noise(samples: Samples, config: AugmentConfig, generator: np.random.Generator) -> Samples:
+def _add_noise(samples: Samples, sample_rate_hz: int, config: AugmentConfig, generator: np.random.Generator) -> Samples:
     from scipy.fft import irfft, next_fast_len, rfft  # noqa: PLC0415 - training only
 
     length = next_fast_len(len(samples), real=True)
     spectrum = rfft(generator.standard_normal(length))
-    spectrum[0] = 0.0
-    # Exponent 0 is white, 1 pink, 2 brown.
-    spectrum[1:] /= np.arange(1, len(spectrum)) ** (generator.uniform(0.0, 2.0) / 2)
+    # Exponent 0 is white, 1 pink, 2 brown; nothing below 40 Hz, which would be most of the power and inaudible.
+    hz = np.fft.rfftfreq(length, 1 / sample_rate_hz)
+    spectrum /= np.maximum(hz, 40.0) ** (generator.uniform(0.0, 2.0) / 2)
+    spectrum[hz < 40.0] = 0.0
     noise = irfft(spectrum, length)[: len(samples)]
     loud = np.abs(samples) > 0.1 * np.abs(samples).max(initial=0.0)
     signal_rms = float(np.sqrt(np.mean(samples[loud] ** 2))) if loud.any() else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,9 +66,16 @@ class Visit:
         )
         return rows
 
+    def wait_until(self, expression: str, arg: Any = None) -> None:
+        """Wait for a JavaScript expression to hold; Playwright's own waiting evaluates text, which the page forbids."""
+        end_s = time.monotonic() + 60
+        while not self.page.evaluate(expression, arg):
+            assert time.monotonic() < end_s, f"never true: {expression}"
+            self.page.wait_for_timeout(20)
+
     def wait_for_order(self, heading: str, direction: str) -> None:
         """Wait until the table is sorted as asked: it sorts after the click, not within it."""
-        self.page.wait_for_function(
+        self.wait_until(
             "([heading, direction]) => [...document.querySelectorAll('#files-table thead th')]"
             ".some(th => th.innerText.trim() === heading && (th.getAttribute('aria-sort') || '') === direction)",
             arg=[heading, direction],
@@ -180,7 +188,7 @@ def test_a_click_plays_a_file_and_jumps_to_its_strongest_moment(visit: Visit, ru
     button = page.locator("#files-table .play").first
     assert button.get_attribute("aria-label").startswith(f"Play {name} from ")
     button.click()
-    page.wait_for_function(
+    visit.wait_until(
         "wanted => document.getElementById('player-audio').currentTime >= wanted && "
         "!document.getElementById('player-audio').paused",
         arg=moment_s,
@@ -201,7 +209,7 @@ def test_a_click_into_a_timeline_plays_from_there(visit: Visit) -> None:
     plot = figure.locator("svg.chart-wide .background").first.bounding_box()
     page.mouse.click(plot["x"] + plot["width"] / 2, plot["y"] + plot["height"] / 2)
     duration_s = float(figure.get_attribute("data-end"))
-    page.wait_for_function("document.getElementById('player-audio').currentTime > 40")
+    visit.wait_until("document.getElementById('player-audio').currentTime > 40")
     found = page.evaluate("document.getElementById('player-audio').currentTime")
     assert found == pytest.approx(duration_s / 2, abs=8)
     page.click("#player-close")
@@ -213,7 +221,7 @@ def test_a_file_that_is_not_there_is_said_in_words(visit: Visit) -> None:
     n_before = len(visit.complaints)
     page.fill("#filter-text", default_names(N_FILES)[500])
     page.locator("#files-table .play").first.click()
-    page.wait_for_function("document.getElementById('player-message').textContent.startsWith('It cannot be played')")
+    visit.wait_until("document.getElementById('player-message').textContent.startsWith('It cannot be played')")
     page.click("#player-close")
     page.click("#filter-clear")
     # The browser itself notes the missing file; the page adds nothing to it.
@@ -313,7 +321,7 @@ def test_a_name_with_odd_characters_is_found_on_the_disk(chromium: Any, tmp_path
     visit = Visit(chromium, build_report(make_run(tmp_path / "run", 0, plan)))
     for button in visit.page.query_selector_all("#files-table .play"):
         button.click()
-        visit.page.wait_for_function(
+        visit.wait_until(
             "name => document.getElementById('player-audio').dataset.clip === name && "
             "document.getElementById('player-audio').readyState >= 1",
             arg=button.get_attribute("data-clip"),
