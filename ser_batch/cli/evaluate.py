@@ -21,6 +21,8 @@ __all__ = ["command"]
     help="Score the recipe instead: train one model per fold. FOLDS: given, speaker, or a number.",
 )
 @click.option("--leave-corpus-out", is_flag=True, help="Score the recipe instead: hold out one corpus at a time.")
+@click.option("--fold", "folds", type=int, multiple=True, help="Only this fold, from 1; may be given again.")
+@click.option("--also", multiple=True, metavar="NAME=LABEL,LABEL…", help="Score the recipe among these labels, too.")
 @click.option("--config", "config_name", metavar="NAME|FILE", help="Configuration of the recipe.")
 @click.option("--merge", multiple=True, metavar="FROM=TO", help="Count a label as another, for example calm=neutral.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all scores; - for the terminal.")
@@ -36,6 +38,8 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     named: tuple[str, ...],
     cross_validate: str | None,
     leave_corpus_out: bool,
+    folds: tuple[int, ...],
+    also: tuple[str, ...],
     config_name: str | None,
     merge: tuple[str, ...],
     json_path: Path | None,
@@ -51,7 +55,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     Refuses when speakers or audio of the training are among the data. With --cross-validate or --leave-corpus-out the
     recipe is scored instead: models are trained on other speakers than they are tested on, and MODEL is not used.
     """
-    from ser_batch.cli.train import read_data, speaking  # noqa: PLC0415 - commands load what they need
+    from ser_batch.cli.train import label_sets, read_data, speaking  # noqa: PLC0415 - commands load what they need
     from ser_batch.errors import ConfigError  # noqa: PLC0415
     from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
     from ser_batch.training.train import TrainOptions  # noqa: PLC0415
@@ -59,12 +63,11 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     if cross_validate and leave_corpus_out:
         raise ConfigError("Give either --cross-validate or --leave-corpus-out.")
     recipe = PluginRecipe(files=plugins)
-    options = TrainOptions(model, Path(), Path(), cache, seed=seed, jobs=jobs, recipe=recipe)
+    options = TrainOptions(model, Path(), Path(), cache, seed=seed, jobs=jobs, recipe=recipe, also=label_sets(also))
     with speaking() as voice:
         if cross_validate or leave_corpus_out:
-            report = _score_recipe(
-                options, data, named, "corpus" if leave_corpus_out else str(cross_validate), config_name, device, voice
-            )
+            scheme = "corpus" if leave_corpus_out else str(cross_validate)
+            report = _score_recipe(options, data, named, scheme, folds, config_name, device, voice)
         else:
             from ser_batch.training.score_model import score_model  # noqa: PLC0415
 
@@ -81,24 +84,27 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
 
         write_report(report, report_dir)
     _show(report)
+    for name, part in report.get("also", {}).items():
+        click.echo(f"\n{name}: {', '.join(part['labels'])}")
+        _show(part)
 
 
 def _score_recipe(
-    options: Any, data: Any, named: Any, scheme: str, config_name: str | None, device: str, voice: Any
+    options: Any, data: Any, named: Any, scheme: str, only: Any, config_name: str | None, device: str, voice: Any
 ) -> dict[str, Any]:
     from dataclasses import replace  # noqa: PLC0415
 
     from ser_batch.classifier.device import choose_device  # noqa: PLC0415
     from ser_batch.cli.train import read_data  # noqa: PLC0415
     from ser_batch.resources import config_path  # noqa: PLC0415
-    from ser_batch.training.score_model import cross_validate  # noqa: PLC0415
+    from ser_batch.training.cross_validate import cross_validate  # noqa: PLC0415
     from ser_batch.training.train_config import load_train_config  # noqa: PLC0415
 
     config = load_train_config(config_path(config_name) if config_name else None)
     clips, corpora = read_data(data, named, options.recipe)
     chosen = choose_device(device)
     click.echo(f"Device: {chosen.device}" + (f" ({chosen.note})" if chosen.note else ""))
-    return cross_validate(clips, corpora, config, replace(options, device=chosen.device), voice, scheme)
+    return cross_validate(clips, corpora, config, replace(options, device=chosen.device), voice, scheme, only)
 
 
 def _show(report: dict[str, Any]) -> None:
@@ -112,6 +118,9 @@ def _show(report: dict[str, Any]) -> None:
     if "contexts" in report:
         block = report["contexts"]
         click.echo(f"{'contexts of bursts':24} {block['n_clips']:6} {'':5} {block['uar']:6.3f} {_interval(block):>16}")
+    for corpus, block in report.get("categories", {}).items():
+        name = f"{corpus}, own {len(block['labels'])} labels"
+        click.echo(f"{name:24} {block['n_clips']:6} {'':5} {block['uar']:6.3f} {_interval(block):>16}")
     overall = report["overall"]
     click.echo(f"\nBrier {overall['brier']:.3f}   NLL {overall['nll']:.3f}\n")
     click.echo(

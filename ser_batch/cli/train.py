@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ser_batch.training.corpora import Corpus, LabelledClip
     from ser_batch.training.train import Voice
 
-__all__ = ["command", "read_data", "speaking"]
+__all__ = ["command", "label_sets", "read_data", "speaking"]
 
 _DEVICES = ("auto", "mps", "cuda", "cpu")
 
@@ -22,6 +22,9 @@ _DEVICES = ("auto", "mps", "cuda", "cpu")
 @click.option("--config", "config_name", metavar="NAME|FILE", help="Shipped configuration or TOML file.")
 @click.option("--output", type=click.Path(path_type=Path), help="Model file; models/NAME.safetensors by default.")
 @click.option("--also", multiple=True, metavar="NAME=LABEL,LABEL…", help="Write a model of these labels only, too.")
+@click.option(
+    "--scores", "scores_path", type=click.Path(path_type=Path), help="What evaluate --cross-validate --json wrote."
+)
 @click.option("--name", help="Name of the model; by default the stem of --output, else 'own'.")
 @click.option("--report", "report_dir", type=click.Path(path_type=Path), help="Folder; reports/train-NAME by default.")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("data/cache"), show_default=True)
@@ -38,6 +41,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     config_name: str | None,
     output: Path | None,
     also: tuple[str, ...],
+    scores_path: Path | None,
     name: str | None,
     report_dir: Path | None,
     cache: Path,
@@ -74,17 +78,37 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
         jobs=jobs,
         resume=resume,
         recipe=recipe,
-        also={key: tuple(labels.split(",")) for key, _, labels in (item.partition("=") for item in also)},
+        also=label_sets(also),
+        scores=_read_scores(scores_path) if scores_path else None,
     )
     with speaking() as voice:
         report = train_model(clips, corpora, config, options, voice)
     write_report(report, options.report_dir)
-    side = "test" if "test" in report else "validation"
+    side = next(side for side in ("test", "cross_validation", "validation") if side in report)
     overall = report[side]["overall"]
     low, high = overall["uar_interval"]
     interval = f" (95 % by speaker: {low:.3f}-{high:.3f})" if low is not None else ""
-    click.echo(f"UAR on {overall['n_speakers']} {side} speakers: {overall['uar']:.3f}{interval}")
+    click.echo(f"UAR on {overall['n_speakers']} {side.replace('_', '-')} speakers: {overall['uar']:.3f}{interval}")
     click.echo(f"Model:  {options.output}\nReport: {options.report_dir}")
+
+
+def label_sets(also: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Read options NAME=LABEL,LABEL…"""
+    return {name: tuple(labels.split(",")) for name, _, labels in (item.partition("=") for item in also)}
+
+
+def _read_scores(path: Path) -> Any:
+    import json  # noqa: PLC0415
+
+    from ser_batch.errors import ConfigError  # noqa: PLC0415
+
+    try:
+        scores = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"Cannot read the scores in {path}: {error}") from error
+    if not isinstance(scores, dict):
+        raise ConfigError(f"{path} holds no scores; it must be what `evaluate --cross-validate --json` wrote.")
+    return scores
 
 
 def read_data(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch.errors import PluginError
+from ser_batch.errors import ModelError, PluginError
 from ser_batch.plugins import check_block
 from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, Extractor, FeatureBlock, FeatureSpec, Status
 from ser_batch.windows import piece_windows, whole_pieces
@@ -59,7 +59,9 @@ def select_extractors(
     Raises
     ------
     PluginError
-        A name that nobody offers, or a version that the model was not trained with.
+        A name that nobody offers.
+    ModelError
+        The model was trained with another version of an extractor.
     """
     names = {*wanted, *(name for name, _ in needs)}
     for name in sorted(names):
@@ -71,7 +73,7 @@ def select_extractors(
     for name, version in needs:
         plugin, extractor = offered[name]
         if extractor.spec.version != version:
-            raise PluginError(
+            raise ModelError(
                 f"The model was trained with version {version} of extractor {name!r}; plugin {plugin!r} offers version "
                 f"{extractor.spec.version}. Use the model that belongs to this version, or train one."
             )

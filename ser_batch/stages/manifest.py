@@ -41,6 +41,7 @@ _LIBRARIES = ("joblib", "numpy", "onnxruntime", "pluggy", "pyarrow", "scipy", "s
 
 #: What of a model file is repeated in the run, so that its results can be understood without it.
 _CARD_FIELDS = ("format_version", "features", "temperature", "pooling", "training", "scores", "created")
+_TRAINING_FIELDS = ("corpora", "licences", "seeds", "n_clips", "n_speakers", "tool_version")
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,9 @@ def gather(manager: pluggy.PluginManager, recipe: PluginRecipe, config: Config) 
         }
         card = getattr(getattr(classifier, "checkpoint", None), "meta", {})
         model |= {key: card[key] for key in _CARD_FIELDS if key in card}
+        if "training" in model:
+            # The keys of all training speakers and files are for `evaluate` alone, and a hundred kilobytes.
+            model["training"] = {key: model["training"][key] for key in _TRAINING_FIELDS if key in model["training"]}
     needs = classifier.needs if classifier else ()
     selected = select_extractors(offered, config.extract.extractors, needs)
     # An extractor that gives a tensor and nothing else works for the model alone.

@@ -17,7 +17,8 @@ def write_report(report: dict[str, Any], folder: Path) -> list[Path]:
     Parameters
     ----------
     report : dict
-        As `train_model` or `score_table` give it: blocks under ``test`` or ``validation``, ``history`` if trained.
+        As `train_model` or `score_table` give it: blocks under ``test``, ``cross_validation`` or
+        ``validation``, ``history`` if trained.
     folder : Path
         Made where missing.
     """
@@ -32,7 +33,7 @@ def write_report(report: dict[str, Any], folder: Path) -> list[Path]:
         )
         return [scores]
     matplotlib.use("Agg")
-    table = report.get("test") or report.get("validation") or report
+    table = next((report[side] for side in ("test", "cross_validation", "validation") if side in report), report)
     pictures = {
         "confusion": lambda axes: _confusion(axes, table),
         "reliability": lambda axes: _reliability(axes, table["overall"]),

@@ -1,29 +1,26 @@
-"""Scores a model file on labelled clips, and a recipe by cross-validation."""
+"""Scores a model file on labelled clips."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ser_batch.classifier import checkpoint
 from ser_batch.errors import DataError, ModelError
 from ser_batch.plugins import PluginRecipe
 from ser_batch.predictor import EmotionPredictor
 from ser_batch.resources import model_path
-from ser_batch.training.corpora import Corpus, LabelledClip
-from ser_batch.training.dataset import Dataset, content_hashes, cross_validation_folds, split_speakers
+from ser_batch.training.corpora import LabelledClip
+from ser_batch.training.dataset import content_hashes
 from ser_batch.training.evaluate import Predictions, check_leakage, score_table
-from ser_batch.training.train import TrainOptions, Voice, calibrate, load_features, predictions_of
-from ser_batch.training.train_config import TrainConfig
+from ser_batch.training.train import TrainOptions, Voice
 
-__all__ = ["corpus_folds", "cross_validate", "score_model"]
+__all__ = ["score_model"]
 
 _PREDICTOR: list[EmotionPredictor] = []
 
@@ -115,90 +112,3 @@ def _in_workers(
     ) as pool:
         for future in as_completed([pool.submit(_predict, part) for part in parts]):
             yield future.result()
-
-
-def corpus_folds(dataset: Dataset) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield (name, training clips, test clips) of folds that each leave one corpus out.
-
-    Raises
-    ------
-    DataError
-        Only one corpus.
-    """
-    if len(dataset.corpora) < 2:
-        raise DataError(f"Leaving a corpus out needs two or more; here is only {dataset.corpora[0]}.")
-    everything = np.arange(len(dataset))
-    for number, name in enumerate(dataset.corpora):
-        test = (dataset.corpus == number) & (dataset.target >= 0)
-        yield f"without {name}", everything[dataset.corpus != number], everything[test]
-
-
-def cross_validate(
-    clips: Sequence[LabelledClip],
-    corpora: Sequence[Corpus],
-    config: TrainConfig,
-    options: TrainOptions,
-    voice: Voice,
-    scheme: str,
-) -> dict[str, Any]:
-    """Train one model per fold with `config`, each calibrated on validation speakers of its own; score them together.
-
-    Parameters
-    ----------
-    scheme : str
-        As for `cross_validation_folds`, or ``corpus`` to leave out one corpus at a time.
-
-    Returns
-    -------
-    dict
-        The score table over all folds, and under ``folds`` the UAR of each.
-    """
-    from ser_batch.training.fit import FitPlan, fit  # noqa: PLC0415 - torch is slow to import
-    from ser_batch.training.rows import Rows  # noqa: PLC0415
-
-    draft = Dataset.build(clips, config.data)
-    list(_folds(draft, corpora, scheme))
-    clips, _, table = load_features(clips, config, options, voice)
-    dataset = Dataset.build(clips, config.data)
-    rows = Rows.build(table, dataset, options.device)
-    parts: list[Predictions] = []
-    folds = []
-    for name, train, test in _folds(dataset, corpora, scheme):
-        split = split_speakers(dataset, replace(config.data, test_share=0.0), options.seed, train)
-        plan = FitPlan(split.train, split.validation, options.seed, config.data.balance)
-        result = fit(rows, dataset, plan, config.fit, lambda record: _tell(voice, record, config))
-        temperature = calibrate(rows.score(result.network, rows.labelled(split.validation, dataset)), dataset)
-        if config.fit.refit:
-            plan = FitPlan(train, None, options.seed, config.data.balance, n_epochs=result.best_epoch)
-            result = fit(rows, dataset, plan, config.fit, lambda record: _tell(voice, record, config))
-        scores = rows.score(result.network, rows.labelled(test, dataset))
-        part = predictions_of(dataset, scores.clips, scores.probabilities(temperature))
-        parts.append(part)
-        block = score_table(part, n_draws=1)
-        folds.append(
-            {
-                "name": name,
-                "uar": block["overall"]["uar"],
-                "corpora": {corpus: values["uar"] for corpus, values in block["corpora"].items()},
-                "temperature": temperature,
-            }
-        )
-        voice.say(
-            f"{name}: " + ", ".join(f"{corpus} UAR {value:.3f}" for corpus, value in folds[-1]["corpora"].items())
-        )
-    together = Predictions(
-        dataset.labels,
-        *(
-            np.concatenate([getattr(part, field) for part in parts])
-            for field in ("truth", "probabilities", "speaker", "corpus", "sex")
-        ),
-    )
-    return {"scheme": scheme, "seed": options.seed, "folds": folds, **score_table(together)}
-
-
-def _folds(dataset: Dataset, corpora: Sequence[Corpus], scheme: str) -> Any:
-    return corpus_folds(dataset) if scheme == "corpus" else cross_validation_folds(dataset, corpora, scheme)
-
-
-def _tell(voice: Voice, record: dict[str, float], config: TrainConfig) -> None:
-    voice.progress("epochs", int(record["epoch"]), config.fit.epochs)

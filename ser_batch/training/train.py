@@ -29,7 +29,17 @@ from ser_batch.training.evaluate import HASH_DIGITS, Predictions, score_table
 from ser_batch.training.features import WEIGHT_COLUMN, FeatureTable, extract_features, needed_specs
 from ser_batch.training.train_config import TrainConfig
 
-__all__ = ["TrainOptions", "calibrate", "load_features", "predictions_of", "train_model"]
+__all__ = [
+    "TrainOptions",
+    "Voice",
+    "calibrate",
+    "check_also",
+    "load_features",
+    "predictions_of",
+    "restricted",
+    "train_model",
+    "training_key",
+]
 
 Indices = NDArray[np.int64]
 
@@ -50,6 +60,8 @@ class TrainOptions:
     recipe: PluginRecipe = field(default_factory=PluginRecipe)
     #: Further models to write beside `output`: name -> the labels that each keeps; see `keep_labels`.
     also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: What `cross_validate` said of this recipe: its temperatures and scores go into the models.
+    scores: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +160,8 @@ def train_model(
     from ser_batch.training.fit import FitPlan, fit  # noqa: PLC0415 - torch is slow to import
     from ser_batch.training.rows import Rows  # noqa: PLC0415
 
-    _check_also(options.also, config.data.labels)
+    check_also(options.also, config.data.labels)
+    _check_scores(config, options)
     # Labels and speakers first: what is wrong with them should not wait for the features.
     draft = Dataset.build(clips, config.data)
     split_speakers(draft, config.data, options.seed)
@@ -156,36 +169,31 @@ def train_model(
     clips, hashes, table = load_features(clips, config, options, voice)
     dataset = Dataset.build(clips, config.data)
     split = split_speakers(dataset, config.data, options.seed)
-    state = options.report_dir / "state" / _state_key(clips, hashes, config, options)
+    state = options.report_dir / "state" / training_key(clips, hashes, config, options)
     if not options.resume:
         shutil.rmtree(state.parent, ignore_errors=True)
     rows = Rows.build(table, dataset, options.device)
 
     def announce(record: dict[str, float]) -> None:
         voice.progress("epochs", int(record["epoch"]), config.fit.epochs)
-        if "validation_uar" in record:
-            voice.say(
-                f"epoch {record['epoch']}: loss {record['loss']:.3f}, validation UAR {record['validation_uar']:.3f}"
-            )
+        score = f", validation UAR {record['validation_uar']:.3f}" if "validation_uar" in record else ""
+        voice.say(f"epoch {record['epoch']}: loss {record['loss']:.3f}{score}")
 
-    plan = FitPlan(split.train, split.validation, options.seed, config.data.balance, state_file=state / "first.pt")
+    validated = split.validation if len(split.validation) else None
+    plan = FitPlan(split.train, validated, options.seed, config.data.balance, state_file=state / "first.pt")
     result = fit(rows, dataset, plan, config.fit, announce)
-    validation = rows.score(result.network, rows.labelled(split.validation, dataset))
-    temperature = calibrate(validation, dataset)
     report: dict[str, Any] = {
         "name": options.name,
         "best_epoch": result.best_epoch,
         "history": result.history,
-        "temperature": temperature,
         "n_clips": {side: len(getattr(split, side)) for side in ("train", "validation", "test")},
-        "validation": score_table(predictions_of(dataset, validation.clips, validation.probabilities(temperature))),
     }
-    learnt = split.train
-    if config.fit.refit:
-        learnt = np.concatenate([split.train, split.validation])
+    report |= _validate(rows, result.network, dataset, split.validation, options)
+    temperature = report["temperature"]
+    if config.fit.refit and validated is not None:
         voice.say(f"Training again on training and validation speakers, {result.best_epoch} epochs.")
         plan = FitPlan(
-            learnt,
+            np.concatenate([split.train, split.validation]),
             None,
             options.seed,
             config.data.balance,
@@ -208,11 +216,9 @@ def train_model(
     model = checkpoint.Checkpoint(weights, meta)
     checkpoint.save(options.output, model)
     for name, labels in options.also.items():
-        part, part_labels = _restricted(validation, dataset, labels)
-        cut = keep_labels(model, labels, name, calibrate(part, part_labels))
-        cut_table = score_table(predictions_of(part_labels, part.clips, part.probabilities(cut.temperature)))
-        cut.meta["scores"] = _summary({"validation": cut_table})  # type: ignore[index]
-        report.setdefault("also", {})[name] = {"temperature": cut.temperature, "validation": cut_table}
+        part = report["also"][name]
+        cut = keep_labels(model, labels, name, part["temperature"])
+        cut.meta["scores"] = _summary(part)  # type: ignore[index]
         checkpoint.save(options.output.with_name(f"{name}.safetensors"), cut)
     options.report_dir.mkdir(parents=True, exist_ok=True)
     (options.report_dir / "training.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
@@ -220,8 +226,44 @@ def train_model(
     return report
 
 
-def _restricted(scores: Any, dataset: Dataset, labels: Sequence[str]) -> tuple[Any, Dataset]:
-    """Return scores and dataset as they are when only `labels` exist."""
+def _check_scores(config: TrainConfig, options: TrainOptions) -> None:
+    if options.scores is None:
+        if not config.data.validation_share:
+            raise ConfigError(
+                "With data.validation_share = 0 nobody is left to set the temperature by. Score it with `ser-batch "
+                "evaluate --cross-validate FOLDS --json FILE`, and give that FILE with --scores; or set a share."
+            )
+        return
+    known = {"": options.scores, **options.scores.get("also", {})}
+    wanted = {"": config.data.labels, **options.also}
+    for name, labels in wanted.items():
+        if set(known.get(name, {}).get("labels", ())) != set(labels) or "temperature" not in known[name]:
+            raise ConfigError(
+                f"The scores given are not those of a cross-validation with the labels {', '.join(labels)}"
+                + (f"; make them with --also {name}={','.join(labels)}." if name else ".")
+            )
+
+
+def _validate(rows: Any, network: Any, dataset: Dataset, validation: Indices, options: TrainOptions) -> dict[str, Any]:
+    """Return temperatures, and the tables they were found with: of validation speakers, or of a cross-validation."""
+    if options.scores is not None:
+        side = "cross_validation"
+        found = {"": dict(options.scores), **options.scores.get("also", {})}
+        parts = {name: {"temperature": table["temperature"], side: table} for name, table in found.items()}
+    else:
+        scores = rows.score(network, rows.labelled(validation, dataset))
+        wanted = {"": (scores, dataset)}
+        wanted |= {name: restricted(scores, dataset, labels) for name, labels in options.also.items()}
+        parts = {}
+        for name, (part, labelled) in wanted.items():
+            temperature = calibrate(part, labelled)
+            table = score_table(predictions_of(labelled, part.clips, part.probabilities(temperature)))
+            parts[name] = {"temperature": temperature, "validation": table}
+    return {**parts.pop(""), **({"also": parts} if parts else {})}
+
+
+def restricted(scores: Any, dataset: Dataset, labels: Sequence[str]) -> tuple[Any, Dataset]:
+    """Return scores (WindowScores) and dataset as they are when only `labels` exist."""
     kept = [index for index, label in enumerate(dataset.labels) if label in labels]
     of_old = np.full(len(dataset.labels), -1)
     of_old[kept] = np.arange(len(kept))
@@ -239,7 +281,7 @@ def _restricted(scores: Any, dataset: Dataset, labels: Sequence[str]) -> tuple[A
 
 
 def _summary(report: dict[str, Any]) -> dict[str, Any]:
-    side = "test" if "test" in report else "validation"
+    side = next(side for side in ("test", "cross_validation", "validation") if side in report)
     return {
         "side": side,
         "uar": report[side]["overall"]["uar"],
@@ -248,7 +290,8 @@ def _summary(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_also(also: Mapping[str, tuple[str, ...]], labels: Sequence[str]) -> None:
+def check_also(also: Mapping[str, tuple[str, ...]], labels: Sequence[str]) -> None:
+    """Raise ConfigError unless each label set in `also` is two or more of `labels`."""
     for name, kept in also.items():
         if len(set(kept)) < 2 or not set(kept) <= set(labels):
             raise ConfigError(f"Model {name!r}: give two or more of {', '.join(labels)}, not {', '.join(kept)}.")
@@ -270,7 +313,10 @@ def _describe(dataset: Dataset, voice: Voice) -> None:
         )
 
 
-def _state_key(clips: Sequence[LabelledClip], hashes: Sequence[str], config: TrainConfig, options: TrainOptions) -> str:
+def training_key(
+    clips: Sequence[LabelledClip], hashes: Sequence[str], config: TrainConfig, options: TrainOptions
+) -> str:
+    """Return a hash of all that decides what a training gives."""
     # A label or a speaker that was put right in between is another training.
     known = sorted((content, c.emotion, c.category, c.speaker) for content, c in zip(hashes, clips, strict=True))
     depends = [__version__, known, config.as_dict(), options.seed, options.device]

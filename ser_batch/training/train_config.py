@@ -22,7 +22,8 @@ class DataConfig:
     labels: tuple[str, ...] = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
     #: Labels that count as another one, as ``"calm=neutral"``.
     merge: tuple[str, ...] = ()
-    #: Share of the speakers of each corpus kept for early stopping and the temperature.
+    #: Share of the speakers of each corpus kept for early stopping and the temperature; 0 keeps nobody, for trainings
+    #: of as many epochs as asked, with the temperature of a cross-validation (``train --scores``).
     validation_share: float = 0.12
     #: Share kept for the score at the end; 0 trains on everybody else (score by ``evaluate --cross-validate``).
     test_share: float = 0.15
@@ -33,7 +34,7 @@ class DataConfig:
         require(len(self.labels) >= 2, "data.labels", "two labels or more")
         require(len(set(self.labels)) == len(self.labels), "data.labels", "without repeats")
         require(all("=" in item for item in self.merge), "data.merge", 'a list of "from=to"')
-        require(0 < self.validation_share < 0.5, "data.validation_share", "above 0 and below 0.5")
+        require(0 <= self.validation_share < 0.5, "data.validation_share", "from 0 to below 0.5")
         require(0 <= self.test_share < 0.5, "data.test_share", "from 0 to below 0.5")
         require(0 <= self.balance <= 1, "data.balance", "from 0 to 1")
 

@@ -11,7 +11,7 @@ import soundfile
 
 from ser_batch.audio import DecodeError
 from ser_batch.config import Config
-from ser_batch.errors import PluginError
+from ser_batch.errors import ModelError, PluginError
 from ser_batch.hookspecs import hookimpl
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import Clip, ClipRef, FeatureBlock, FeatureSpec, Prediction, Status
@@ -211,7 +211,7 @@ def test_ctrl_c_ends_the_work_of_a_caller_in_the_same_process(manager, long_file
 def test_extractors_are_selected_with_those_of_the_model_at_its_versions():
     offered = {"level": ("p", Level())}
     assert list(select_extractors(offered, [], [("level", 2)])) == ["level"]
-    with pytest.raises(PluginError, match="version 1 of extractor 'level'; plugin 'p' offers version 2"):
+    with pytest.raises(ModelError, match="version 1 of extractor 'level'; plugin 'p' offers version 2"):
         select_extractors(offered, [], [("level", 1)])
     with pytest.raises(PluginError, match="No plugin offers an extractor 'pitch'"):
         select_extractors(offered, ["pitch"])

@@ -12,7 +12,7 @@ from ser_batch.training.corpora import LabelledClip
 from ser_batch.training.dataset import Dataset, speaker_key
 from ser_batch.training.evaluate import HASH_DIGITS, Predictions, check_leakage, score_table
 from ser_batch.training.rows import WindowScores
-from ser_batch.training.train import _restricted
+from ser_batch.training.train import restricted
 from ser_batch.training.train_config import DataConfig
 
 LABELS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
@@ -72,7 +72,7 @@ def test_scores_cut_to_fewer_labels_keep_clips_and_windows_together() -> None:
         share=np.full(24, 0.5),
         clips=np.arange(12),
     )
-    part, part_dataset = _restricted(scores, dataset, ("surprise", "anger"))
+    part, part_dataset = restricted(scores, dataset, ("surprise", "anger"))
     assert part_dataset.labels == ("anger", "surprise")
     assert part.clips.tolist() == [0, 5, 6, 11]
     assert part_dataset.target[part.clips].tolist() == [0, 1, 0, 1]

@@ -18,7 +18,7 @@ from ser_batch.classifier import checkpoint
 from ser_batch.cli.main import main
 from ser_batch.errors import ExitCode
 from ser_batch.training.corpora import BUILT_IN_CORPORA, read_corpus
-from ser_batch.training.train import TrainOptions, _state_key
+from ser_batch.training.train import TrainOptions, training_key
 from ser_batch.training.train_config import TrainConfig
 
 N_EPOCHS = 8
@@ -97,7 +97,7 @@ def test_only_the_very_same_training_goes_on(tmp_path: Path) -> None:
     clips = read_corpus(write_folder(tmp_path / "raw", ("anger", "fear"), n_takes=1), BUILT_IN_CORPORA)
     hashes = [f"{number:064x}" for number in range(len(clips))]
     config, options = TrainConfig(), TrainOptions("own", tmp_path / "own", tmp_path, tmp_path)
-    key = _state_key(clips, hashes, config, options)
+    key = training_key(clips, hashes, config, options)
     others = [
         ([replace(clips[0], emotion="fear"), *clips[1:]], hashes, config, options),
         ([replace(clips[0], speaker="s2"), *clips[1:]], hashes, config, options),
@@ -107,7 +107,7 @@ def test_only_the_very_same_training_goes_on(tmp_path: Path) -> None:
         (clips, hashes, config, replace(options, seed=1)),
         (clips, hashes, config, replace(options, device="cuda")),
     ]
-    assert key not in {_state_key(*other) for other in others}
+    assert key not in {training_key(*other) for other in others}
     # Where the files lie, and in which order they are found, is nothing to the training.
     moved = [replace(clip, path=f"/elsewhere{clip.path}") for clip in clips]
-    assert _state_key(moved[::-1], hashes[::-1], config, replace(options, output=tmp_path / "other")) == key
+    assert training_key(moved[::-1], hashes[::-1], config, replace(options, output=tmp_path / "other")) == key
