@@ -118,7 +118,7 @@ class HybridCNN(nn.Module):
         x, audible = self.mel_norm(mel)  # (B, 128, 130), (B, 130)
         x = x[:, None]  # (B, 1, 128, 130)
         for block in self.blocks:
-            x = block(x)  # (B, 224, 4, 17) after the last one, with the default config
+            x = block(x)  # (B, 160, 8, 17) after the last one, with the default config
         x = x.permute(0, 3, 1, 2).flatten(2)  # (B, S, C * bands)
         stride, steps = self.config.time_stride, x.shape[1]
         missing = steps * stride - mel.shape[2]

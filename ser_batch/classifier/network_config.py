@@ -41,9 +41,9 @@ class NetworkConfig:
     """
 
     n_labels: int = 6
-    channels: tuple[int, ...] = (32, 64, 112, 224)
+    channels: tuple[int, ...] = (16, 32, 64, 160)
     strides: tuple[tuple[int, int], ...] = ((2, 2), (1, 2), (1, 1), (1, 1))
-    pools: tuple[tuple[int, int], ...] = ((2, 1), (2, 1), (2, 2), (2, 1))
+    pools: tuple[tuple[int, int], ...] = ((2, 1), (2, 2), (2, 1), (1, 1))
     attention_units: int = 96
     mel_units: int = 256
     dense_units: int = 128

@@ -150,12 +150,14 @@ class _Batch:
 
 
 def _draw(rows: Rows, index: Tensor, network: HybridCNN, config: FitConfig, generator: np.random.Generator) -> _Batch:
-    mel, features = rows.mel(index), rows.dense[index]
-    if config.crop_frames:
-        mel = _crop(mel, config.crop_frames, network)
-    if config.recolour:
-        mel = _recolour(mel, config.recolour)
+    features = rows.dense[index]
     targets = (rows.target[index], rows.category[index], rows.corpus[index])
+    # The dense branch alone looks at no spectrogram.
+    mel = rows.mel(index) if config.branches != "dense" else features.new_zeros(len(index), 1, 1)
+    if config.crop_frames and config.branches != "dense":
+        mel = _crop(mel, config.crop_frames, network)
+    if config.recolour and config.branches != "dense":
+        mel = _recolour(mel, config.recolour)
     order, share = None, 1.0
     if config.mixup:
         share = float(generator.beta(config.mixup, config.mixup))
@@ -315,7 +317,7 @@ class _Training:
         torch.manual_seed(plan.seed)
         shape = plan.shape or NetworkConfig(n_labels=len(dataset.labels))
         network = HybridCNN(shape, config.dropout).to(self.device)
-        self.weights = rows.sampling_weights(dataset.weights(plan.balance), plan.train)
+        self.weights = rows.sampling_weights(dataset.weights(plan.balance), plan.train, config.copy_share)
         _fit_normalisation(network, rows, self.weights, torch.Generator().manual_seed(plan.seed))
         self.trainee = _Trainee(network, dataset, config).to(self.device)
         self.trainee = self.trainee.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -324,7 +326,7 @@ class _Training:
         plain = [value for value in self.trainee.parameters() if value.ndim < 2]
         decayed = [value for value in self.trainee.parameters() if value.ndim >= 2]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, fused=self.device.type == "cuda")
+        self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, fused=self.device.type in ("cpu", "cuda"))
         self.per_epoch = max(1, round(len(plan.train) / config.batch_size))
         self.history: list[dict[str, float]] = []
 

@@ -84,11 +84,18 @@ class Rows:
         """Return spectrograms (n, 128, 130) in dB below their loudest cell; the network asks for no more."""
         return self.codes[rows].to(torch.float32) * -STEP_DB
 
-    def sampling_weights(self, clip_weights: NDArray[np.float64], clips: NDArray[np.int64]) -> Tensor:
-        """Return the chance of each row when clips, then copies, then windows by their share are drawn."""
+    def sampling_weights(
+        self, clip_weights: NDArray[np.float64], clips: NDArray[np.int64], copy_share: float = 0.5
+    ) -> Tensor:
+        """Return the chance of each row when clips, then copies, then windows by their share are drawn.
+
+        `copy_share` of the draws go to augmented copies, all alike; the others to the clips as they are.
+        """
         weight = np.zeros(len(clip_weights))
         weight[clips] = clip_weights[clips]
-        return torch.from_numpy(weight[self.clip] * self.share)
+        n_copies = int(self.copy.max(initial=0))
+        of_copy = np.where(self.copy > 0, copy_share / max(n_copies, 1), 1.0 - copy_share if n_copies else 1.0)
+        return torch.from_numpy(weight[self.clip] * self.share * of_copy)
 
     def score(self, network: HybridCNN, clips: NDArray[np.int64], copy: int = 0, batch_size: int = 512) -> WindowScores:
         """Run `network`, in evaluation mode, over one copy of each of `clips`."""

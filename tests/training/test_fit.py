@@ -56,7 +56,7 @@ def plan(state: Path | None = None) -> FitPlan:
 @pytest.mark.parametrize("branches", ["hybrid", "mel", "dense"])
 def test_what_can_be_learnt_is_learnt(branches: str) -> None:
     rows, dataset = make()
-    config = FitConfig(epochs=6, batch_size=8, average_decay=0.5, branches=branches, crop_frames=32, recolour=0.3)
+    config = FitConfig(epochs=12, batch_size=8, average_decay=0.5, branches=branches, crop_frames=32, recolour=0.3)
     result = fit(rows, dataset, plan(), config)
     # Two well-separated classes of which chance gets half.
     assert result.history[result.best_epoch - 1]["validation_uar"] >= 0.75
