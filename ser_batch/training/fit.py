@@ -303,9 +303,7 @@ def fit(
         if _is_over(run.history, config.patience):
             break
         on_epoch(run.epoch(epoch))
-    network = run.best.network
-    _zero_unused(network, config.branches)
-    return FitResult(network.eval(), run.best.category_head, _best_epoch(run.history), run.history)
+    return FitResult(run.best.network.eval(), run.best.category_head, _best_epoch(run.history), run.history)
 
 
 class _Training:
@@ -317,6 +315,7 @@ class _Training:
         torch.manual_seed(plan.seed)
         shape = plan.shape or NetworkConfig(n_labels=len(dataset.labels))
         network = HybridCNN(shape, config.dropout).to(self.device)
+        _cut_unused(network, config.branches)
         self.weights = rows.sampling_weights(dataset.weights(plan.balance), plan.train, config.copy_share)
         _fit_normalisation(network, rows, self.weights, torch.Generator().manual_seed(plan.seed))
         self.trainee = _Trainee(network, dataset, config).to(self.device)
@@ -405,8 +404,8 @@ def _is_over(history: list[dict[str, float]], patience: int) -> bool:
     return len(history) - _best_epoch(history) >= patience
 
 
-def _zero_unused(network: HybridCNN, branches: str) -> None:
-    """Cut a branch that was not trained, so that the network alone gives what was trained."""
+def _cut_unused(network: HybridCNN, branches: str) -> None:
+    """Cut a branch that is not to be trained: where nothing comes in, weights of 0 stay 0."""
     columns = {
         "hybrid": slice(0),
         "mel": slice(network.config.mel_units, None),
