@@ -60,6 +60,9 @@ class UsualScript(_Peer):
     """librosa features with pyin, and a small CNN in torch, one file at a time, spread by joblib."""
 
     def process(self, paths: Sequence[str]) -> None:
+        if _network is None:
+            # Two workers that compile librosa's kernels at once can leave a broken cache, and crash from then on.
+            _usual_features(paths[0])
         rows = joblib.Parallel(n_jobs=self.n_workers)(joblib.delayed(_usual_features)(path) for path in paths)
         assert len(rows) == len(paths)
 
