@@ -103,6 +103,7 @@ def score_text(model: dict[str, Any]) -> str:
     sides = {
         "test": "speakers kept apart",
         "validation": "speakers kept apart from learning, though not from choosing the model",
+        "cross_validation": "speakers that networks trained in the same way had not heard",
     }
     text += f" on {sides.get(str(scores.get('side')), 'its own check')}"
     parts = [f"{name} {percent(value)}" for name, value in (scores.get("corpora") or {}).items()]

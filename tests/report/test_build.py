@@ -17,6 +17,7 @@ from ser_batch.cli.main import main
 from ser_batch.errors import ExitCode, RunError
 from ser_batch.plugins import PluginRecipe
 from ser_batch.report.build import build_report
+from ser_batch.report.facts import score_text
 from ser_batch.report.filetable import AudioPlace, find_audio
 from ser_batch.report.sections import plugin_sections
 from ser_batch.results import open_run
@@ -111,6 +112,22 @@ def test_it_tells_what_was_scanned_how_sure_it_is_and_what_failed(page: Page, ru
     assert "quality__snr_db below 10 dB" in page.text
     assert "worker killed by signal 11 in extract" in page.text
     assert "Do not use it to judge a person" in page.text.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("side", "words"),
+    [
+        ("test", "on speakers kept apart"),
+        ("validation", "though not from choosing the model"),
+        ("cross_validation", "on speakers that networks trained in the same way had not heard"),
+        ("", "on its own check"),
+    ],
+)
+def test_it_tells_on_whom_the_model_was_scored(side: str, words: str) -> None:
+    scores = {"side": side, "uar": 0.6, "uar_interval": [0.5, 0.7], "corpora": {"tapes": 0.6}}
+    text = score_text({"name": "own", "scores": scores})
+    assert words in text
+    assert "60.0 % (95 % interval by speaker 50.0 % to 70.0 %)" in text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_the_table_holds_every_file_with_its_strongest_moment(page: Page, run: Path) -> None:
