@@ -132,7 +132,7 @@ def mean_spectrum(samples: Singles, sample_rate_hz: float, times_s: Doubles, flo
         return total
     starts = np.floor(times_s * sample_rate_hz - 0.5).astype(np.int64) + 1 - plan.n_frame // 2
     starts = np.clip(starts, 0, len(samples) - plan.n_frame)
-    means = np.array([samples[start : start + plan.n_frame].mean() for start in starts], np.float32)
+    means = np.lib.stride_tricks.sliding_window_view(samples, plan.n_frame)[starts].mean(axis=1)
     correlation = np.empty((BATCH_FRAMES, LANES), np.float32)
     power = np.empty((BATCH_FRAMES, -(-n_bins // LANES) * LANES), np.float32)
     for first in range(0, len(starts), BATCH_FRAMES):
