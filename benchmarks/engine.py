@@ -162,7 +162,7 @@ def make_clips(target: Path, source: Sequence[str], n_files: int) -> None:
     target.mkdir(parents=True)
     for index in range(n_files):
         path = Path(source[index % len(source)])
-        (target / f"{index:06d}{path.suffix}").symlink_to(path)
+        (target / f"{index:06d}{path.suffix}").symlink_to(path.resolve())
 
 
 def memory_by_files(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
