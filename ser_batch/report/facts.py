@@ -98,7 +98,8 @@ def score_text(model: dict[str, Any]) -> str:
     if not isinstance(uar, int | float):
         return ""
     text = f"the mean recall of its emotions was {percent(uar)}"
-    if len(interval) == 2:
+    # One speaker alone gives no interval.
+    if len(interval) == 2 and None not in interval:
         text += f" (95 % interval by speaker {percent(interval[0])} to {percent(interval[1])})"
     sides = {
         "test": "speakers kept apart",

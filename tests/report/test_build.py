@@ -130,6 +130,11 @@ def test_it_tells_on_whom_the_model_was_scored(side: str, words: str) -> None:
     assert "60.0 % (95 % interval by speaker 50.0 % to 70.0 %)" in text.replace("\N{NO-BREAK SPACE}", " ")
 
 
+def test_a_model_scored_on_one_speaker_has_no_interval_to_tell() -> None:
+    scores = {"side": "test", "uar": 0.6, "uar_interval": [None, None], "corpora": {"tapes": 0.6}}
+    assert "interval" not in score_text({"name": "own", "scores": scores})
+
+
 def test_the_table_holds_every_file_with_its_strongest_moment(page: Page, run: Path) -> None:
     files = load_results(run)
     data = page.data
