@@ -52,7 +52,7 @@ def weight_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
         "dense_norm.mean": (N_DENSE,),
         "dense_norm.std": (N_DENSE,),
     }
-    n_in = 1
+    n_in = config.n_views
     for index, n_out in enumerate(config.channels):
         shapes[f"blocks.{index}.conv.weight"] = (n_out, n_in, 3, 3)
         for part in ("weight", "bias", "running_mean", "running_var"):

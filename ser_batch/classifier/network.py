@@ -1,7 +1,7 @@
 """The hybrid network on one page: a mel spectrogram and 13 voice features in, one logit per emotion out.
 
-    mel (B, 128, 130) dB ─ level, range, z-score ─ 4 convolutions ─ attentive mean + deviation over time ─ 256 ┐
-    features (B, 13) ─ impute, z-score, + missing mask ─ 2 linear layers ─ 128 ────────────────────────────────┴ 384
+    mel (B, 128, 130) dB ─ level, z-score, two views ─ 4 convolutions ─ attentive mean + deviation in time ─ 256 ┐
+    features (B, 13) ─ impute, z-score, + missing mask ─ 2 linear layers ─ 128 ──────────────────────────────────┴ 384
     384 ─ fusion 128 ─ logits (B, n_labels)
 
 Every normalisation happens inside, from statistics of the training data kept as buffers, so that each runtime that has
@@ -20,7 +20,10 @@ __all__ = ["HybridCNN"]
 
 
 class MelNorm(nn.Module):
-    """Makes a window independent of its level; then each band has mean 0, deviation 1 over audible training frames."""
+    """Makes a window independent of its level; then each band has mean 0, deviation 1 over audible training frames.
+
+    The second view takes from each band its mean over the window's own audible frames.
+    """
 
     band_mean: Tensor
     band_std: Tensor
@@ -40,7 +43,13 @@ class MelNorm(nn.Module):
 
     def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         below, audible = self.relative(mel)
-        return (below - self.band_mean[:, None]) / self.band_std[:, None], audible
+        z = (below - self.band_mean[:, None]) / self.band_std[:, None]
+        if self.config.n_views == 1:
+            return z[:, None], audible
+        weight = audible[:, None, :]
+        # At least the frame of the loudest cell is audible.
+        own_mean = (z * weight).sum(dim=2, keepdim=True) / weight.sum(dim=2, keepdim=True)
+        return torch.stack([z, z - own_mean], dim=1), audible  # (B, views, 128, T), (B, T)
 
 
 class DenseNorm(nn.Module):
@@ -101,7 +110,7 @@ class HybridCNN(nn.Module):
         self.config = config
         self.mel_norm = MelNorm(config)
         self.dense_norm = DenseNorm()
-        n_in = (1, *config.channels[:-1])
+        n_in = (config.n_views, *config.channels[:-1])
         self.blocks = nn.ModuleList(
             Block(*shape) for shape in zip(n_in, config.channels, config.strides, config.pools, strict=True)
         )
@@ -115,8 +124,7 @@ class HybridCNN(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def embed_mel(self, mel: Tensor) -> Tensor:
-        x, audible = self.mel_norm(mel)  # (B, 128, 130), (B, 130)
-        x = x[:, None]  # (B, 1, 128, 130)
+        x, audible = self.mel_norm(mel)  # (B, 2, 128, 130), (B, 130)
         for block in self.blocks:
             x = block(x)  # (B, 160, 8, 17) after the last one, with the default config
         x = x.permute(0, 3, 1, 2).flatten(2)  # (B, S, C * bands)

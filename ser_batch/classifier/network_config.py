@@ -24,6 +24,9 @@ class NetworkConfig:
     ----------
     n_labels : int
         Emotions.
+    n_views : int
+        1: the spectrogram alone; 2: beside it, the same less the mean of each band, so that what moves is told apart
+        from what a voice, a room or a microphone always sounds like.
     channels : tuple of 4 int
         Output channels of the four convolutions.
     strides : tuple of 4 (int, int)
@@ -41,6 +44,7 @@ class NetworkConfig:
     """
 
     n_labels: int = 6
+    n_views: int = 2
     channels: tuple[int, ...] = (16, 32, 64, 160)
     strides: tuple[tuple[int, int], ...] = ((2, 2), (1, 2), (1, 1), (1, 1))
     pools: tuple[tuple[int, int], ...] = ((2, 1), (2, 2), (2, 1), (1, 1))
@@ -54,6 +58,8 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if not len(self.channels) == len(self.strides) == len(self.pools) == 4:
             raise ModelError("The network has four convolutions: channels, strides and pools need four entries each.")
+        if self.n_views not in (1, 2):
+            raise ModelError(f"The network has 1 or 2 views of a spectrogram, not {self.n_views}.")
 
     @property
     def n_bands_out(self) -> int:
@@ -97,7 +103,8 @@ class NetworkConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ModelError(f"Network settings unknown to this version: {', '.join(unknown)}. Upgrade ser-batch.")
-        return cls(**{key: _tuples(value) for key, value in values.items()})
+        # Models from before there were two views do not say how many they have.
+        return cls(**{"n_views": 1, **{key: _tuples(value) for key, value in values.items()}})
 
 
 def _tuples(value: Any) -> Any:

@@ -108,15 +108,13 @@ class _Graph:
 
 
 def _mel_branch(graph: _Graph, config: NetworkConfig) -> str:
-    x, audible = _mel_norm(graph, config)  # (n, 128, 130), (n, 130)
-    x = graph.node("Unsqueeze", [x, graph.axes(1)])  # (n, 1, 128, 130)
+    x, audible = _mel_norm(graph, config)  # (n, views, 128, 130), (n, 1, 130)
     for index in range(len(config.channels)):
         x = _block(graph, config, index, x)
     x = graph.node("Transpose", [x], perm=[0, 3, 1, 2])  # (n, steps, channels, bands)
     n_step = config.channels[-1] * config.n_bands_out
     x = graph.node("Reshape", [x, graph.axes(0, 0, n_step)])
     # A step is audible where one of its frames is; the last step may have fewer frames.
-    audible = graph.node("Unsqueeze", [audible, graph.axes(1)])  # (n, 1, 130)
     stride = [config.time_stride]
     audible = graph.node("MaxPool", [audible], kernel_shape=stride, strides=stride, ceil_mode=1)
     audible = graph.node("Transpose", [audible], perm=[0, 2, 1])  # (n, steps, 1)
@@ -130,7 +128,16 @@ def _mel_norm(graph: _Graph, config: NetworkConfig) -> tuple[str, str]:
     loudest = graph.node("ReduceMax", [below], axes=[1], keepdims=0)
     audible = graph.node("GreaterOrEqual", [loudest, graph.constant(-config.audible_range_db)])
     mean, std = (graph.weights[f"mel_norm.band_{part}"][:, None] for part in ("mean", "std"))
-    return graph.z_score(below, mean, std), graph.node("Cast", [audible], to=TensorProto.FLOAT)
+    z = graph.z_score(below, mean, std)
+    audible = graph.node("Cast", [audible], to=TensorProto.FLOAT)
+    audible = graph.node("Unsqueeze", [audible, graph.axes(1)])
+    views = [z]
+    if config.n_views == 2:
+        total = graph.node("ReduceSum", [graph.node("Mul", [z, audible]), graph.axes(2)], keepdims=1)
+        count = graph.node("ReduceSum", [audible, graph.axes(2)], keepdims=1)
+        views.append(graph.node("Sub", [z, graph.node("Div", [total, count])]))
+    views = [graph.node("Unsqueeze", [view, graph.axes(1)]) for view in views]
+    return graph.node("Concat", views, axis=1) if len(views) > 1 else views[0], audible
 
 
 def _block(graph: _Graph, config: NetworkConfig, index: int, x: str) -> str:

@@ -30,6 +30,8 @@ class AugmentConfig:
 
     #: Changed copies of each clip, besides the clip as it is.
     copies: int = 8
+    #: Of the changes; networks of several seeds learn from the same copies, so that these are made once.
+    seed: int = 0
     #: Resampling: speed and pitch change together, as in a bigger or smaller speaker; 0.1 = up to 10 % either way.
     speed: float = 0.1
     speed_probability: float = 0.8

@@ -89,7 +89,6 @@ class _Task:
     #: (path, content hash) of each clip.
     clips: tuple[tuple[str, str], ...]
     copy: int
-    seed: int
     audio: AudioConfig
     changes: AugmentConfig
     recipe: PluginRecipe
@@ -102,7 +101,6 @@ def extract_features(
     cache_dir: Path,
     recipe: PluginRecipe,
     changes: AugmentConfig,
-    seed: int = 0,
     jobs: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> FeatureTable:
@@ -118,8 +116,6 @@ def extract_features(
         Whose extractors and readers are used.
     changes : AugmentConfig
         How copies differ.
-    seed : int
-        Seed of the augmentation.
     jobs : int
         Worker processes; 0 = one per core.
     progress : callable
@@ -131,7 +127,7 @@ def extract_features(
         A worker was killed, for example for lack of memory.
     """
     cache_dir.mkdir(parents=True, exist_ok=True)
-    tasks = _plan(paths, hashes, cache_dir, recipe, changes, seed)
+    tasks = _plan(paths, hashes, cache_dir, recipe, changes)
     total = len(paths) * (1 + changes.copies)
     done = 0
     missing = []
@@ -153,7 +149,6 @@ def _plan(
     cache_dir: Path,
     recipe: PluginRecipe,
     changes: AugmentConfig,
-    seed: int,
 ) -> list[_Task]:
     audio = Config().audio
     versions = [(spec.extractor, spec.version) for spec in needed_specs(recipe)]
@@ -173,9 +168,9 @@ def _plan(
             }
             if copy:
                 # How many copies there are does not change this one.
-                depends |= {"changes": asdict(replace(changes, copies=0)), "seed": seed, "copy": copy}
+                depends |= {"changes": asdict(replace(changes, copies=0)), "copy": copy}
             key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:32]
-            tasks.append(_Task(str(cache_dir / f"{key}.npz"), clips, copy, seed, audio, changes, recipe))
+            tasks.append(_Task(str(cache_dir / f"{key}.npz"), clips, copy, audio, changes, recipe))
     return tasks
 
 
@@ -241,7 +236,7 @@ def _analyse(
     ref = ClipRef(Path(path).name, path, stat.st_size, stat.st_mtime_ns)
     audio = task.audio
     pieces = manager.hook.read_clip(ref=ref, sample_rate_hz=audio.sample_rate_hz, piece_s=audio.piece_s, overlap_s=0.0)
-    generator = clip_generator(task.seed, content, task.copy)
+    generator = clip_generator(task.changes.seed, content, task.copy)
     rows: list[tuple[NDArray, ...]] = []
     for piece in pieces:
         clip = piece

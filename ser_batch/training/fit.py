@@ -18,7 +18,9 @@ from torch.nn import functional
 from ser_batch import metrics
 from ser_batch.classifier.network import HybridCNN
 from ser_batch.classifier.network_config import NetworkConfig
+from ser_batch.training.batches import Batch, draw_batch
 from ser_batch.training.dataset import NO_TARGET, Dataset
+from ser_batch.training.muon import Muon
 from ser_batch.training.rows import Rows
 from ser_batch.training.train_config import FitConfig
 
@@ -113,7 +115,7 @@ class _Trainee(nn.Module):
         dense = (draw < 1 - rate).float().expand(-1, shape.dense_units)
         return torch.cat([mel, dense], dim=1)
 
-    def loss(self, outputs: tuple[Tensor, Tensor, Tensor], batch: _Batch) -> Tensor:
+    def loss(self, outputs: tuple[Tensor, Tensor, Tensor], batch: Batch) -> Tensor:
         """Cross-entropy of labels, of categories within their corpus, and of corpora; mixed as the inputs were."""
         config = self.config
         logits, categories, corpora = (part.float() for part in outputs)
@@ -131,85 +133,6 @@ class _Trainee(nn.Module):
             if config.adversary_weight:
                 total = total + share * config.adversary_weight * functional.cross_entropy(corpora, corpus)
         return total
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Batch:
-    mel: Tensor
-    features: Tensor
-    targets: tuple[Tensor, Tensor, Tensor]
-    #: Order in which the batch was mixed with itself, and the share of the first; None without mixup.
-    order: Tensor | None = None
-    share: float = 1.0
-
-    def mixed_targets(self) -> list[tuple[float, Tensor, Tensor, Tensor]]:
-        if self.order is None:
-            return [(1.0, *self.targets)]
-        first, second, third = (part[self.order] for part in self.targets)
-        return [(self.share, *self.targets), (1.0 - self.share, first, second, third)]
-
-
-def _draw(rows: Rows, index: Tensor, network: HybridCNN, config: FitConfig, generator: np.random.Generator) -> _Batch:
-    features = rows.dense[index]
-    targets = (rows.target[index], rows.category[index], rows.corpus[index])
-    # The dense branch alone looks at no spectrogram.
-    mel = rows.mel(index) if config.branches != "dense" else features.new_zeros(len(index), 1, 1)
-    if config.crop_frames and config.branches != "dense":
-        mel = _crop(mel, config.crop_frames, network)
-    if config.recolour and config.branches != "dense":
-        mel = _recolour(mel, config.recolour)
-    order, share = None, 1.0
-    if config.mixup:
-        share = float(generator.beta(config.mixup, config.mixup))
-        order = torch.randperm(len(index), device=index.device)
-        mel = share * mel + (1 - share) * mel[order]
-        features = share * features + (1 - share) * features[order]
-    if config.branches == "dense":
-        return _Batch(mel, features, targets, order, share)
-    masked = _mask(mel, config.band_masks, config.band_mask_bands, 1)[:, :, None]
-    masked = masked | _mask(mel, config.frame_masks, config.frame_mask_frames, 2)[:, None, :]
-    # What is masked takes the mean of its band: after normalisation that is 0.
-    mel = torch.where(masked, network.mel_norm.band_mean[None, :, None], mel)
-    return _Batch(mel, features, targets, order, share)
-
-
-def _crop(mel: Tensor, n_frames: int, network: HybridCNN) -> Tensor:
-    """Return a random stretch (B, 128, n_frames) of each window that overlaps what is audible in it."""
-    _, audible = network.mel_norm.relative(mel)
-    n_all = mel.shape[2]
-    place = torch.arange(n_all, device=mel.device)
-    first = torch.where(audible > 0, place, n_all).amin(dim=1).clamp(max=n_all - 1)
-    last = torch.where(audible > 0, place, -1).amax(dim=1).clamp(min=0)
-    # All of a short sound, with 8 frames around it; a part of a long one.
-    low = torch.minimum(first - 8, last + 8 - n_frames)
-    high = torch.maximum(first - 8, last + 8 - n_frames)
-    draw = torch.rand(len(mel), device=mel.device)
-    start = (low + draw * (high - low)).round().long().clamp(0, n_all - n_frames)
-    columns = start[:, None] + torch.arange(n_frames, device=mel.device)
-    return mel.gather(2, columns[:, None, :].expand(-1, mel.shape[1], -1))
-
-
-def _recolour(mel: Tensor, share: float) -> Tensor:
-    """Change the channel of a share of spectrograms (B, 128, T) in dB below their peak."""
-    n_bands = mel.shape[1]
-    chosen, tilt, cut, floor, slope = torch.rand(5, len(mel), 1, 1, device=mel.device).unbind()
-    band = torch.linspace(-0.5, 0.5, n_bands, device=mel.device)[:, None]
-    # Up to 8 dB from the lowest to the highest band, either way.
-    changed = mel + (tilt - 0.5) * 16.0 * band
-    # One in three ends at a band in the upper 40 %: 8 kHz sampling, telephones, lossy codecs.
-    changed = torch.where((cut < 1 / 3) & (band > 0.1 + 1.2 * cut), changed - 60.0, changed)
-    # A noise floor 20 to 80 dB down, white to falling by 20 dB.
-    changed = torch.maximum(changed, -20.0 - 60.0 * floor - 20.0 * slope * (band + 0.5))
-    return torch.where(chosen < share, changed, mel)
-
-
-def _mask(mel: Tensor, count: int, width: int, axis: int) -> Tensor:
-    """Return (B, size of axis): True inside any of `count` random stretches of up to `width`."""
-    size = mel.shape[axis]
-    widths = torch.rand(len(mel), count, 1, device=mel.device) * width
-    starts = torch.rand(len(mel), count, 1, device=mel.device) * (size - widths)
-    place = torch.arange(size, device=mel.device)
-    return ((place >= starts) & (place < starts + widths)).any(dim=1)
 
 
 def _fit_normalisation(network: HybridCNN, rows: Rows, weights: Tensor, generator: torch.Generator) -> None:
@@ -322,10 +245,7 @@ class _Training:
         self.trainee = self.trainee.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = _Average(self.trainee)
         self.best = copy.deepcopy(self.trainee)
-        plain = [value for value in self.trainee.parameters() if value.ndim < 2]
-        decayed = [value for value in self.trainee.parameters() if value.ndim >= 2]
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, fused=self.device.type in ("cpu", "cuda"))
+        self.optimisers = _optimisers(self.trainee, config)
         self.per_epoch = max(1, round(len(plan.train) / config.batch_size))
         self.history: list[dict[str, float]] = []
 
@@ -355,14 +275,16 @@ class _Training:
 
     def _step(self, step: int, index: Tensor, generator: np.random.Generator) -> Tensor:
         rate = _learning_rate(step, self.config.epochs * self.per_epoch, self.per_epoch, self.config)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
         with _autocast(self.device):
-            batch = _draw(self.rows, index, self.trainee.network, self.config, generator)
+            batch = draw_batch(self.rows, index, self.trainee.network, self.config, generator)
             loss = self.trainee.loss(self.trainee(batch.mel, batch.features), batch)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.trainee.zero_grad(set_to_none=True)
         loss.backward()
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         # The average follows closely at first, when weights are far from any good.
         self.average.update(min(self.config.average_decay, (1 + step) / (10 + step)))
         return loss.detach()
@@ -372,7 +294,7 @@ class _Training:
             "trainee": self.trainee,
             "average": self.average.trainee,
             "best": self.best,
-            "optimiser": self.optimiser,
+            **{f"optimiser {number}": optimiser for number, optimiser in enumerate(self.optimisers)},
         }
 
     def resume(self) -> None:
@@ -392,6 +314,22 @@ class _Training:
             {**{name: part.state_dict() for name, part in self._parts().items()}, "history": self.history}, partial
         )
         partial.replace(path)
+
+
+def _optimisers(trainee: _Trainee, config: FitConfig) -> list[torch.optim.Optimizer]:
+    """Return what updates the weights: AdamW alone, or Muon for hidden layers and AdamW for heads and biases."""
+    named = list(trainee.named_parameters())
+    hidden = [value for name, value in named if value.ndim >= 2 and "head" not in name]
+    decayed = [value for name, value in named if value.ndim >= 2 and "head" in name]
+    plain = [value for _, value in named if value.ndim < 2]
+    if config.optimiser == "adamw":
+        hidden, decayed = [], hidden + decayed
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    fused = plain[0].device.type in ("cpu", "cuda")
+    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.learning_rate, fused=fused)]
+    if hidden:
+        found.append(Muon(hidden, config.learning_rate, config.weight_decay))
+    return found
 
 
 def _best_epoch(history: list[dict[str, float]]) -> int:

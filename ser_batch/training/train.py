@@ -90,7 +90,6 @@ def load_features(
         "cache_dir": options.cache_dir,
         "recipe": options.recipe,
         "changes": config.augment,
-        "seed": options.seed,
         "jobs": options.jobs,
     }
     table = extract_features(

@@ -45,6 +45,8 @@ class FitConfig:
 
     epochs: int = 60
     batch_size: int = 128
+    #: "muon" for the weights of hidden layers, see `muon.Muon`, with AdamW for the rest; or "adamw" for all.
+    optimiser: str = "muon"
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
     warmup_epochs: float = 2.0
@@ -65,6 +67,9 @@ class FitConfig:
     frame_mask_frames: int = 20
     #: Frames of a random stretch, around what is audible, that is learnt from instead of the window; 0 = the window.
     crop_frames: int = 0
+    #: Frequencies, and the pace, are changed by up to this factor either way: other sizes of speakers (Jaitly 2013).
+    warp_frequency: float = 0.0
+    warp_time: float = 0.0
     #: Share of windows that are drawn from augmented copies, where there are any.
     copy_share: float = 0.5
     #: Share of spectrograms that are tilted, band-limited, and raised to a floor of noise: other microphones and rooms.
@@ -87,9 +92,12 @@ class FitConfig:
         require(0 <= self.average_decay < 1, "fit.average_decay", "from 0 to below 1")
         require(self.patience >= 1, "fit.patience", "1 or more")
         require(self.crop_frames == 0 or 16 <= self.crop_frames <= 130, "fit.crop_frames", "0, or from 16 to 130")
+        require(0 <= self.warp_frequency < 0.5, "fit.warp_frequency", "from 0 to below 0.5")
+        require(0 <= self.warp_time < 0.5, "fit.warp_time", "from 0 to below 0.5")
         require(0 <= self.copy_share <= 1, "fit.copy_share", "from 0 to 1")
         require(0 <= self.recolour <= 1, "fit.recolour", "from 0 to 1")
         require(0 <= self.branch_dropout <= 0.5, "fit.branch_dropout", "from 0 to 0.5")
+        require(self.optimiser in ("muon", "adamw"), "fit.optimiser", "muon or adamw")
         require(self.branches in ("hybrid", "mel", "dense"), "fit.branches", "one of hybrid, mel, dense")
 
 

@@ -47,6 +47,20 @@ def test_the_level_of_a_recording_does_not_matter(network: HybridCNN) -> None:
     torch.testing.assert_close(answer(network, mel - 17.0, features), answer(network, mel, features), atol=1e-4, rtol=0)
 
 
+def test_the_second_view_is_deaf_to_the_colour_of_a_microphone(network: HybridCNN) -> None:
+    mel, _ = inputs()
+    # All frames audible, the loudest band left alone, so that nothing but the colour changes.
+    mel = mel.clamp(min=mel.amax() - CONFIG.audible_range_db)
+    mel[:, 64] = mel.amax()
+    colour = -torch.linspace(0, 10, N_BANDS)[:, None]
+    colour[64] = 0
+    views, audible = network.mel_norm(mel)
+    others, _ = network.mel_norm(mel + colour)
+    assert audible.all()
+    torch.testing.assert_close(views[:, 1], others[:, 1], atol=1e-4, rtol=0)
+    assert (views[:, 0] - others[:, 0]).abs().max() > 0.5
+
+
 def test_what_lies_below_the_dynamic_range_does_not_matter(network: HybridCNN) -> None:
     mel, features = inputs()
     mel[:, :, 60:] = mel.amax() - CONFIG.dynamic_range_db - 1

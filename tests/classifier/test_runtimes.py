@@ -28,8 +28,9 @@ TOLERANCE = 1e-5
 
 CONFIGS = {
     "default": NetworkConfig(),
-    "other strides and pools": NetworkConfig(
+    "one view, other strides and pools": NetworkConfig(
         n_labels=6,
+        n_views=1,
         channels=(8, 12, 16, 20),
         strides=((1, 2), (2, 1), (2, 2), (1, 1)),
         pools=((2, 2), (1, 1), (3, 2), (2, 3)),
