@@ -24,6 +24,7 @@ __all__ = ["command"]
 @click.option("--fold", "folds", type=int, multiple=True, help="Only this fold, from 1; may be given again.")
 @click.option("--also", multiple=True, metavar="NAME=LABEL,LABEL…", help="Score the recipe among these labels, too.")
 @click.option("--config", "config_name", metavar="NAME|FILE", help="Configuration of the recipe.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one key: --set fit.epochs=40.")
 @click.option("--merge", multiple=True, metavar="FROM=TO", help="Count a label as another, for example calm=neutral.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all scores; - for the terminal.")
 @click.option("--report", "report_dir", type=click.Path(path_type=Path), help="Folder for pictures and scores.")
@@ -41,6 +42,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     folds: tuple[int, ...],
     also: tuple[str, ...],
     config_name: str | None,
+    changes: tuple[str, ...],
     merge: tuple[str, ...],
     json_path: Path | None,
     report_dir: Path | None,
@@ -55,7 +57,9 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     Refuses when speakers or audio of the training are among the data. With --cross-validate or --leave-corpus-out the
     recipe is scored instead: models are trained on other speakers than they are tested on, and MODEL is not used.
     """
-    from ser_batch.cli.train import label_sets, read_data, speaking  # noqa: PLC0415 - commands load what they need
+    from dataclasses import replace  # noqa: PLC0415 - commands load what they need
+
+    from ser_batch.cli.train import announced_device, label_sets, read_config, read_data, speaking  # noqa: PLC0415
     from ser_batch.errors import ConfigError  # noqa: PLC0415
     from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
     from ser_batch.training.train import TrainOptions  # noqa: PLC0415
@@ -67,7 +71,12 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     with speaking() as voice:
         if cross_validate or leave_corpus_out:
             scheme = "corpus" if leave_corpus_out else str(cross_validate)
-            report = _score_recipe(options, data, named, scheme, folds, config_name, device, voice)
+            from ser_batch.training.cross_validate import cross_validate as recipe_scores  # noqa: PLC0415
+
+            config = read_config(config_name, changes)
+            clips, corpora = read_data(data, named, recipe)
+            options = replace(options, device=announced_device(device))
+            report = recipe_scores(clips, corpora, config, options, voice, scheme, folds)
         else:
             from ser_batch.training.score_model import score_model  # noqa: PLC0415
 
@@ -87,24 +96,6 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     for name, part in report.get("also", {}).items():
         click.echo(f"\n{name}: {', '.join(part['labels'])}")
         _show(part)
-
-
-def _score_recipe(
-    options: Any, data: Any, named: Any, scheme: str, only: Any, config_name: str | None, device: str, voice: Any
-) -> dict[str, Any]:
-    from dataclasses import replace  # noqa: PLC0415
-
-    from ser_batch.classifier.device import choose_device  # noqa: PLC0415
-    from ser_batch.cli.train import read_data  # noqa: PLC0415
-    from ser_batch.resources import config_path  # noqa: PLC0415
-    from ser_batch.training.cross_validate import cross_validate  # noqa: PLC0415
-    from ser_batch.training.train_config import load_train_config  # noqa: PLC0415
-
-    config = load_train_config(config_path(config_name) if config_name else None)
-    clips, corpora = read_data(data, named, options.recipe)
-    chosen = choose_device(device)
-    click.echo(f"Device: {chosen.device}" + (f" ({chosen.note})" if chosen.note else ""))
-    return cross_validate(clips, corpora, config, replace(options, device=chosen.device), voice, scheme, only)
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -10,8 +10,9 @@ import click
 if TYPE_CHECKING:
     from ser_batch.training.corpora import Corpus, LabelledClip
     from ser_batch.training.train import Voice
+    from ser_batch.training.train_config import TrainConfig
 
-__all__ = ["command", "label_sets", "read_data", "speaking"]
+__all__ = ["announced_device", "command", "label_sets", "read_config", "read_data", "speaking"]
 
 _DEVICES = ("auto", "mps", "cuda", "cpu")
 
@@ -20,6 +21,7 @@ _DEVICES = ("auto", "mps", "cuda", "cpu")
 @click.option("--data", multiple=True, type=click.Path(path_type=Path), help="Folder: data/raw/<emotion>/ or a corpus.")
 @click.option("--corpus", "named", multiple=True, metavar="NAME=PATH", help="A corpus as downloaded, by name.")
 @click.option("--config", "config_name", metavar="NAME|FILE", help="Shipped configuration or TOML file.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one key: --set fit.epochs=40.")
 @click.option("--output", type=click.Path(path_type=Path), help="Model file; models/NAME.safetensors by default.")
 @click.option("--also", multiple=True, metavar="NAME=LABEL,LABEL…", help="Write a model of these labels only, too.")
 @click.option(
@@ -39,6 +41,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     data: tuple[Path, ...],
     named: tuple[str, ...],
     config_name: str | None,
+    changes: tuple[str, ...],
     output: Path | None,
     also: tuple[str, ...],
     scores_path: Path | None,
@@ -55,26 +58,21 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
 
     The clips come from folders: data/raw/<emotion>/, a corpus as downloaded, or a folder of such corpora.
     """
-    from ser_batch.classifier.device import choose_device  # noqa: PLC0415 - see above: commands load what they need
-    from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
-    from ser_batch.resources import config_path  # noqa: PLC0415
+    from ser_batch.plugins import PluginRecipe  # noqa: PLC0415 - see above: commands load what they need
     from ser_batch.training.report import write_report  # noqa: PLC0415
     from ser_batch.training.train import TrainOptions, train_model  # noqa: PLC0415
-    from ser_batch.training.train_config import load_train_config  # noqa: PLC0415
 
-    config = load_train_config(config_path(config_name) if config_name else None)
+    config = read_config(config_name, changes)
     name = name or (output.stem if output else "own")
     recipe = PluginRecipe(files=plugins)
     clips, corpora = read_data(data, named, recipe)
-    chosen = choose_device(device)
-    click.echo(f"Device: {chosen.device}" + (f" ({chosen.note})" if chosen.note else ""))
     options = TrainOptions(
         name=name,
         output=output or Path("models") / f"{name}.safetensors",
         report_dir=report_dir or Path("reports") / f"train-{name}",
         cache_dir=cache,
         seed=seed,
-        device=chosen.device,
+        device=announced_device(device),
         jobs=jobs,
         resume=resume,
         recipe=recipe,
@@ -92,9 +90,47 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     click.echo(f"Model:  {options.output}\nReport: {options.report_dir}")
 
 
+def announced_device(wanted: str) -> str:
+    """Return the device that `wanted` means here, and say which."""
+    from ser_batch.classifier.device import choose_device  # noqa: PLC0415
+
+    chosen = choose_device(wanted)
+    click.echo(f"Device: {chosen.device}" + (f" ({chosen.note})" if chosen.note else ""))
+    return chosen.device
+
+
 def label_sets(also: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     """Read options NAME=LABEL,LABEL…"""
     return {name: tuple(labels.split(",")) for name, _, labels in (item.partition("=") for item in also)}
+
+
+def read_config(name: str | None, changes: tuple[str, ...]) -> TrainConfig:
+    """Return the configuration called `name`, or the defaults, with each of `changes`, "section.key=value", laid over.
+
+    Raises
+    ------
+    ConfigError
+        No such configuration, no such key, or a value that is none for it.
+    """
+    import tomllib  # noqa: PLC0415
+
+    from ser_batch.errors import ConfigError  # noqa: PLC0415
+    from ser_batch.resources import config_path  # noqa: PLC0415
+    from ser_batch.training.train_config import load_train_config  # noqa: PLC0415
+
+    config = load_train_config(config_path(name) if name else None)
+    for item in changes:
+        key, separator, text = item.partition("=")
+        section, _, name_in_section = key.strip().partition(".")
+        if not (separator and name_in_section):
+            raise ConfigError(f"--set {item!r} must be SECTION.KEY=VALUE, for example fit.epochs=40.")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            # A shell takes the quotes off a word.
+            value = text.strip()
+        config = config.with_values({section: {name_in_section: value}}, source=f"--set {item}")
+    return config
 
 
 def _read_scores(path: Path) -> Any:
