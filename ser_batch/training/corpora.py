@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ser_batch.errors import DataError, InputError
+from ser_batch.errors import DataError, InputError, PluginError, SerBatchError
 from ser_batch.hookspecs import hookimpl
 
 __all__ = [
@@ -417,6 +417,8 @@ def read_corpus(folder: Path, corpora: Sequence[Corpus], name: str | None = None
         The folder does not exist.
     DataError
         Unknown corpus name, labels that cannot be used, or no clip of the corpus in the folder.
+    PluginError
+        The reader of the corpus raised something else; the message names the corpus.
     """
     if not folder.is_dir():
         raise InputError(f"Data folder {folder} does not exist.")
@@ -435,7 +437,13 @@ def read_corpus(folder: Path, corpora: Sequence[Corpus], name: str | None = None
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise DataError(f"No corpus {name!r}.{hint} Known: {', '.join(by_name)}.")
         corpus = by_name[name]
-    clips = sorted(corpus.read(folder), key=lambda clip: clip.path)
+    try:
+        clips = sorted(corpus.read(folder), key=lambda clip: clip.path)
+    except SerBatchError:
+        raise
+    except Exception as error:  # a plugin's reader can raise anything; the user needs to know whose it was
+        reason = f"{type(error).__name__}: {error}"
+        raise PluginError(f"The reader of corpus {corpus.name!r} failed on {folder}: {reason}") from error
     if not clips:
         raise DataError(f"No clip of {corpus.title} in {folder}: the file names are not those of the corpus.")
     return clips

@@ -7,8 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from ser_batch.errors import DataError, InputError
-from ser_batch.training.corpora import BUILT_IN_CORPORA, EMOTIONS, LabelledClip, canonical_emotion, read_corpus
+from ser_batch.errors import DataError, InputError, PluginError
+from ser_batch.training.corpora import (
+    BUILT_IN_CORPORA,
+    EMOTIONS,
+    Corpus,
+    LabelledClip,
+    canonical_emotion,
+    read_corpus,
+)
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -213,3 +220,12 @@ def test_the_real_corpora_are_recognised_whole(corpora_dir: Path) -> None:
     assert Counter(clip.corpus for clip in clips) == {"ravdess": 1200, "nemo": 3403, "emogator": 4862}
     speakers = {corpus: {clip.speaker for clip in clips if clip.corpus == corpus} for corpus in ("ravdess", "nemo")}
     assert {corpus: len(names) for corpus, names in speakers.items()} == {"ravdess": 20, "nemo": 7}
+
+
+def test_a_reader_that_breaks_is_named(tmp_path: Path) -> None:
+    def read_badly(folder: Path) -> list[LabelledClip]:
+        raise KeyError("mood")
+
+    own = Corpus("mine", "My corpus", "", "", "", read_badly, lambda folder, names: True)
+    with pytest.raises(PluginError, match=r"corpus 'mine' failed on .*KeyError: 'mood'"):
+        read_corpus(tmp_path, [own], "mine")
