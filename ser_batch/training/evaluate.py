@@ -58,14 +58,20 @@ def score_table(predictions: Predictions, n_draws: int = 1000) -> dict[str, Any]
     -------
     dict
         ``overall`` and, under ``corpora`` and ``sexes``, a block per group of clips; each has n_clips, n_speakers, uar
-        and accuracy with intervals, ece, brier, nll, risk_coverage, confusion and classes. ``contexts`` holds UAR among
-        anger, disgust, happiness and sadness of vocal bursts, probabilities renormalised over the four.
+        and accuracy with intervals, ece, brier, nll, risk_coverage, confusion and classes. ``speakers`` holds corpus,
+        sex, n_clips and uar of each speaker who is known, so that two tables can be compared pair by pair. ``contexts``
+        holds UAR among anger, disgust, happiness and sadness of vocal bursts, probabilities renormalised over the four.
     """
     table: dict[str, Any] = {"labels": list(predictions.labels), "overall": _block(predictions, n_draws)}
     for key, column in (("corpora", predictions.corpus), ("sexes", predictions.sex)):
         table[key] = {
             str(name): _block(predictions.only(column == name), n_draws) for name in np.unique(column) if str(name)
         }
+    table["speakers"] = {
+        str(name): _speaker(predictions.only(predictions.speaker == name))
+        for name in np.unique(predictions.speaker)
+        if not str(name).startswith("?")
+    }
     contexts = _contexts(predictions, n_draws)
     if contexts:
         table["contexts"] = contexts
@@ -97,6 +103,15 @@ def _block(predictions: Predictions, n_draws: int) -> dict[str, Any]:
             label: {name: _number(value) for name, value in scores.items()}
             for label, scores in zip(predictions.labels, metrics.class_scores(confusion), strict=True)
         },
+    }
+
+
+def _speaker(predictions: Predictions) -> dict[str, Any]:
+    return {
+        "corpus": str(predictions.corpus[0]),
+        "sex": str(predictions.sex[0]),
+        "n_clips": len(predictions),
+        "uar": metrics.uar(predictions.truth, predictions.probabilities.argmax(axis=1)),
     }
 
 

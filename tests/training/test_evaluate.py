@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,16 @@ def test_a_table_has_a_block_per_corpus_and_per_known_sex_and_is_json() -> None:
     overall = table["overall"]
     assert overall["uar_interval"][0] < overall["uar"] < overall["uar_interval"][1]
     assert sum(map(sum, overall["confusion"])) == 240
+
+
+def test_every_known_speaker_has_a_score_of_their_own() -> None:
+    data = predictions()
+    table = score_table(replace(data, speaker=np.where(data.speaker == "s3", "?7", data.speaker)), n_draws=10)
+    assert set(table["speakers"]) == {f"s{number}" for number in range(20)} - {"s3"}
+    first = table["speakers"]["s0"]
+    assert (first["corpus"], first["n_clips"]) == ("emogator", 12)
+    # Two clips of each label: UAR is accuracy.
+    assert first["uar"] == pytest.approx(np.mean(data.probabilities[:12].argmax(axis=1) == data.truth[:12]))
 
 
 def test_contexts_are_scored_among_the_four_labels_of_bursts_only() -> None:
