@@ -3,7 +3,7 @@
     python -m benchmarks.compare_scores --better A0.json A1.json A2.json --than B0.json B1.json B2.json
 
 Each file is what ``ser-batch evaluate --cross-validate --json`` wrote; those of one side differ by seed. Prints, per
-corpus, the mean over speakers of the difference in UAR, seeds averaged, with a 95 % interval from drawing speakers anew.
+corpus, the mean over speakers of the difference in UAR, seeds averaged, with a 95 % interval by speaker.
 """
 
 from __future__ import annotations
