@@ -116,6 +116,13 @@ def test_the_configuration_survives_json() -> None:
     assert NetworkConfig.from_dict(json.loads(json.dumps(config.as_dict()))) == config
 
 
+def test_a_file_from_before_there_were_two_views_has_one() -> None:
+    values = {key: value for key, value in CONFIG.as_dict().items() if key != "n_views"}
+    assert NetworkConfig.from_dict(values).n_views == 1
+    with pytest.raises(ModelError, match="1 or 2 views"):
+        NetworkConfig(n_views=3)
+
+
 def test_an_unknown_setting_asks_for_an_upgrade() -> None:
     with pytest.raises(ModelError, match="unknown to this version: depth"):
         NetworkConfig.from_dict({"depth": 9})
