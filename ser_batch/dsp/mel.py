@@ -13,7 +13,7 @@ from ser_batch.dsp.frames import KERNEL, Doubles, Indices, Singles
 from ser_batch.dsp.lanes import LANES, load, log2, splat, store, workspace
 from ser_batch.dsp.transform import BATCH_FRAMES, load_frames, power_of_pairs, transform, twiddles
 
-__all__ = ["HOP", "N_FFT", "N_MELS", "log_mel", "mel_filters", "n_mel_frames"]
+__all__ = ["HOP", "N_FFT", "N_MELS", "band_at_hz", "band_centre_hz", "log_mel", "mel_filters", "n_mel_frames"]
 
 N_FFT: Final = 2048
 HOP: Final = 512
@@ -75,7 +75,9 @@ class MelFilters(NamedTuple):
 @functools.lru_cache(maxsize=4)
 def mel_filters(sample_rate_hz: int) -> MelFilters:
     """Return 128 Slaney filters from 0 Hz to 8 kHz (or half the rate), each of unit area."""
-    edges_hz = _mel_to_hz(np.linspace(0.0, _hz_to_mel(min(HIGHEST_HZ, 0.5 * sample_rate_hz)), N_MELS + 2))
+    edges_hz = _mel_to_hz(
+        np.linspace(0.0, float(_hz_to_mel(np.array(min(HIGHEST_HZ, 0.5 * sample_rate_hz)))), N_MELS + 2)
+    )
     bins_hz = np.arange(N_FFT // 2 + 1) * sample_rate_hz / N_FFT
     first_bin, first_weight, weights = [], [0], []
     for low, middle, high in zip(edges_hz[:-2], edges_hz[1:-1], edges_hz[2:], strict=True):
@@ -93,15 +95,28 @@ def mel_filters(sample_rate_hz: int) -> MelFilters:
     )
 
 
-def _hz_to_mel(frequency_hz: float) -> float:
+def band_centre_hz(band: Doubles) -> Doubles:
+    """Return the frequency on which bands are centred; fractions lie between two of them."""
+    return _mel_to_hz((band + 1) * _BAND_MEL)
+
+
+def band_at_hz(frequency_hz: Doubles) -> Doubles:
+    """Return the band that is centred on each frequency, as a fraction: the inverse of `band_centre_hz`."""
+    return _hz_to_mel(frequency_hz) / _BAND_MEL - 1
+
+
+def _hz_to_mel(frequency_hz: Doubles) -> Doubles:
     """Convert to the mel scale of Slaney's Auditory Toolbox: linear to 1 kHz, logarithmic above."""
-    if frequency_hz < 1000.0:
-        return frequency_hz * 3.0 / 200.0
-    return 15.0 + 27.0 * float(np.log(frequency_hz / 1000.0) / np.log(6.4))
+    logarithm = np.log(np.maximum(frequency_hz, 1000.0) / 1000.0)
+    return np.where(frequency_hz < 1000.0, frequency_hz * 3.0 / 200.0, 15.0 + 27.0 * logarithm / np.log(6.4))
 
 
 def _mel_to_hz(mel: Doubles) -> Doubles:
     return np.where(mel < 15.0, mel * 200.0 / 3.0, 1000.0 * np.exp(np.log(6.4) * (mel - 15.0) / 27.0))
+
+
+#: Distance of two bands in mel, where sampling allows all of them.
+_BAND_MEL: Final = float(_hz_to_mel(np.array(HIGHEST_HZ))) / (N_MELS + 1)
 
 
 @numba.njit(**KERNEL)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ser_batch.classifier.network import HybridCNN
-from ser_batch.dsp.mel import HIGHEST_HZ
+from ser_batch.dsp.mel import band_at_hz, band_centre_hz
 from ser_batch.extractors.dense import DENSE_FEATURES
 from ser_batch.training.features import STEP_DB
 from ser_batch.training.rows import Rows
@@ -137,19 +137,11 @@ def _crop_start(mel: Tensor, n_frames: int, pace: Tensor | None, network: Hybrid
 
 def _source_bands(mel: Tensor, pitch: Tensor | None) -> Tensor:
     """Return where each band of the result lies in the original, (B, 128) of bands."""
-    band = torch.arange(mel.shape[1], device=mel.device)
+    band = np.arange(mel.shape[1], dtype=np.float64)
     if pitch is None:
-        return band.expand(len(mel), -1)
-    # Band b is centred on mel (b + 1) * step; the scale is linear up to 1 kHz and logarithmic above (dsp.mel).
-    top = 15.0 + 27.0 * math.log(HIGHEST_HZ / 1000.0) / math.log(6.4)
-    step = top / (mel.shape[1] + 1)
-    centre = (band + 1) * step
-    hz = torch.where(centre < 15.0, centre * 200.0 / 3.0, 1000.0 * torch.exp(math.log(6.4) / 27.0 * (centre - 15.0)))
-    source_hz = hz / pitch[:, None]
-    source = torch.where(
-        source_hz < 1000.0, source_hz * 3.0 / 200.0, 15.0 + 27.0 / math.log(6.4) * torch.log(source_hz / 1000.0)
-    )
-    return (source / step - 1).clamp(0, mel.shape[1] - 1)
+        return torch.from_numpy(band).to(mel).expand(len(mel), -1)
+    source = band_at_hz(band_centre_hz(band) / pitch.cpu().numpy()[:, None])
+    return torch.from_numpy(source.clip(0, mel.shape[1] - 1)).to(mel)
 
 
 def _sample(mel: Tensor, bands: Tensor, frames: Tensor) -> Tensor:

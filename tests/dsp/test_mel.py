@@ -64,3 +64,10 @@ def test_the_filters_are_a_few_numbers_each():
     expected = librosa.filters.mel(sr=RATE_HZ, n_fft=2048, n_mels=128, fmin=0, fmax=8000, dtype=np.float64)
     np.testing.assert_allclose(dense, expected, atol=1e-12)
     assert len(filters.weights) < 2000
+
+
+def test_bands_are_centred_where_librosa_has_them():
+    bands = np.arange(128.0)
+    expected = librosa.mel_frequencies(130, fmin=0.0, fmax=8_000.0, htk=False)[1:-1]
+    np.testing.assert_allclose(mel.band_centre_hz(bands), expected, rtol=1e-9)
+    np.testing.assert_allclose(mel.band_at_hz(mel.band_centre_hz(bands + 0.3)), bands + 0.3, atol=1e-9)
