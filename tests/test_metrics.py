@@ -72,6 +72,14 @@ def test_the_fitted_temperature_is_the_one_that_made_the_labels() -> None:
     assert metrics.fit_temperature(logits, truth) == pytest.approx(2.5, rel=0.03)
 
 
+def test_a_few_clips_that_are_all_right_do_not_make_it_certain() -> None:
+    logits = 4.0 * np.eye(6)[np.arange(12) % 6]
+    temperature = metrics.fit_temperature(logits, np.arange(12) % 6)
+    # Platt's rule: twelve right of twelve are 13 of 14, and a sixth of the doubt falls on the truth.
+    confidence = metrics.softmax(logits, temperature).max(axis=1)
+    np.testing.assert_allclose(confidence, 13 / 14 + 1 / 14 / 6, atol=1e-3)
+
+
 def test_setting_aside_uncertain_clips_raises_accuracy_by_what_was_built_in() -> None:
     # The certain 60 % are all right, the rest all wrong: accuracy .6 becomes 1.
     result = metrics.risk_coverage(np.linspace(1, 0, 100), np.arange(100) < 60)
