@@ -75,9 +75,8 @@ class MelFilters(NamedTuple):
 @functools.lru_cache(maxsize=4)
 def mel_filters(sample_rate_hz: int) -> MelFilters:
     """Return 128 Slaney filters from 0 Hz to 8 kHz (or half the rate), each of unit area."""
-    edges_hz = _mel_to_hz(
-        np.linspace(0.0, float(_hz_to_mel(np.array(min(HIGHEST_HZ, 0.5 * sample_rate_hz)))), N_MELS + 2)
-    )
+    highest_hz = np.array(min(HIGHEST_HZ, 0.5 * sample_rate_hz))
+    edges_hz = _mel_to_hz(np.linspace(0.0, _hz_to_mel(highest_hz), N_MELS + 2))
     bins_hz = np.arange(N_FFT // 2 + 1) * sample_rate_hz / N_FFT
     first_bin, first_weight, weights = [], [0], []
     for low, middle, high in zip(edges_hz[:-2], edges_hz[1:-1], edges_hz[2:], strict=True):
