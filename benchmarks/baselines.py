@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ser_batch import metrics
+from ser_batch.corpora.builtin import BUILT_IN_CORPORA, read_corpus
 from ser_batch.plugins import PluginRecipe
+from ser_batch.training import metrics
 from ser_batch.training.augment import AugmentConfig
-from ser_batch.training.corpora import BUILT_IN_CORPORA, read_corpus
 from ser_batch.training.dataset import NO_TARGET, Dataset, content_hashes, cross_validation_folds
 from ser_batch.training.features import extract_features
 from ser_batch.training.train_config import DataConfig

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ser_batch import metrics
+from ser_batch.training import metrics
 
 
 def speakers(paths: Sequence[Path], part: str | None) -> dict[str, tuple[str, float]]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ser_batch.records import FeatureSpec as FeatureSpec
     from ser_batch.records import Prediction as Prediction
     from ser_batch.records import Status as Status
-    from ser_batch.results import load_results as load_results
+    from ser_batch.run.read import load_results as load_results
 
 _LAZY = {
     "Clip": "ser_batch.records",
@@ -38,7 +38,7 @@ _LAZY = {
     "SerBatchError": "ser_batch.errors",
     "Status": "ser_batch.records",
     "load_config": "ser_batch.config",
-    "load_results": "ser_batch.results",
+    "load_results": "ser_batch.run.read",
     "scan": "ser_batch.engine",
 }
 

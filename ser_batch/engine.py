@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from ser_batch.config import Config
 from ser_batch.errors import ConfigError, NothingToDoError
+from ser_batch.interrupt import Interruptions
 from ser_batch.plugins import PluginRecipe, attributed_results
+from ser_batch.run.manifest import gather
+from ser_batch.run.steps import reached
+from ser_batch.run.summary import RunSummary
 from ser_batch.stages.discover import FileList, Found, discover
-from ser_batch.stages.interrupt import Interruptions
-from ser_batch.stages.manifest import gather
 from ser_batch.stages.predict import predict_outcomes
 from ser_batch.stages.progress import Progress
-from ser_batch.stages.steps import reached
-from ser_batch.stages.summary import RunSummary
 from ser_batch.text import printable
 
 if TYPE_CHECKING:
     import pluggy
 
     from ser_batch.records import Classifier
-    from ser_batch.stages.run import OpenRun
+    from ser_batch.run.open import OpenRun
 
 __all__ = ["MODES", "RunSummary", "scan"]
 
@@ -80,7 +80,7 @@ def scan(
     KeyboardInterrupt
         Ctrl-C or SIGTERM. What was committed stays, and the same call goes on from there.
     """
-    from ser_batch.stages.run import open_run  # noqa: PLC0415 - loads pyarrow
+    from ser_batch.run.open import open_run  # noqa: PLC0415 - loads pyarrow
 
     begin = time.monotonic()
     if mode not in MODES:

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     import click
 
     from ser_batch.config import Config
-    from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, Extractor
-    from ser_batch.training.corpora import Corpus
+    from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, Corpus, Extractor
 
 __all__ = ["ENTRY_POINT_GROUP", "hookimpl", "hookspec"]
 

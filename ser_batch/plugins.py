@@ -49,7 +49,7 @@ BUILT_IN = {
     "ser_batch.voice_quality": "ser_batch.extractors.voice_quality",
     "ser_batch.quality": "ser_batch.extractors.quality",
     "ser_batch.classifier": "ser_batch.classifier.loader",
-    "ser_batch.corpora": "ser_batch.training.corpora",
+    "ser_batch.corpora": "ser_batch.corpora.builtin",
 }
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -15,9 +16,11 @@ __all__ = [
     "Clip",
     "ClipOutcome",
     "ClipRef",
+    "Corpus",
     "Extractor",
     "FeatureBlock",
     "FeatureSpec",
+    "LabelledClip",
     "Prediction",
     "Status",
 ]
@@ -193,3 +196,47 @@ class Classifier(Protocol):
     def pool(self, window_probabilities: NDArray[np.float32], weights: NDArray[np.float32]) -> Prediction:
         """Turn the windows of one clip into the prediction for its file, by the rule stated in the model card."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledClip:
+    """One audio file with what is known of it."""
+
+    path: str
+    #: Canonical emotion (`ser_batch.corpora.builtin.EMOTIONS`), or what the corpus says where it is none of them.
+    emotion: str
+    #: Unique over corpora (``ravdess-01``), or ``""`` where nobody knows.
+    speaker: str
+    #: male, female or ``""``.
+    sex: str
+    corpus: str
+    #: The corpus's own code of the category: finer than `emotion`.
+    category: str
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """How the files of one corpus are read.
+
+    Attributes
+    ----------
+    name : str
+        Short name for options and tables.
+    title, licence, url, language : str
+        For model cards.
+    read : callable
+        Takes the folder and yields `LabelledClip`; raises `DataError` for labels that cannot be used.
+    looks_like : callable
+        Takes the folder and names of up to a few hundred audio files in it; True when they are of this corpus.
+    folds : tuple of tuple of str
+        Speakers held out together by ``--cross-validate given``; empty where none are published.
+    """
+
+    name: str
+    title: str
+    licence: str
+    url: str
+    language: str
+    read: Callable[[Path], Iterable[LabelledClip]]
+    looks_like: Callable[[Path, Sequence[str]], bool]
+    folds: tuple[tuple[str, ...], ...] = ()

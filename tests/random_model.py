@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from ser_batch.classifier.checkpoint import Checkpoint, new_meta, save
 from ser_batch.classifier.checks import weight_shapes
+from ser_batch.classifier.dense import DENSE_FEATURES
 from ser_batch.classifier.network_config import NetworkConfig
 from ser_batch.config import Config
-from ser_batch.extractors.dense import DENSE_FEATURES
 from ser_batch.plugins import PluginRecipe, collect_extractors
 from ser_batch.records import FeatureBlock, FeatureSpec
 

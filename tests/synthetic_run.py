@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ser_batch.records import FeatureSpec
-from ser_batch.schema import SCHEMA_VERSION, files_schema, windows_schema
+from ser_batch.run.schema import SCHEMA_VERSION, files_schema, windows_schema
 
 LABELS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
 

@@ -34,9 +34,9 @@ def command(folder: str | None, n_files: int, no_model: bool, **options: Any) ->
     Prints files per second, audio hours per hour and the time of each stage, all on the CPU. Nothing is kept.
     """
     from ser_batch.engine import find_audio  # noqa: PLC0415 - imports for a call, not for --help
-    from ser_batch.stages.extract import worker_count  # noqa: PLC0415
-    from ser_batch.stages.manifest import gather  # noqa: PLC0415
+    from ser_batch.run.manifest import gather  # noqa: PLC0415
     from ser_batch.stages.measure import measure_speed, sample_refs  # noqa: PLC0415
+    from ser_batch.stages.pool import worker_count  # noqa: PLC0415
     from ser_batch.stages.worker import Setup  # noqa: PLC0415
 
     config = config_of(options, **({"model": ""} if no_model else {}))

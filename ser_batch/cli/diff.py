@@ -13,7 +13,7 @@ from ser_batch.errors import ExitCode
 from ser_batch.text import printable
 
 if TYPE_CHECKING:
-    from ser_batch.stages.compare import Comparison
+    from ser_batch.run.compare import Comparison
 
 __all__ = ["command"]
 
@@ -28,7 +28,7 @@ def command(run_a: str, run_b: str, tolerance: float, limit: int) -> int:
 
     Processing times are not compared. Exit codes: 0 no difference, 1 some, 7 one of them is no run.
     """
-    from ser_batch.stages.compare import compare_runs  # noqa: PLC0415 - loads pyarrow, not for --help
+    from ser_batch.run.compare import compare_runs  # noqa: PLC0415 - loads pyarrow, not for --help
 
     found = compare_runs(run_a, run_b, tolerance)
     if found.is_equal:

@@ -11,9 +11,9 @@ import click
 from ser_batch.cli.progress import hours_text
 from ser_batch.engine import find_audio
 from ser_batch.errors import ExitCode
-from ser_batch.stages.extract import worker_count
-from ser_batch.stages.manifest import gather
+from ser_batch.run.manifest import gather
 from ser_batch.stages.measure import estimate_audio_s, measure_speed, sample_refs
+from ser_batch.stages.pool import worker_count
 from ser_batch.stages.worker import Setup
 from ser_batch.text import printable
 

@@ -34,9 +34,9 @@ def command(run: str, file_format: str, output: str, table: str, where: tuple[st
     Tracks keep the tree and the full names of the recordings (tape/one.wav becomes tape/one.wav.TextGrid). Windows are
     the labels; neighbours of one emotion are merged, and times end where the recording ends.
     """
-    from ser_batch.report.conditions import parse_conditions  # noqa: PLC0415 - loads pyarrow, not for --help
-    from ser_batch.report.exports import export_table, export_tracks  # noqa: PLC0415
-    from ser_batch.results import open_run  # noqa: PLC0415
+    from ser_batch.export.tables import export_table, export_tracks  # noqa: PLC0415
+    from ser_batch.run.read import open_run  # noqa: PLC0415
+    from ser_batch.run.where import parse_conditions  # noqa: PLC0415 - loads pyarrow, not for --help
 
     opened = open_run(run)
     name: Any = table if file_format in _TABLES else "files"

@@ -12,7 +12,7 @@ from ser_batch.text import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ser_batch.training.organize import Sorting
+    from ser_batch.corpora.organize import Sorting
 
 __all__ = ["command"]
 
@@ -36,9 +36,9 @@ def command(
     """
     from tqdm import tqdm  # noqa: PLC0415 - not for --help
 
+    from ser_batch.corpora.builtin import EMOTIONS, read_corpus  # noqa: PLC0415
+    from ser_batch.corpora.organize import check_destination, place, plan_sorting  # noqa: PLC0415
     from ser_batch.plugins import PluginRecipe, attributed_results  # noqa: PLC0415
-    from ser_batch.training.corpora import EMOTIONS, read_corpus  # noqa: PLC0415
-    from ser_batch.training.organize import check_destination, place, plan_sorting  # noqa: PLC0415
     from ser_batch.training.train_config import DataConfig  # noqa: PLC0415
 
     manager = PluginRecipe(files=plugins).build()

@@ -28,7 +28,7 @@ def command(run_dir: str, **options: Any) -> int:
     from ser_batch.cli.summary import print_summary  # noqa: PLC0415
     from ser_batch.engine import scan  # noqa: PLC0415
     from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
-    from ser_batch.stages.manifest import config_of_run, inputs_of_run, read_manifest  # noqa: PLC0415
+    from ser_batch.run.manifest import config_of_run, inputs_of_run, read_manifest  # noqa: PLC0415
 
     manifest = read_manifest(Path(run_dir))
     limits = {name: options[name] for name in ("jobs", "timeout_s", "memory_limit_mb") if options[name] is not None}

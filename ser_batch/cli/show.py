@@ -13,7 +13,7 @@ from ser_batch.text import printable
 
 if TYPE_CHECKING:
     from ser_batch.report.survey import Survey
-    from ser_batch.results import Run
+    from ser_batch.run.read import Run
 
 __all__ = ["command"]
 
@@ -27,7 +27,7 @@ _MOST_REASONS = 10
 def command(run: str, as_json: bool) -> int:
     """Summarise RUN: counts, emotions, doubtful labels, groups, failures by reason and speed."""
     from ser_batch.report.survey import survey_run  # noqa: PLC0415 - loads pyarrow, not for --help
-    from ser_batch.results import open_run  # noqa: PLC0415
+    from ser_batch.run.read import open_run  # noqa: PLC0415
 
     opened = open_run(run)
     survey = survey_run(opened, most_table_rows=1)

@@ -22,10 +22,10 @@ def command(run_dir: str) -> int:
 
     Exit codes: 0 complete, 1 complete with failed files, 7 not complete or no run.
     """
-    from ser_batch.stages.journal import holder_of  # noqa: PLC0415 - imports for a call, not for --help
-    from ser_batch.stages.manifest import read_manifest  # noqa: PLC0415
-    from ser_batch.stages.store import RunStore  # noqa: PLC0415
-    from ser_batch.stages.summary import summarise  # noqa: PLC0415
+    from ser_batch.run.journal import holder_of  # noqa: PLC0415 - imports for a call, not for --help
+    from ser_batch.run.manifest import read_manifest  # noqa: PLC0415
+    from ser_batch.run.store import RunStore  # noqa: PLC0415
+    from ser_batch.run.summary import summarise  # noqa: PLC0415
 
     folder = Path(run_dir)
     manifest, holder = read_manifest(folder), holder_of(folder)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import click
 
 from ser_batch.cli.progress import hours_text
-from ser_batch.stages.summary import RunSummary
+from ser_batch.run.summary import RunSummary
 from ser_batch.text import printable
 
 __all__ = ["counts_text", "failure_lines", "print_summary"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ser_batch.training.corpora import Corpus, LabelledClip
+    from ser_batch.records import Corpus, LabelledClip
     from ser_batch.training.train import Voice
     from ser_batch.training.train_config import TrainConfig
 
@@ -157,9 +157,9 @@ def read_data(
     ConfigError
         Nothing was given, or NAME=PATH without a name.
     """
+    from ser_batch.corpora.builtin import read_corpus  # noqa: PLC0415
     from ser_batch.errors import ConfigError  # noqa: PLC0415
     from ser_batch.plugins import PluginRecipe, attributed_results  # noqa: PLC0415
-    from ser_batch.training.corpora import read_corpus  # noqa: PLC0415
 
     assert isinstance(recipe, PluginRecipe)
     corpora = [corpus for _, found in attributed_results(recipe.build(), "register_corpora") for corpus in found or ()]

@@ -20,7 +20,7 @@ def command(run_dir: str) -> int:
     Looks at checksums of all parts, parts that belong to no commit, schemas, rows that are doubled, windows that are
     missing, probabilities, and whether the counts of run.json are those of the tables. Exit code 7 if anything is off.
     """
-    from ser_batch.stages.verify import check_run  # noqa: PLC0415 - loads pyarrow, not for --help
+    from ser_batch.run.verify import check_run  # noqa: PLC0415 - loads pyarrow, not for --help
 
     problems = check_run(Path(run_dir))
     for problem in problems:

@@ -25,7 +25,7 @@ from ser_batch.report.moments import find_moments
 from ser_batch.report.palette import css_variables
 from ser_batch.report.sections import plugin_sections
 from ser_batch.report.survey import Survey, survey_run
-from ser_batch.results import Run, open_run
+from ser_batch.run.read import Run, open_run
 
 __all__ = ["build_report"]
 

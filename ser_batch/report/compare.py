@@ -18,7 +18,7 @@ from ser_batch.errors import RunError
 from ser_batch.report import charts
 from ser_batch.report.filetable import find_audio
 from ser_batch.report.formats import count, percent
-from ser_batch.results import Run, open_run
+from ser_batch.run.read import Run, open_run
 
 __all__ = ["Comparison", "compare_runs", "comparison_page"]
 

@@ -15,7 +15,7 @@ from ser_batch.report.grouping import FOLDER
 from ser_batch.report.moments import Moments
 from ser_batch.report.survey import LOW_MARGIN, N_CONFIDENCE_BINS, Survey
 from ser_batch.report.tallies import Groups, ShareRow
-from ser_batch.results import Run
+from ser_batch.run.read import Run
 
 __all__ = ["report_context"]
 

@@ -10,7 +10,7 @@ from ser_batch.report.filetable import FileTable
 from ser_batch.report.formats import count, percent
 from ser_batch.report.moments import MOST_STEPS
 from ser_batch.report.survey import Survey
-from ser_batch.results import Run
+from ser_batch.run.read import Run
 
 __all__ = ["left_out", "run_facts", "score_text"]
 

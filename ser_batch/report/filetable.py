@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from ser_batch.report.survey import Survey
 from ser_batch.report.tallies import Chunk
-from ser_batch.results import Run
+from ser_batch.run.read import Run
 
 __all__ = ["AudioPlace", "FileTable", "as_script_json", "file_table", "find_audio"]
 

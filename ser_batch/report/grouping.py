@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ser_batch.results import Run
+from ser_batch.run.read import Run
 
 __all__ = ["Grouping", "plan_groupings"]
 

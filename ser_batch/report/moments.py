@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ser_batch.results import Run
+from ser_batch.run.read import Run
 
 __all__ = ["Moments", "Timeline", "find_moments"]
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from ser_batch.report.flags import FLAGS, Flag
 from ser_batch.report.grouping import Grouping, plan_groupings
 from ser_batch.report.tallies import Chunk, Extremes, FeatureSample, Groups, Reasons
-from ser_batch.results import Run, with_metadata
-from ser_batch.schema import TIMING_COLUMNS
+from ser_batch.run.read import Run, with_metadata
+from ser_batch.run.schema import TIMING_COLUMNS
 
 __all__ = ["LOW_MARGIN", "N_CONFIDENCE_BINS", "Outlier", "Survey", "survey_run"]
 

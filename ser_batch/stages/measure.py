@@ -15,7 +15,7 @@ import soundfile
 
 from ser_batch.records import ClipOutcome, ClipRef, Status
 from ser_batch.stages.discover import Found
-from ser_batch.stages.extract import Extraction
+from ser_batch.stages.pool import Extraction
 from ser_batch.stages.progress import Progress
 from ser_batch.stages.worker import Setup
 

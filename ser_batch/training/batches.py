@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ser_batch.classifier.dense import DENSE_FEATURES
 from ser_batch.classifier.network import HybridCNN
 from ser_batch.dsp.mel import band_at_hz, band_centre_hz
-from ser_batch.extractors.dense import DENSE_FEATURES
 from ser_batch.training.features import STEP_DB
 from ser_batch.training.rows import Rows
 from ser_batch.training.train_config import FitConfig

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch import metrics
 from ser_batch.errors import DataError
-from ser_batch.training.corpora import Corpus, LabelledClip
+from ser_batch.records import Corpus, LabelledClip
+from ser_batch.training import metrics
 from ser_batch.training.dataset import Dataset, cross_validation_folds, split_speakers
 from ser_batch.training.evaluate import Predictions, score_table
 from ser_batch.training.train import (

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ser_batch.corpora.builtin import EMOTIONS
 from ser_batch.errors import DataError
-from ser_batch.training.corpora import EMOTIONS, Corpus, LabelledClip
+from ser_batch.records import Corpus, LabelledClip
 from ser_batch.training.train_config import DataConfig
 
 __all__ = ["Dataset", "Split", "content_hashes", "cross_validation_folds", "speaker_key", "split_speakers"]

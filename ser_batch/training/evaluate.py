@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch import metrics
 from ser_batch.errors import DataError
+from ser_batch.training import metrics
 from ser_batch.training.dataset import speaker_key
 
 __all__ = ["CONTEXTS", "Predictions", "check_leakage", "score_table"]

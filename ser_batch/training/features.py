@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ser_batch.classifier.dense import DENSE_FEATURES
 from ser_batch.config import AudioConfig, Config
 from ser_batch.errors import DataError
-from ser_batch.extractors.dense import DENSE_FEATURES
 from ser_batch.plugins import PluginRecipe, collect_extractors
 from ser_batch.records import Clip, ClipRef, Extractor, FeatureSpec
 from ser_batch.training.augment import AugmentConfig, augment, clip_generator

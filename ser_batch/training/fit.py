@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ser_batch import metrics
 from ser_batch.classifier.network import HybridCNN
 from ser_batch.classifier.network_config import NetworkConfig
+from ser_batch.training import metrics
 from ser_batch.training.batches import Batch, draw_batch
 from ser_batch.training.dataset import NO_TARGET, Dataset
 from ser_batch.training.muon import Muon

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ser_batch import metrics
 from ser_batch.classifier.network import HybridCNN
+from ser_batch.training import metrics
 from ser_batch.training.dataset import NO_TARGET, Dataset
 from ser_batch.training.features import STEP_DB, FeatureTable
 

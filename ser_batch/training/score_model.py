@@ -14,8 +14,8 @@ from ser_batch.classifier import checkpoint
 from ser_batch.errors import DataError, ModelError
 from ser_batch.plugins import PluginRecipe
 from ser_batch.predictor import EmotionPredictor
+from ser_batch.records import LabelledClip
 from ser_batch.resources import model_path
-from ser_batch.training.corpora import LabelledClip
 from ser_batch.training.dataset import content_hashes
 from ser_batch.training.evaluate import Predictions, check_leakage, score_table
 from ser_batch.training.train import TrainOptions, Voice

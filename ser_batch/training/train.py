@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch import metrics
 from ser_batch._version import __version__
 from ser_batch.classifier import checkpoint
+from ser_batch.classifier.dense import DENSE_FEATURES
 from ser_batch.config import Config
 from ser_batch.errors import ConfigError, DataError
-from ser_batch.extractors.dense import DENSE_FEATURES
 from ser_batch.plugins import PluginRecipe
-from ser_batch.training.corpora import Corpus, LabelledClip
+from ser_batch.records import Corpus, LabelledClip
+from ser_batch.training import metrics
 from ser_batch.training.dataset import Dataset, content_hashes, speaker_key, split_speakers
 from ser_batch.training.derive import keep_labels
 from ser_batch.training.evaluate import HASH_DIGITS, Predictions, score_table

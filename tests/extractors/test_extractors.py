@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from ser_batch.classifier.dense import DENSE_FEATURES
 from ser_batch.config import Config
 from ser_batch.extractors import mel, prosodic, quality, voice_quality
-from ser_batch.extractors.dense import DENSE_FEATURES
 from ser_batch.records import Clip, Extractor
 from ser_batch.windows import plan_windows
 

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import soundfile
 
-from ser_batch.schema import TIMING_COLUMNS
-from ser_batch.stages.verify import check_run
+from ser_batch.run.schema import TIMING_COLUMNS
+from ser_batch.run.verify import check_run
 
 HERE = Path(__file__).resolve().parent
 PLUGIN = HERE / "faulty_plugin.py"

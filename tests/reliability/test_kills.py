@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from harness import CONFIG, ONE_JOB, Scanner, assert_readable, assert_same, assert_sound, corpus, reference, scanner  # noqa: F401
 
-from ser_batch.stages.steps import STEPS
+from ser_batch.run.steps import STEPS
 
 #: Once per scan; all other steps come once per shard.
 ONCE = ("locked", "recovered", "planned", "manifest-written", "run-completed")

@@ -20,7 +20,7 @@ from ser_batch.report.build import build_report
 from ser_batch.report.facts import score_text
 from ser_batch.report.filetable import AudioPlace, find_audio
 from ser_batch.report.sections import plugin_sections
-from ser_batch.results import open_run
+from ser_batch.run.read import open_run
 
 HOSTILE = [
     "<script>document.title='taken'</script>.wav",

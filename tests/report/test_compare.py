@@ -15,7 +15,7 @@ from ser_batch import load_results
 from ser_batch.errors import RunError
 from ser_batch.report.build import build_report
 from ser_batch.report.compare import compare_runs
-from ser_batch.results import open_run
+from ser_batch.run.read import open_run
 
 OTHER_LABELS = ("anger", "fear", "happiness", "neutral", "sadness")
 

@@ -15,7 +15,7 @@ from synthetic_run import LABELS, RunPlan, make_run
 from ser_batch import load_results
 from ser_batch.report.moments import MOST_STEPS, find_moments
 from ser_batch.report.survey import LOW_MARGIN, Survey, survey_run
-from ser_batch.results import open_run
+from ser_batch.run.read import open_run
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,13 @@ import soxr
 import torch
 from numpy.typing import NDArray
 
+from ser_batch.classifier.dense import DENSE_FEATURES
 from ser_batch.classifier.network import HybridCNN
 from ser_batch.classifier.network_config import NetworkConfig
 from ser_batch.config import Config
 from ser_batch.extractors import mel, prosodic, voice_quality
-from ser_batch.extractors.dense import DENSE_FEATURES
-from ser_batch.records import Clip
+from ser_batch.records import Clip, LabelledClip
 from ser_batch.training.batches import draw_batch, factors_of
-from ser_batch.training.corpora import LabelledClip
 from ser_batch.training.dataset import Dataset
 from ser_batch.training.features import STEP_DB, FeatureTable
 from ser_batch.training.rows import Rows

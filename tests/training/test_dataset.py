@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ser_batch.corpora.builtin import BUILT_IN_CORPORA
 from ser_batch.errors import DataError
-from ser_batch.training.corpora import BUILT_IN_CORPORA, LabelledClip
+from ser_batch.records import LabelledClip
 from ser_batch.training.dataset import Dataset, cross_validation_folds, split_speakers
 from ser_batch.training.train_config import DataConfig
 

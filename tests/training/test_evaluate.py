@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ser_batch.errors import DataError
-from ser_batch.training.corpora import LabelledClip
+from ser_batch.records import LabelledClip
 from ser_batch.training.dataset import Dataset, speaker_key
 from ser_batch.training.evaluate import HASH_DIGITS, Predictions, check_leakage, score_table
 from ser_batch.training.rows import WindowScores

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ser_batch.classifier.network_config import N_BANDS, N_DENSE, N_FRAMES
-from ser_batch.training.corpora import LabelledClip
+from ser_batch.records import LabelledClip
 from ser_batch.training.dataset import Dataset
 from ser_batch.training.features import FeatureTable
 from ser_batch.training.fit import FitPlan, fit

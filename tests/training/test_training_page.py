@@ -8,7 +8,7 @@ import tomllib
 
 from repository import REPOSITORY
 
-from ser_batch.training.corpora import BUILT_IN_CORPORA, EMOTIONS
+from ser_batch.corpora.builtin import BUILT_IN_CORPORA, EMOTIONS
 from ser_batch.training.train_config import TrainConfig
 
 PAGE = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")

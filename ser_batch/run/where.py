@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from ser_batch.errors import RunError
-from ser_batch.results import OPERATORS, Run, TableName, check_column
+from ser_batch.run.read import OPERATORS, Run, TableName, check_column
 
 __all__ = ["parse_conditions"]
 

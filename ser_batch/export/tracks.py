@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ser_batch.errors import RunError
-from ser_batch.results import Run
+from ser_batch.run.read import Run
 from ser_batch.text import printable
 
 __all__ = ["TRACK_FORMATS", "Segment", "Track", "merged_segments", "track_path", "tracks_of"]

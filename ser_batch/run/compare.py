@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ser_batch.results import Run, open_run
-from ser_batch.schema import TIMING_COLUMNS
+from ser_batch.run.read import Run, open_run
+from ser_batch.run.schema import TIMING_COLUMNS
 
 __all__ = ["Comparison", "LabelChange", "compare_runs"]
 

@@ -16,14 +16,13 @@ from pathlib import Path
 
 from ser_batch.errors import DataError, InputError, PluginError, SerBatchError
 from ser_batch.hookspecs import hookimpl
+from ser_batch.records import Corpus, LabelledClip
 
 __all__ = [
     "AUDIO_SUFFIXES",
     "BUILT_IN_CORPORA",
     "EMOTIONS",
     "LABEL_COLUMNS",
-    "Corpus",
-    "LabelledClip",
     "canonical_emotion",
     "detect_corpus",
     "label_rows",
@@ -47,50 +46,6 @@ EMOTIONS: dict[str, tuple[str, ...]] = {
 _BY_NAME = {name: emotion for emotion, names in EMOTIONS.items() for name in (emotion, *names)}
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".m4a", ".au"})
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledClip:
-    """One audio file with what is known of it."""
-
-    path: str
-    #: Canonical emotion (`EMOTIONS`), or what the corpus says where it is none of them.
-    emotion: str
-    #: Unique over corpora (``ravdess-01``), or ``""`` where nobody knows.
-    speaker: str
-    #: male, female or ``""``.
-    sex: str
-    corpus: str
-    #: The corpus's own code of the category: finer than `emotion`.
-    category: str
-
-
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """How the files of one corpus are read.
-
-    Attributes
-    ----------
-    name : str
-        Short name for options and tables.
-    title, licence, url, language : str
-        For model cards.
-    read : callable
-        Takes the folder and yields `LabelledClip`; raises `DataError` for labels that cannot be used.
-    looks_like : callable
-        Takes the folder and names of up to a few hundred audio files in it; True when they are of this corpus.
-    folds : tuple of tuple of str
-        Speakers held out together by ``--cross-validate given``; empty where none are published.
-    """
-
-    name: str
-    title: str
-    licence: str
-    url: str
-    language: str
-    read: Callable[[Path], Iterable[LabelledClip]]
-    looks_like: Callable[[Path, Sequence[str]], bool]
-    folds: tuple[tuple[str, ...], ...] = ()
 
 
 def canonical_emotion(name: str) -> str | None:

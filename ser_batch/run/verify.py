@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ser_batch.records import Status
-from ser_batch.schema import SCHEMA_VERSION, read_metadata
-from ser_batch.stages.journal import Entry, Filesystem, Journal, lock_run, sha256_of
-from ser_batch.stages.manifest import read_manifest
-from ser_batch.stages.store import TABLES, RunStore
+from ser_batch.run.journal import Entry, Filesystem, Journal, lock_run, sha256_of
+from ser_batch.run.manifest import read_manifest
+from ser_batch.run.schema import SCHEMA_VERSION, read_metadata
+from ser_batch.run.store import TABLES, RunStore
 
 __all__ = ["check_run"]
 

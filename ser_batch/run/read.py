@@ -25,7 +25,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from ser_batch.errors import RunError
-from ser_batch.schema import SCHEMA_VERSION, files_schema, windows_schema
+from ser_batch.run.schema import SCHEMA_VERSION, files_schema, windows_schema
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,15 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ser_batch.corpora.builtin import BUILT_IN_CORPORA, EMOTIONS, canonical_emotion, read_corpus
 from ser_batch.errors import DataError, InputError, PluginError
-from ser_batch.training.corpora import (
-    BUILT_IN_CORPORA,
-    EMOTIONS,
-    Corpus,
-    LabelledClip,
-    canonical_emotion,
-    read_corpus,
-)
+from ser_batch.records import Corpus, LabelledClip
 
 
 def touch(folder: Path, *names: str) -> Path:

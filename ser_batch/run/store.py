@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ser_batch.errors import RunError
-from ser_batch.schema import read_metadata
-from ser_batch.stages.journal import Entry, Filesystem, Journal, sha256_of
-from ser_batch.stages.steps import reached
+from ser_batch.run.journal import Entry, Filesystem, Journal, sha256_of
+from ser_batch.run.schema import read_metadata
+from ser_batch.run.steps import reached
 
 __all__ = ["INDEX_COLUMNS", "TABLES", "RunStore"]
 

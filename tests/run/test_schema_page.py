@@ -12,7 +12,7 @@ from synthetic_run import LABELS
 from ser_batch.config import Config
 from ser_batch.plugins import PluginRecipe, collect_extractors
 from ser_batch.records import FeatureSpec, Status
-from ser_batch.schema import METADATA_KEY, SCHEMA_VERSION, TIMING_COLUMNS, files_schema, windows_schema
+from ser_batch.run.schema import METADATA_KEY, SCHEMA_VERSION, TIMING_COLUMNS, files_schema, windows_schema
 
 PAGE = (REPOSITORY / "docs/results-schema.md").read_text(encoding="utf-8")
 

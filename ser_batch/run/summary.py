@@ -12,7 +12,7 @@ from ser_batch.errors import ExitCode
 from ser_batch.records import Status
 
 if TYPE_CHECKING:
-    from ser_batch.stages.store import RunStore
+    from ser_batch.run.store import RunStore
 
 __all__ = ["RunSummary", "summarise"]
 
@@ -64,7 +64,7 @@ def summarise(store: RunStore, labels: tuple[str, ...]) -> dict[str, Any]:
     totals: Counter[str] = Counter()
     import pyarrow.compute as pc  # noqa: PLC0415 - not needed to hold a summary
 
-    from ser_batch.schema import TIMING_COLUMNS  # noqa: PLC0415
+    from ser_batch.run.schema import TIMING_COLUMNS  # noqa: PLC0415
 
     columns = (
         "status",

@@ -15,8 +15,8 @@ from synthetic_run import LABELS, RunPlan, make_run
 from ser_batch import load_results
 from ser_batch.cli.main import main
 from ser_batch.errors import ExitCode, RunError
-from ser_batch.report.tracks import merged_segments, track_path, tracks_of
-from ser_batch.results import open_run
+from ser_batch.export.tracks import merged_segments, track_path, tracks_of
+from ser_batch.run.read import open_run
 
 NAMES = ["a b/x.mp3", "a b/x.wav", "a b/ünï.wav", "long.flac", "tapes/1/x.wav"]
 
@@ -121,7 +121,7 @@ def test_a_track_spread_over_two_reads_is_one_track(run: Path, monkeypatch: pyte
     opened = open_run(run)
     wanted = opened.read("files", ["clip_id", "duration_s"])
     whole = list(tracks_of(opened, wanted))
-    monkeypatch.setattr("ser_batch.results._ROWS_AT_ONCE", 5)
+    monkeypatch.setattr("ser_batch.run.read._ROWS_AT_ONCE", 5)
     assert list(tracks_of(opened, wanted)) == whole
     assert [track.clip_id for track in whole] == NAMES
 
@@ -176,8 +176,8 @@ def test_json_lines_hold_every_row_with_null_for_undefined(run: Path, tmp_path: 
 
 
 def test_a_table_of_many_pieces_has_one_header(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ser_batch.results._ROWS_AT_ONCE", 2)
-    monkeypatch.setattr("ser_batch.results._PARTS_AT_ONCE", 1)
+    monkeypatch.setattr("ser_batch.run.read._ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("ser_batch.run.read._PARTS_AT_ONCE", 1)
     export(run, "csv", tmp_path / "out.csv")
     assert pd.read_csv(tmp_path / "out.csv").clip_id.tolist() == NAMES
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ser_batch.records import ClipOutcome, FeatureSpec
-from ser_batch.schema import files_schema, windows_schema
+from ser_batch.run.schema import files_schema, windows_schema
 
 __all__ = ["RowMaker"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ser_batch import metrics
+from ser_batch.training import metrics
 
 GENERATOR = np.random.default_rng(5)
 N_CLIPS, N_LABELS = 400, 6

@@ -115,7 +115,7 @@ def gather(manager: pluggy.PluginManager, recipe: PluginRecipe, config: Config) 
 
 def new_manifest(ingredients: Ingredients, manager: pluggy.PluginManager, old: Mapping[str, Any]) -> dict[str, Any]:
     """Return what ``run.json`` says at the start of a visit; identity and times of an earlier visit stay."""
-    from ser_batch.schema import SCHEMA_VERSION  # noqa: PLC0415 - loads pyarrow
+    from ser_batch.run.schema import SCHEMA_VERSION  # noqa: PLC0415 - loads pyarrow
 
     now = _now()
     return {

@@ -11,8 +11,9 @@ import pytest
 from labelled_clips import write_clip
 
 from ser_batch.cli.main import main
+from ser_batch.corpora.builtin import BUILT_IN_CORPORA, read_corpus
 from ser_batch.errors import ExitCode
-from ser_batch.training.corpora import BUILT_IN_CORPORA, LabelledClip, read_corpus
+from ser_batch.records import LabelledClip
 
 #: Corpus -> files of a small download, one of them of an emotion that is none of the six.
 DOWNLOADS = {
@@ -217,7 +218,7 @@ def test_a_corpus_of_a_plugin_is_sorted_too(tmp_path: Path) -> None:
     plugin.write_text(
         "from pathlib import Path\n"
         "from ser_batch import hookimpl\n"
-        "from ser_batch.training.corpora import Corpus, LabelledClip\n"
+        "from ser_batch.records import Corpus, LabelledClip\n"
         "def read(folder):\n"
         "    for path in sorted(folder.glob('*.wav')):\n"
         "        yield LabelledClip(str(path), 'sadness', 'choir-my_singer', 'female', 'choir', 'lament')\n"

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ser_batch.records import ClipRef, Status
+from ser_batch.run.store import INDEX_COLUMNS, RunStore
 from ser_batch.stages.discover import Found
-from ser_batch.stages.store import INDEX_COLUMNS, RunStore
 
 __all__ = ["Index", "Plan", "Shard", "make_plan", "read_index"]
 

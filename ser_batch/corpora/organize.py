@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ser_batch.corpora.builtin import EMOTIONS, LABEL_COLUMNS, label_rows
 from ser_batch.errors import ConfigError, DataError, InputError
-from ser_batch.training.corpora import EMOTIONS, LABEL_COLUMNS, LabelledClip, label_rows
+from ser_batch.records import LabelledClip
 
 __all__ = ["Placement", "Sorting", "check_destination", "place", "plan_sorting"]
 

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ser_batch.errors import InputError, RunError
+from ser_batch.interrupt import Interruptions
 from ser_batch.records import Classifier, ClipOutcome, Status
+from ser_batch.run.journal import Filesystem, lock_run
+from ser_batch.run.manifest import Ingredients, differences, new_manifest, read_manifest
+from ser_batch.run.plan import Plan, Shard, make_plan, read_index
+from ser_batch.run.rows import RowMaker
+from ser_batch.run.steps import reached
+from ser_batch.run.store import RunStore
+from ser_batch.run.summary import RunSummary, summarise
 from ser_batch.stages.discover import FileList, Found
-from ser_batch.stages.extract import Extraction, worker_count
-from ser_batch.stages.interrupt import Interruptions
-from ser_batch.stages.journal import Filesystem, lock_run
-from ser_batch.stages.manifest import Ingredients, differences, new_manifest, read_manifest
-from ser_batch.stages.plan import Plan, Shard, make_plan, read_index
+from ser_batch.stages.pool import Extraction, worker_count
 from ser_batch.stages.progress import Progress
-from ser_batch.stages.rows import RowMaker
-from ser_batch.stages.steps import reached
-from ser_batch.stages.store import RunStore
-from ser_batch.stages.summary import RunSummary, summarise
 from ser_batch.stages.watch import end_orphans
 from ser_batch.stages.worker import Setup
 

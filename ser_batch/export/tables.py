@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from ser_batch.errors import InputError, RunError
-from ser_batch.report.tracks import TRACK_FORMATS, track_path, tracks_of
-from ser_batch.results import Run, TableName, Where
+from ser_batch.export.tracks import TRACK_FORMATS, track_path, tracks_of
+from ser_batch.run.read import Run, TableName, Where
 
 __all__ = ["TABLE_FORMATS", "export_table", "export_tracks"]
 
