@@ -80,6 +80,17 @@ class Checkpoint:
         """Shape of the network."""
         return NetworkConfig.from_dict(self.meta["network"])
 
+    @property
+    def listening_sha256(self) -> str:
+        """SHA-256 of all that decides an embedding: every weight but the last layer's, and what the network is fed."""
+        network = {key: value for key, value in self.network.as_dict().items() if key != "n_labels"}
+        fed = [network, *(self.meta[key] for key in ("audio", "extractors", "columns", "features"))]
+        digest = hashlib.sha256(json.dumps(fed, sort_keys=True).encode())
+        for name in sorted(self.weights):
+            if not name.startswith("head."):
+                digest.update(name.encode() + np.ascontiguousarray(self.weights[name]).tobytes())
+        return digest.hexdigest()
+
     def position(self, column: str) -> tuple[str, int]:
         """Return the extractor that gives a column, and the column's index among its scalars."""
         for extractor, columns in self.meta["columns"].items():

@@ -47,11 +47,12 @@ class OnnxClassifier(CheckpointClassifier):
 
         return open_session(build_onnx(self.checkpoint, n_frames="n_frames"))
 
-    def run(self, mel: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def embed(self, mel: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
         # Speech seldom fills its window; what is silent before and after it costs as much and changes nothing. Windows
         # of other lengths cannot share a batch, but on one thread a batch is no faster.
-        probabilities = np.empty((len(mel), len(self.labels)), np.float32)
+        embeddings = np.empty((len(mel), self.n_embedding), np.float32)
         for row, (first, last) in enumerate(audible_frames(mel, self._config).tolist()):
             window = np.ascontiguousarray(mel[row : row + 1, :, first:last])
-            probabilities[row] = self._session.run(None, {"mel": window, "features": features[row : row + 1]})[0]
-        return probabilities
+            inputs = {"mel": window, "features": features[row : row + 1]}
+            embeddings[row] = self._session.run(["embedding"], inputs)[0]
+        return embeddings

@@ -3,9 +3,10 @@
 The graph follows `ser_batch.classifier.network` node by node and must change with it; a test compares the two. Batch
 norm is folded into the convolutions and the temperature into the last layer, so that the output is calibrated.
 
-Inputs: ``mel`` float32 (n, 128, 130) in dB, ``features`` float32 (n, 13) with NaN = undefined. Output:
-``probabilities`` float32 (n, n_labels), rows sum to 1. The metadata of the model file is kept under the key
-``ser_batch``, so that an exported graph says its labels and what its inputs are.
+Inputs: ``mel`` float32 (n, 128, 130) in dB, ``features`` float32 (n, 13) with NaN = undefined. Outputs: ``embedding``
+float32 (n, fusion_units), what the network has heard, and ``probabilities`` float32 (n, n_labels), rows sum to 1, which
+a last layer makes of it; a runtime that is asked for one of them computes no more than that. The metadata of the model
+file is kept under the key ``ser_batch``, so that an exported graph says its labels and what its inputs are.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ def build_onnx(checkpoint: Checkpoint, n_frames: int | str = N_FRAMES) -> bytes:
     config = checkpoint.network
     mel = _mel_branch(graph, config)
     dense = _dense_branch(graph)
-    fused = graph.linear(graph.node("Concat", [mel, dense], axis=1), "fusion", relu=True)
-    logits = graph.linear(fused, "head", divide_by=checkpoint.temperature)
+    fused = graph.linear(graph.node("Concat", [mel, dense], axis=1), "fusion")
+    embedding = graph.node("Relu", [fused], output="embedding")
+    logits = graph.linear(embedding, "head", divide_by=checkpoint.temperature)
     graph.node("Softmax", [logits], output="probabilities", axis=1)
     model = helper.make_model(
         helper.make_graph(
@@ -57,7 +59,10 @@ def build_onnx(checkpoint: Checkpoint, n_frames: int | str = N_FRAMES) -> bytes:
                 helper.make_tensor_value_info("mel", TensorProto.FLOAT, ["n", N_BANDS, n_frames]),
                 helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", N_DENSE]),
             ],
-            [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", config.n_labels])],
+            [
+                helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", config.fusion_units]),
+                helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", config.n_labels]),
+            ],
             initializer=graph.constants,
         ),
         producer_name="ser-batch",

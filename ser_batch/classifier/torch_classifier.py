@@ -32,13 +32,10 @@ class TorchClassifier(CheckpointClassifier):
         super().__init__(checkpoint, device)
         self._network = build_network(checkpoint).to(device)
 
-    def run(self, mel: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def embed(self, mel: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
         # cuDNN rounds convolutions to 10 bits by default (TF32); here a GPU must give what a CPU gives.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             # Copies, since arrays of records are read-only and torch has no such thing.
-            logits = self._network(
-                torch.from_numpy(mel.copy()).to(self.device), torch.from_numpy(features.copy()).to(self.device)
-            )
-            # Softmax on the CPU in float64: one definition of it for every device.
-            scaled = logits.cpu().to(torch.float64) / self.checkpoint.temperature
-            return torch.softmax(scaled, dim=1).to(torch.float32).numpy()
+            batch = (torch.from_numpy(array.copy()).to(self.device) for array in (mel, features))
+            embeddings: NDArray[np.float32] = self._network.fuse(self._network.embed(*batch)).cpu().numpy()
+            return embeddings

@@ -112,6 +112,28 @@ def test_features_reach_the_network_in_the_order_of_the_model_file(
         assert np.array_equal(features[:, index], blocks[extractor].scalars[:, place], equal_nan=True)
 
 
+def test_listening_and_labelling_are_two_steps_that_make_a_prediction(classifier: CheckpointClassifier) -> None:
+    blocks = random_blocks(12, seed=5)
+    embeddings, weights = classifier.listen(blocks)
+    assert embeddings.shape == (12, classifier.n_embedding)
+    expected, expected_weights = classifier.predict(blocks)
+    assert np.array_equal(classifier.label(embeddings), expected)
+    assert np.array_equal(weights, expected_weights)
+    # Half precision, as a run stores embeddings, is enough for the label.
+    assert np.abs(classifier.label(embeddings.astype(np.float16)) - expected).max() < 1e-3
+
+
+def test_models_that_differ_in_the_last_layer_alone_listen_alike(checkpoint: Checkpoint) -> None:
+    weights, meta = dict(checkpoint.weights), dict(checkpoint.meta)
+    weights["head.bias"] = weights["head.bias"] + 1
+    other_head = Checkpoint(weights, {**meta, "name": "adapted", "temperature": 2.0})
+    assert other_head.listening_sha256 == checkpoint.listening_sha256
+    weights["fusion.bias"] = weights["fusion.bias"] + 1
+    assert Checkpoint(weights, meta).listening_sha256 != checkpoint.listening_sha256
+    hop = {**meta, "features": meta["features"][::-1]}
+    assert Checkpoint(checkpoint.weights, hop).listening_sha256 != checkpoint.listening_sha256
+
+
 def test_pooling_weights_are_the_audible_seconds(classifier: CheckpointClassifier) -> None:
     blocks = random_blocks(6)
     assert np.array_equal(classifier.predict(blocks)[1], blocks["quality"].scalars[:, 0])
@@ -148,8 +170,10 @@ def test_the_graph_is_valid_and_says_what_it_is(checkpoint: Checkpoint, tmp_path
     properties = {item.key: item.value for item in model.metadata_props}
     assert json.loads(properties[METADATA_KEY])["labels"] == list(LABELS)
     inputs = dict(zip(("mel", "features"), random_inputs(3), strict=True))
-    by_file = open_session(str(path)).run(["probabilities"], inputs)[0]
-    assert np.abs(by_file - OnnxClassifier(checkpoint).run(*inputs.values())).max() < TOLERANCE
+    heard, by_file = open_session(str(path)).run(["embedding", "probabilities"], inputs)
+    classifier = OnnxClassifier(checkpoint)
+    assert np.abs(by_file - classifier.run(*inputs.values())).max() < TOLERANCE
+    assert np.abs(classifier.label(heard) - by_file).max() < TOLERANCE
 
 
 def speech_between(first: int, last: int, seed: int = 0) -> NDArray[np.float32]:
