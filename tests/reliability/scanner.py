@@ -21,8 +21,8 @@ from ser_batch.config import Config
 from ser_batch.engine import scan
 from ser_batch.errors import SerBatchError
 from ser_batch.plugins import PluginRecipe
+from ser_batch.run import steps
 from ser_batch.run.journal import Filesystem
-from ser_batch.stages import steps
 
 
 def kill_at(name: str, number: int) -> None:
