@@ -12,7 +12,20 @@ from typing import Any, get_type_hints
 
 from ser_batch.errors import ConfigError
 
-__all__ = ["AudioConfig", "Config", "ExtractConfig", "PredictConfig", "RunConfig", "load_config", "overlay", "require"]
+__all__ = [
+    "DEVICES",
+    "AudioConfig",
+    "Config",
+    "ExtractConfig",
+    "PredictConfig",
+    "RunConfig",
+    "load_config",
+    "overlay",
+    "require",
+]
+
+#: Where a network may compute; "auto" is the first that works.
+DEVICES = ("auto", "cuda", "mps", "cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +77,7 @@ class PredictConfig:
     abstain: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self.device in ("auto", "mps", "cuda", "cpu"), "predict.device", "one of auto, mps, cuda, cpu")
+        require(self.device in DEVICES, "predict.device", f"one of {', '.join(DEVICES)}")
         require(self.batch_size >= 1, "predict.batch_size", "1 or more")
         require(0 <= self.abstain < 1, "predict.abstain", "from 0 to below 1")
 

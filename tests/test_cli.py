@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -29,6 +30,25 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
     assert len(text.splitlines()) > 5
 
 
+#: Names that mean another thing on some commands.
+HOMONYMS = {"--dry-run", "--json", "--output", "--resume"}
+
+
+def declared(path: Path) -> list[str]:
+    """Return the long names of the options that a module declares."""
+    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    options = (call for call in calls if ast.unparse(call.func) == "click.option")
+    names = (item.value for call in options for item in call.args if isinstance(item, ast.Constant))
+    return [name.split("/")[0] for name in names if name.startswith("--")]
+
+
+def test_an_option_that_commands_share_is_declared_once() -> None:
+    names = [name for path in (REPOSITORY / "ser_batch/cli").glob("*.py") for name in declared(path)]
+    shared = declared(REPOSITORY / "ser_batch/cli/options.py")
+    assert {"--plugin", "--device", "--jobs"} <= set(shared)
+    assert not [name for name in shared if names.count(name) > 1 and name not in HOMONYMS]
+
+
 def test_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == ExitCode.OK
     text = capsys.readouterr().out
@@ -51,7 +71,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["plugins", "--plugin", "nowhere.py"], ExitCode.PLUGIN, "Plugin file nowhere.py does not exist."),
         (["scan", "nowhere", "-o", "run"], ExitCode.INPUT, "nowhere"),
         (["scan", ".", "-o", "run"], ExitCode.NOTHING_TO_DO, "No audio files found in ."),
-        (["scan", ".", "-o", "run", "--device", "tpu"], ExitCode.USAGE, "tpu"),
+        (["scan", ".", "-o", "run", "--device", "cdua"], ExitCode.USAGE, "Did you mean 'cuda'?"),
         (["scan", ".", "-o", "run", "--config", "nowhere"], ExitCode.USAGE, "No configuration 'nowhere'"),
         (["scan", ".", "-o", "run", "--config", "wrong.toml"], ExitCode.USAGE, "Did you mean 'window_s'?"),
         (["features", "voice.wav", "-o", "full"], ExitCode.RUN, "full"),

@@ -150,7 +150,7 @@ def test_a_file_that_breaks_midway_is_noted(
     ("arguments", "code", "message"),
     [
         ((), ExitCode.USAGE, "Missing argument 'FILE...'"),
-        (("a.wav", "--device", "tpu"), ExitCode.USAGE, "'tpu' is not one of 'auto', 'mps', 'cuda', 'cpu'"),
+        (("a.wav", "--device", "tpu"), ExitCode.USAGE, "'tpu' is not one of 'auto', 'cuda', 'mps', 'cpu'"),
         (("a.wav", "--model", "unheard_of"), ExitCode.MODEL, "No model 'unheard_of'"),
         (("a.wav", "--plugin", "gone.py"), ExitCode.PLUGIN, "Plugin file gone.py does not exist"),
     ],

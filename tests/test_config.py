@@ -55,7 +55,7 @@ def test_a_configuration_is_frozen() -> None:
         ({"extract": {"jobs": -1}}, r"extract\.jobs must be 0 \(one per core\) or more"),
         ({"extract": {"timeout_s": -1}}, r"extract\.timeout_s must be 0 \(none\) or more"),
         ({"extract": {"memory_limit_mb": -1}}, r"extract\.memory_limit_mb must be 0 \(none\) or more"),
-        ({"predict": {"device": "tpu"}}, r"predict\.device must be one of auto, mps, cuda, cpu"),
+        ({"predict": {"device": "tpu"}}, r"predict\.device must be one of auto, cuda, mps, cpu"),
         ({"predict": {"batch_size": 0}}, r"predict\.batch_size must be 1 or more"),
         ({"predict": {"abstain": 1.0}}, r"predict\.abstain must be from 0 to below 1"),
         ({"run": {"shard_size": 0}}, r"run\.shard_size must be 1 or more"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ser_batch.config import DEVICES
 from ser_batch.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from ser_batch.records import Classifier
 
 __all__ = [
-    "DEVICES",
     "PARITY_TOLERANCE",
     "DeviceChoice",
     "DeviceError",
@@ -33,8 +33,6 @@ __all__ = [
     "fixed_batch",
     "open_classifier",
 ]
-
-DEVICES = ("auto", "cuda", "mps", "cpu")
 
 #: Largest difference in a probability, between a GPU and the CPU, that is taken for rounding.
 PARITY_TOLERANCE = 1e-3

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ser_batch.cli.scan import analysis_options, config_of, recipe_of
+from ser_batch.cli.options import analysis_options, config_of, model_option, recipe_of
 from ser_batch.errors import ExitCode
 from ser_batch.text import printable
 
@@ -24,8 +24,16 @@ _MADE_S = 3.7
 
 @click.command("bench")
 @click.argument("folder", required=False, metavar="[DIR]", type=click.Path())
-@click.option("--files", "n_files", type=int, default=240, show_default=True, help="Files to process, out of DIR.")
-@click.option("--model", metavar="NAME|FILE", help="Shipped model or a .safetensors file; default ser6.")
+@click.option(
+    "--files",
+    "n_files",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=240,
+    show_default=True,
+    help="Files to process, out of DIR.",
+)
+@model_option(default=None)
 @click.option("--no-model", is_flag=True, help="Measure the features alone.")
 @analysis_options
 def command(folder: str | None, n_files: int, no_model: bool, **options: Any) -> int:

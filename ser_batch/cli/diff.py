@@ -21,8 +21,22 @@ __all__ = ["command"]
 @click.command("diff")
 @click.argument("run_a", metavar="RUN_A", type=click.Path())
 @click.argument("run_b", metavar="RUN_B", type=click.Path())
-@click.option("--tolerance", type=float, default=1e-4, show_default=True, help="Difference of a number that is none.")
-@click.option("--limit", type=int, default=20, show_default=True, help="Files to list of each kind; 0 lists all.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    metavar="D",
+    default=1e-4,
+    show_default=True,
+    help="Difference of a number that is none.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=20,
+    show_default=True,
+    help="Files to list of each kind; 0 lists all.",
+)
 def command(run_a: str, run_b: str, tolerance: float, limit: int) -> int:
     """Say which files have another label in RUN_B than in RUN_A, by how much, and what else differs.
 

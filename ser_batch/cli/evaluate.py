@@ -8,13 +8,25 @@ from typing import Any
 
 import click
 
+from ser_batch.cli.options import (
+    also_option,
+    cache_option,
+    changes_option,
+    config_option,
+    corpus_option,
+    device_option,
+    jobs_option,
+    plugin_option,
+    seed_option,
+)
+
 __all__ = ["command"]
 
 
 @click.command("evaluate")
 @click.argument("model", default="ser6")
 @click.argument("data", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--corpus", "named", multiple=True, metavar="NAME=PATH", help="A corpus as downloaded, by name.")
+@corpus_option
 @click.option(
     "--cross-validate",
     metavar="FOLDS",
@@ -22,17 +34,17 @@ __all__ = ["command"]
 )
 @click.option("--leave-corpus-out", is_flag=True, help="Score the recipe instead: hold out one corpus at a time.")
 @click.option("--fold", "folds", type=int, multiple=True, help="Only this fold, from 1; may be given again.")
-@click.option("--also", multiple=True, metavar="NAME=LABEL,LABEL…", help="Score the recipe among these labels, too.")
-@click.option("--config", "config_name", metavar="NAME|FILE", help="Configuration of the recipe.")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one key: --set fit.epochs=40.")
+@also_option
+@config_option
+@changes_option
 @click.option("--merge", multiple=True, metavar="FROM=TO", help="Count a label as another, for example calm=neutral.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all scores; - for the terminal.")
 @click.option("--report", "report_dir", type=click.Path(path_type=Path), help="Folder for pictures and scores.")
-@click.option("--cache", type=click.Path(path_type=Path), default=Path("data/cache"), show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", type=click.Choice(("auto", "mps", "cuda", "cpu")), default="auto", show_default=True)
-@click.option("--jobs", type=click.IntRange(min=0), default=0, help="Workers; 0 = one per core.")
-@click.option("--plugin", "plugins", multiple=True, type=click.Path(), help="Plugin file; may be given again.")
+@cache_option
+@seed_option
+@device_option()
+@jobs_option
+@plugin_option
 def command(  # noqa: PLR0913, PLR0917 - one argument per option
     model: str,
     data: tuple[Path, ...],
@@ -49,7 +61,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     cache: Path,
     seed: int,
     device: str,
-    jobs: int,
+    jobs: int | None,
     plugins: tuple[str, ...],
 ) -> None:
     """Score MODEL on the labelled audio in DATA: folders as for `ser-batch train`.
@@ -67,7 +79,9 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     if cross_validate and leave_corpus_out:
         raise ConfigError("Give either --cross-validate or --leave-corpus-out.")
     recipe = PluginRecipe(files=plugins)
-    options = TrainOptions(model, Path(), Path(), cache, seed=seed, jobs=jobs, recipe=recipe, also=label_sets(also))
+    options = TrainOptions(
+        model, Path(), Path(), cache, seed=seed, jobs=jobs or 0, recipe=recipe, also=label_sets(also)
+    )
     with speaking() as voice:
         if cross_validate or leave_corpus_out:
             scheme = "corpus" if leave_corpus_out else str(cross_validate)

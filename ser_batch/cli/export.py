@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ser_batch.cli.options import OneOf, run_argument
 from ser_batch.errors import ConfigError, ExitCode
 from ser_batch.text import printable
 
@@ -17,18 +18,18 @@ _TRACKS = ("audacity", "elan", "textgrid", "rttm")
 
 
 @click.command("export")
-@click.argument("run", metavar="RUN", type=click.Path())
-@click.option("--to", "file_format", required=True, type=click.Choice([*_TABLES, *_TRACKS]), help="Format.")
+@run_argument
+@click.option("--to", "file_format", required=True, type=OneOf([*_TABLES, *_TRACKS]), help="Format.")
 @click.option(
     "-o", "--output", required=True, metavar="DEST", type=click.Path(allow_dash=True),
     help="File to write (- for standard output); for label tracks the folder.",
 )  # fmt: skip
-@click.option("--table", type=click.Choice(["files", "windows"]), default="files", help="Table for csv and jsonl.")
+@click.option("--table", type=OneOf(["files", "windows"]), default="files", help="Table for csv and jsonl.")
 @click.option(
     "--where", multiple=True, metavar="CONDITION",
     help='Rows to keep, such as "emotion == fear" or "confidence >= 0.8"; repeat it for conditions that all must hold.',
 )  # fmt: skip
-def command(run: str, file_format: str, output: str, table: str, where: tuple[str, ...]) -> int:
+def command(run_dir: str, file_format: str, output: str, table: str, where: tuple[str, ...]) -> int:
     """Export RUN: csv and jsonl write one table to one file, the others one label track per recording.
 
     Tracks keep the tree and the full names of the recordings (tape/one.wav becomes tape/one.wav.TextGrid). Windows are
@@ -38,7 +39,7 @@ def command(run: str, file_format: str, output: str, table: str, where: tuple[st
     from ser_batch.run.read import open_run  # noqa: PLC0415
     from ser_batch.run.where import parse_conditions  # noqa: PLC0415 - loads pyarrow, not for --help
 
-    opened = open_run(run)
+    opened = open_run(run_dir)
     name: Any = table if file_format in _TABLES else "files"
     conditions = parse_conditions(where, opened, name)
     if file_format in _TABLES:

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from ser_batch.cli.scan import analysis_options, input_options, run_options, run_scan
+from ser_batch.cli.options import analysis_options, input_options, run_options
+from ser_batch.cli.scan import run_scan
 
 __all__ = ["command"]
 

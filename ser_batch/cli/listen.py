@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from ser_batch.cli.options import model_option, plugin_option
 from ser_batch.errors import ConfigError, ExitCode, InputError
 from ser_batch.plugins import PluginRecipe
 from ser_batch.text import printable
@@ -51,10 +52,8 @@ class Source(Protocol):
 @click.option("--fast", is_flag=True, help="With --from-file: as fast as it goes instead of as fast as it sounds.")
 @click.option("--duration-s", type=click.FloatRange(min=0, min_open=True), help="End after so many seconds of audio.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per window and line.")
-@click.option(
-    "--model", default="ser6", show_default=True, metavar="NAME|FILE", help="Shipped name or .safetensors file."
-)
-@click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="Also load this Python file; may be repeated.")
+@model_option()
+@plugin_option
 def command(**options: Any) -> int:
     """Label a microphone as it is heard; end with Ctrl-C.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ser_batch.cli.options import OneOf, json_option
 from ser_batch.errors import ConfigError, ExitCode, ModelError
 from ser_batch.resources import model_path, shipped_models
 from ser_batch.text import printable
@@ -28,7 +29,7 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@json_option
 def list_models(as_json: bool) -> int:
     """List the shipped models."""
     rows = [_summary(name) for name in shipped_models()]
@@ -48,7 +49,7 @@ def list_models(as_json: bool) -> int:
 
 @command.command("info")
 @click.argument("model", default="ser6", metavar="[NAME|FILE]")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@json_option
 def info(model: str, as_json: bool) -> int:
     """Describe a model: parameters, labels, features, audio settings, training data and their licences, scores.
 
@@ -66,9 +67,7 @@ def info(model: str, as_json: bool) -> int:
 
 @command.command("export")
 @click.argument("model", metavar="NAME|FILE")
-@click.option(
-    "--to", "form", type=click.Choice(["onnx"]), default="onnx", show_default=True, help="Format of the file."
-)
+@click.option("--to", "form", type=OneOf(["onnx"]), default="onnx", show_default=True, help="Format of the file.")
 @click.option("-o", "--output", required=True, metavar="FILE", type=click.Path(), help="File to write.")
 @click.option("--force", is_flag=True, help="Replace the file where it exists.")
 def export(model: str, form: str, output: str, force: bool) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ser_batch.cli.options import plugin_option
 from ser_batch.text import printable
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ __all__ = ["command"]
 @click.option("--link/--copy", default=False, show_default=True, help="Symbolic links to SRC, or copies.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--all-emotions", is_flag=True, help="Take calm, neutral, boredom and distress too.")
-@click.option("--plugin", "plugins", multiple=True, type=click.Path(), help="Plugin file; may be given again.")
+@plugin_option
 def command(
     corpus: str, source: Path, dest: Path, link: bool, dry_run: bool, all_emotions: bool, plugins: tuple[str, ...]
 ) -> None:

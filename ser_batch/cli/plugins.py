@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from ser_batch.cli.options import json_option, plugin_option
 from ser_batch.config import Config
 from ser_batch.errors import ExitCode, PluginError
 from ser_batch.plugins import PluginInfo, PluginRecipe, collect_extractors, describe_plugins
@@ -15,10 +16,10 @@ __all__ = ["command"]
 
 
 @click.command("plugins")
-@click.option("--plugin", "files", multiple=True, metavar="FILE", help="Also load this Python file; may be repeated.")
+@plugin_option
 @click.option("--check", "check", metavar="NAME", help="Try an extractor, or all those of a plugin, on unkind audio.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-def command(files: tuple[str, ...], check: str | None, as_json: bool) -> int:
+@json_option
+def command(plugins: tuple[str, ...], check: str | None, as_json: bool) -> int:
     """List plugins, hooks and columns; check an extractor.
 
     Lists every plugin that a scan would load: its version, the package that installed it, the hooks that it implements,
@@ -27,14 +28,14 @@ def command(files: tuple[str, ...], check: str | None, as_json: bool) -> int:
     With --check, one extractor is tried on silence, 20 ms, noise, clipping and the like, in pieces and in a worker
     process; the exit code is 5 if it breaks a promise.
     """
-    recipe = PluginRecipe(files=files)
+    recipe = PluginRecipe(files=plugins)
     if check is not None:
         return _check(recipe, check, as_json)
-    plugins = describe_plugins(recipe.build(), Config())
+    found = describe_plugins(recipe.build(), Config())
     if as_json:
-        click.echo(json.dumps([_as_json(plugin) for plugin in plugins], indent=2))
+        click.echo(json.dumps([_as_json(plugin) for plugin in found], indent=2))
     else:
-        click.echo("\n".join(_as_text(plugin) for plugin in plugins))
+        click.echo("\n".join(_as_text(plugin) for plugin in found))
     return ExitCode.OK
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ser_batch.cli.options import device_option, model_option, plugin_option
 from ser_batch.errors import ExitCode
 from ser_batch.plugins import PluginRecipe
 from ser_batch.text import printable
@@ -23,17 +24,9 @@ __all__ = ["command", "result_as_dict"]
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file and line.")
 @click.option("--windows", is_flag=True, help="Show each window of 3 s too.")
-@click.option(
-    "--model", default="ser6", show_default=True, metavar="NAME|FILE", help="Shipped name or .safetensors file."
-)
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "mps", "cuda", "cpu"]),
-    help="Where the network computes.",
-)
-@click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="Also load this Python file; may be repeated.")
+@model_option()
+@device_option()
+@plugin_option
 def command(
     files: tuple[str, ...], as_json: bool, windows: bool, model: str, device: str, plugins: tuple[str, ...]
 ) -> int:

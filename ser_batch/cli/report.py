@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ser_batch.cli.options import plugin_option, run_argument
 from ser_batch.errors import ConfigError, ExitCode
 from ser_batch.text import printable
 
@@ -11,7 +12,7 @@ __all__ = ["command"]
 
 
 @click.command("report")
-@click.argument("run", metavar="RUN", type=click.Path())
+@run_argument
 @click.argument("other", metavar="[RUN_B]", required=False, type=click.Path())
 @click.option(
     "-o", "--output", metavar="FILE", type=click.Path(),
@@ -22,21 +23,21 @@ __all__ = ["command"]
     help="Where the recordings are now, if they were moved since the scan.",
 )  # fmt: skip
 @click.option("--no-table", is_flag=True, help="Leave the table of files out: a small file, for a mail or a page.")
-@click.option("--plugin", multiple=True, metavar="FILE", help="Plugin file that adds sections; may be repeated.")
+@plugin_option
 def command(
-    run: str, other: str | None, output: str | None, audio: str | None, no_table: bool, plugin: tuple[str, ...]
+    run_dir: str, other: str | None, output: str | None, audio: str | None, no_table: bool, plugins: tuple[str, ...]
 ) -> int:
     """Build the HTML report of RUN from its Parquet tables, or compare RUN with RUN_B.
 
     The report is one file that opens without a network. It plays recordings by links relative to itself.
     """
-    if other and (no_table or plugin):
+    if other and (no_table or plugins):
         raise ConfigError("--no-table and --plugin are for the report of one run; a comparison has neither.")
     from ser_batch.plugins import PluginRecipe  # noqa: PLC0415 - not for --help
     from ser_batch.report.build import build_report  # noqa: PLC0415
 
-    recipe = PluginRecipe(files=plugin, built_in=())
+    recipe = PluginRecipe(files=plugins, built_in=())
     recipe.build()  # a plugin that was asked for and cannot be loaded is an error, not a note in the report
-    path = build_report(run, other, output=output, audio=audio, recipe=recipe, table=not no_table)
+    path = build_report(run_dir, other, output=output, audio=audio, recipe=recipe, table=not no_table)
     click.echo(f"Report: {printable(path)} ({path.stat().st_size / 1e6:.1f} MB)")
     return ExitCode.OK

@@ -7,18 +7,17 @@ from typing import Any
 
 import click
 
+from ser_batch.cli.options import limit_options, plugin_option, quiet_option, run_argument
 from ser_batch.errors import ExitCode
 
 __all__ = ["command"]
 
 
 @click.command("retry")
-@click.argument("run_dir", metavar="RUN", type=click.Path())
-@click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="Also load this Python file.")
-@click.option("--jobs", type=int, metavar="N", help="Worker processes; 0, the default, is one per core.")
-@click.option("--timeout-s", type=float, metavar="S", help="Limit per file and started 10 minutes of audio; 0 = none.")
-@click.option("--memory-limit-mb", type=int, metavar="MB", help="Limit of one worker's memory; 0 = none.")
-@click.option("--quiet", is_flag=True, help="No progress and no summary.")
+@run_argument
+@plugin_option
+@limit_options
+@quiet_option
 def command(run_dir: str, **options: Any) -> int:
     """Process the failed files of RUN again, with the settings of the run and nothing else of it.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ser_batch.cli.options import json_option, run_argument
 from ser_batch.errors import ExitCode
 from ser_batch.text import printable
 
@@ -22,14 +23,14 @@ _MOST_REASONS = 10
 
 
 @click.command("show")
-@click.argument("run", metavar="RUN", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-def command(run: str, as_json: bool) -> int:
+@run_argument
+@json_option
+def command(run_dir: str, as_json: bool) -> int:
     """Summarise RUN: counts, emotions, doubtful labels, groups, failures by reason and speed."""
     from ser_batch.report.survey import survey_run  # noqa: PLC0415 - loads pyarrow, not for --help
     from ser_batch.run.read import open_run  # noqa: PLC0415
 
-    opened = open_run(run)
+    opened = open_run(run_dir)
     survey = survey_run(opened, most_table_rows=1)
     if as_json:
         click.echo(json.dumps(_facts(opened, survey), indent=2))

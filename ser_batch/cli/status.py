@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ser_batch.cli.options import run_argument
 from ser_batch.cli.progress import hours_text
 from ser_batch.cli.summary import counts_text, failure_lines
 from ser_batch.errors import ExitCode
@@ -16,7 +17,7 @@ __all__ = ["command"]
 
 
 @click.command("status")
-@click.argument("run_dir", metavar="RUN", type=click.Path())
+@run_argument
 def command(run_dir: str) -> int:
     """Say what RUN has done, what failed and why, and what is left; also while it is being written.
 

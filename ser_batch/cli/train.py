@@ -7,6 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ser_batch.cli.options import (
+    also_option,
+    cache_option,
+    changes_option,
+    config_option,
+    corpus_option,
+    device_option,
+    jobs_option,
+    plugin_option,
+    seed_option,
+)
+
 if TYPE_CHECKING:
     from ser_batch.records import Corpus, LabelledClip
     from ser_batch.training.train import Voice
@@ -14,29 +26,27 @@ if TYPE_CHECKING:
 
 __all__ = ["announced_device", "command", "label_sets", "read_config", "read_data", "speaking"]
 
-_DEVICES = ("auto", "mps", "cuda", "cpu")
-
 
 @click.command("train")
 @click.option("--data", multiple=True, type=click.Path(path_type=Path), help="Folder: data/raw/<emotion>/ or a corpus.")
-@click.option("--corpus", "named", multiple=True, metavar="NAME=PATH", help="A corpus as downloaded, by name.")
-@click.option("--config", "config_name", metavar="NAME|FILE", help="Shipped configuration or TOML file.")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one key: --set fit.epochs=40.")
+@corpus_option
+@config_option
+@changes_option
 @click.option("--output", type=click.Path(path_type=Path), help="Model file; models/NAME.safetensors by default.")
-@click.option("--also", multiple=True, metavar="NAME=LABEL,LABEL…", help="Write a model of these labels only, too.")
+@also_option
 @click.option(
     "--scores", "scores_path", type=click.Path(path_type=Path), help="What evaluate --cross-validate --json wrote."
 )
 @click.option("--name", help="Name of the model; by default the stem of --output, else 'own'.")
 @click.option("--report", "report_dir", type=click.Path(path_type=Path), help="Folder; reports/train-NAME by default.")
-@click.option("--cache", type=click.Path(path_type=Path), default=Path("data/cache"), show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", type=click.Choice(_DEVICES), default="auto", show_default=True)
-@click.option("--jobs", type=click.IntRange(min=0), default=0, help="Workers for features; 0 = one per core.")
+@cache_option
+@seed_option
+@device_option()
+@jobs_option
 @click.option(
     "--resume/--no-resume", default=True, show_default=True, help="Go on from the last epoch of a killed training."
 )
-@click.option("--plugin", "plugins", multiple=True, type=click.Path(), help="Plugin file; may be given again.")
+@plugin_option
 def command(  # noqa: PLR0913, PLR0917 - one argument per option
     data: tuple[Path, ...],
     named: tuple[str, ...],
@@ -50,7 +60,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     cache: Path,
     seed: int,
     device: str,
-    jobs: int,
+    jobs: int | None,
     resume: bool,
     plugins: tuple[str, ...],
 ) -> None:
@@ -73,7 +83,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
         cache_dir=cache,
         seed=seed,
         device=announced_device(device),
-        jobs=jobs,
+        jobs=jobs or 0,
         resume=resume,
         recipe=recipe,
         also=label_sets(also),

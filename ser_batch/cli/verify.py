@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ser_batch.cli.options import run_argument
 from ser_batch.errors import ExitCode
 from ser_batch.text import printable
 
@@ -13,7 +14,7 @@ __all__ = ["command"]
 
 
 @click.command("verify")
-@click.argument("run_dir", metavar="RUN", type=click.Path())
+@run_argument
 def command(run_dir: str) -> int:
     """Check that RUN is whole and sound.
 

@@ -1,0 +1,218 @@
+"""Options and arguments that several commands share, each declared once, and what they mean."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ser_batch.config import DEVICES
+from ser_batch.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ser_batch.config import Config
+    from ser_batch.plugins import PluginRecipe
+    from ser_batch.stages.discover import FileList
+
+__all__ = [
+    "OneOf",
+    "also_option",
+    "analysis_options",
+    "cache_option",
+    "changes_option",
+    "config_of",
+    "config_option",
+    "corpus_option",
+    "device_option",
+    "input_options",
+    "inputs_of",
+    "jobs_option",
+    "json_option",
+    "limit_options",
+    "model_option",
+    "plugin_option",
+    "quiet_option",
+    "recipe_of",
+    "run_argument",
+    "run_options",
+    "seed_option",
+]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class OneOf(click.Choice):
+    """One of some words; what was mistyped gets the nearest of them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            near = difflib.get_close_matches(str(value).lower(), self.choices, n=1)
+            raise click.BadParameter(
+                f"{error.message}{f' Did you mean {near[0]!r}?' if near else ''}", ctx, param
+            ) from None
+
+
+def _together(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Return several options as one decorator; ``--help`` shows them in this order."""
+
+    def apply(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+run_argument = click.argument("run_dir", metavar="RUN", type=click.Path())
+plugin_option = click.option(
+    "--plugin", "plugins", multiple=True, metavar="FILE", help="Also load this Python file; may be repeated."
+)
+jobs_option = click.option(
+    "--jobs", type=click.IntRange(min=0), metavar="N", help="Worker processes; 0, the default, is one per core."
+)
+quiet_option = click.option("--quiet", is_flag=True, help="No progress and no summary.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+config_option = click.option("--config", "config_name", metavar="NAME|FILE", help="Shipped configuration or TOML file.")
+
+
+def device_option(default: str | None = "auto") -> Callable[[Command], Command]:
+    """Where the network computes; a default of None leaves it to the configuration."""
+    text = "Where the network computes."
+    return click.option("--device", type=OneOf(DEVICES), default=default, show_default=True, help=text)
+
+
+def model_option(default: str | None = "ser6") -> Callable[[Command], Command]:
+    """The model that labels; a default of None leaves it to the configuration."""
+    text = "Shipped model or a .safetensors file" + ("." if default else "; default ser6.")
+    return click.option("--model", default=default, show_default=True, metavar="NAME|FILE", help=text)
+
+
+#: What a file may cost.
+limit_options = _together(
+    jobs_option,
+    click.option(
+        "--timeout-s",
+        type=click.FloatRange(min=0),
+        metavar="S",
+        help="Limit per file and started 10 minutes of audio; 0 = none.",
+    ),
+    click.option(
+        "--memory-limit-mb", type=click.IntRange(min=0), metavar="MB", help="Limit of one worker's memory; 0 = none."
+    ),
+)
+
+#: What is analysed.
+input_options = _together(
+    click.argument("inputs", nargs=-1, metavar="[INPUT]...", type=click.Path()),
+    click.option("--files-from", metavar="LIST", help="Take paths from this file, one a line; - reads standard input."),
+    click.option("--include", multiple=True, metavar="GLOB", help="Only files that match; may be repeated."),
+    click.option("--exclude", multiple=True, metavar="GLOB", help="No files that match; may be repeated."),
+)
+
+#: How it is analysed.
+analysis_options = _together(
+    config_option,
+    click.option("--extractor", "extractors", multiple=True, metavar="NAME", help="Run this extractor too."),
+    plugin_option,
+    limit_options,
+)
+
+#: Where it goes, and what to do with what is there.
+run_options = _together(
+    click.option(
+        "-o", "--output", "run_dir", required=True, metavar="RUN", type=click.Path(), help="Folder of the run."
+    ),
+    click.option("--dry-run", is_flag=True, help="Show what would be done, with an estimate of the time."),
+    click.option("--resume", "mode", flag_value="resume", default="resume", help="Go on with the run (the default)."),
+    click.option("--restart", "mode", flag_value="restart", help="Delete the run's results and begin again."),
+    click.option("--recompute", type=OneOf(["changed"]), help="Process again what other settings or versions made."),
+    click.option("--new-run", metavar="DIR", type=click.Path(), help="Leave RUN as it is, and write to DIR."),
+    click.option(
+        "--metadata", metavar="TABLE", type=click.Path(), help="Table about the files, joined to the results."
+    ),
+    click.option("--no-report", is_flag=True, help="Do not build report.html."),
+    quiet_option,
+)
+
+# Of trainings and scores of recipes.
+corpus_option = click.option(
+    "--corpus", "named", multiple=True, metavar="NAME=PATH", help="A corpus as downloaded, by name."
+)
+changes_option = click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one key: --set fit.epochs=40."
+)
+also_option = click.option(
+    "--also",
+    multiple=True,
+    metavar="NAME=LABEL,LABEL…",
+    help="The same among these labels alone, too, under this name; may be repeated.",
+)
+cache_option = click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=Path("data/cache"),
+    show_default=True,
+    help="Folder where features are kept for the next time.",
+)
+seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
+
+#: Option -> (section, key) of the configuration that it overrides.
+_OVERRIDES = {
+    "include": ("run", "include"),
+    "exclude": ("run", "exclude"),
+    "model": ("predict", "model"),
+    "device": ("predict", "device"),
+    "batch_size": ("predict", "batch_size"),
+    "abstain": ("predict", "abstain"),
+    "jobs": ("extract", "jobs"),
+    "timeout_s": ("extract", "timeout_s"),
+    "memory_limit_mb": ("extract", "memory_limit_mb"),
+}
+
+
+def inputs_of(options: dict[str, Any]) -> tuple[str, ...] | FileList:
+    """Return what to analyse.
+
+    Raises
+    ------
+    ConfigError
+        Neither inputs nor a list of files was given, or both.
+    """
+    if bool(options["inputs"]) == bool(options["files_from"]):
+        raise ConfigError("Give either one INPUT or more (directories or files), or --files-from LIST.")
+    if not options["files_from"]:
+        inputs: tuple[str, ...] = options["inputs"]
+        return inputs
+    from ser_batch.stages.discover import read_file_list  # noqa: PLC0415
+
+    return read_file_list(Path(options["files_from"]))
+
+
+def config_of(options: dict[str, Any], **fixed: Any) -> Config:
+    """Return the configuration: defaults, then a file, then options of the command line, then `fixed`."""
+    from ser_batch.config import load_config  # noqa: PLC0415
+    from ser_batch.resources import config_path  # noqa: PLC0415
+
+    name = options.get("config_name")
+    config = load_config(config_path(name) if name else None)
+    given = {option: value for option in _OVERRIDES if (value := options.get(option)) not in (None, ())} | fixed
+    values: dict[str, dict[str, Any]] = {}
+    for option, value in given.items():
+        section, key = _OVERRIDES[option]
+        values.setdefault(section, {})[key] = value
+    if options.get("extractors"):
+        more = [name for name in options["extractors"] if name not in config.extract.extractors]
+        values.setdefault("extract", {})["extractors"] = (*config.extract.extractors, *more)
+    return config.with_values(values, source="command line")
+
+
+def recipe_of(options: dict[str, Any]) -> PluginRecipe:
+    """Return the plugins to load."""
+    from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
+
+    return PluginRecipe(files=tuple(options["plugins"]))
