@@ -27,7 +27,8 @@ _TRACKS = ("audacity", "elan", "textgrid", "rttm")
 @click.option("--table", type=OneOf(["files", "windows"]), default="files", help="Table for csv and jsonl.")
 @click.option(
     "--where", multiple=True, metavar="CONDITION",
-    help='Rows to keep, such as "emotion == fear" or "confidence >= 0.8"; repeat it for conditions that all must hold.',
+    help='Rows to keep, such as "confidence >= 0.8" or "emotion in fear,anger" (also not in, ==, !=, <, <=, >); repeat '
+    "it for conditions that all must hold.",
 )  # fmt: skip
 def command(run_dir: str, file_format: str, output: str, table: str, where: tuple[str, ...]) -> int:
     """Export RUN: csv and jsonl write one table to one file, the others one label track per recording.

@@ -18,7 +18,8 @@ import pyarrow.csv as pacsv
 
 from ser_batch.errors import InputError, RunError
 from ser_batch.export.tracks import TRACK_FORMATS, track_path, tracks_of
-from ser_batch.run.read import Run, TableName, Where
+from ser_batch.run.read import Run, TableName
+from ser_batch.run.where import Where
 
 __all__ = ["TABLE_FORMATS", "export_table", "export_tracks"]
 

@@ -6,7 +6,6 @@ one that is still being written or was interrupted: what is committed is whole, 
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import warnings
@@ -25,7 +24,18 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from ser_batch.errors import RunError
+from ser_batch.records import Status
 from ser_batch.run.schema import SCHEMA_VERSION, files_schema, windows_schema
+from ser_batch.run.where import (
+    Condition,
+    Where,
+    check_clauses,
+    check_column,
+    clauses_of,
+    expression_of,
+    may_hold,
+    pushed_down,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +44,6 @@ __all__ = [
     "Run",
     "RunWarning",
     "TableName",
-    "Where",
     "load_results",
     "open_run",
     "run_info",
@@ -43,9 +52,6 @@ __all__ = [
 
 TableName = Literal["files", "windows"]
 
-#: ``[(column, operator, value), …]``, all to hold; or a list of such lists, one of them to hold.
-Where = Sequence[tuple[str, str, Any]] | Sequence[Sequence[tuple[str, str, Any]]]
-
 _FORMAT = ds.ParquetFileFormat()
 _DISK = pafs.LocalFileSystem()
 _PARTS_AT_ONCE = 256
@@ -53,8 +59,6 @@ _ROWS_AT_ONCE = 65_536
 
 #: What rows are ordered by.
 _ORDER: dict[str, tuple[str, ...]] = {"files": ("clip_id",), "windows": ("clip_id", "window_index")}
-
-OPERATORS = ("=", "==", "!=", "<", ">", "<=", ">=", "in", "not in")
 
 #: Names by which the key column of a metadata table may go, in this order; else its first column is the key.
 _METADATA_KEYS = ("clip_id", "path", "file", "filename")
@@ -100,7 +104,7 @@ def load_results(
     Raises
     ------
     RunError
-        Not a run, a run of a newer schema, an unknown column, or an operator that does not exist.
+        Not a run, a run of a newer schema, an unknown column or operator, or a status or emotion that no row can have.
 
     Warns
     -----
@@ -193,13 +197,13 @@ class _Parts:
         known = bool(groups) and all(statistics is not None and statistics.has_min_max for statistics in groups)
         self.clip_ids.append((min(g.min for g in groups), max(g.max for g in groups)) if known else None)
 
-    def within(self, clauses: list[list[tuple[str, str, Any]]]) -> list[str]:
+    def within(self, clauses: list[list[Condition]]) -> list[str]:
         """Return the parts that may hold rows that fit one of `clauses`, as far as conditions on clip_id tell."""
         if not clauses:
             return self.paths
         kept = []
         for path, ends in zip(self.paths, self.clip_ids, strict=True):
-            if ends is None or any(all(_may_hold(condition, *ends) for condition in clause) for clause in clauses):
+            if ends is None or any(all(may_hold(condition, *ends) for condition in clause) for clause in clauses):
                 kept.append(path)
         return kept
 
@@ -229,6 +233,15 @@ class Run:
         if labels is None:
             labels = [name.removeprefix("p_") for name in self.schema("files").names if name.startswith("p_")]
         return tuple(labels)
+
+    def enums(self, metadata: pa.Table | None) -> dict[str, tuple[str, ...]]:
+        """Return all values that a column can have, for those columns, also of `metadata`, of which this is known."""
+        known = {"status": tuple(map(str, Status)), "emotion": self.labels}
+        columns = zip(metadata.column_names, metadata.columns, strict=True) if metadata is not None else ()
+        for name, column in columns:
+            if pa.types.is_dictionary(column.type) and pa.types.is_string(column.type.value_type):
+                known[name] = tuple(column.unique().dictionary_decode().drop_null().to_pylist())
+        return known
 
     def schema(self, table: TableName) -> pa.Schema:
         """Return the columns of a table; those of the documented schema where nothing is written yet."""
@@ -359,7 +372,7 @@ class Run:
         """Read rows into memory as an Arrow table; arguments as for `load_results`."""
         selection = self._selection(table, columns, where, metadata)
         # Opening a part costs more than reading a column of it, so parts without the wanted names are not opened.
-        paths, schema = self._table(table).within(_clauses(where)), self.schema(table)
+        paths, schema = self._table(table).within(clauses_of(where)), self.schema(table)
         dataset = ds.dataset(paths, schema=schema, format=_FORMAT) if paths else ds.dataset(schema.empty_table())
         with self._explained(table, where):
             rows = dataset.to_table(columns=selection.stored, filter=selection.pushed).unify_dictionaries()
@@ -378,20 +391,21 @@ class Run:
         stored = self.schema(table).names
         extra = self.metadata if metadata else None
         extra_names = [name for name in (extra.column_names if extra is not None else ()) if name != "clip_id"]
-        clauses = _clauses(where)
+        clauses = clauses_of(where)
         conditioned = {condition[0] for clause in clauses for condition in clause}
         wanted = [*stored, *extra_names] if columns is None else list(columns)
         for name in [*wanted, *sorted(conditioned)]:
             check_column(name, [*stored, *extra_names], self.folder, table)
+        check_clauses(clauses, self.enums(extra) if clauses else {}, str(self.folder / table))
         joined = conditioned & set(extra_names)
         needed = set(wanted) | set(_ORDER[table]) | (conditioned if joined else set())
         return _Selection(
             wanted=wanted,
             stored=[name for name in stored if name in needed],
-            pushed=_expression(_pushed_down(clauses, joined)),
+            pushed=expression_of(pushed_down(clauses, joined)),
             extra=extra,
             extra_names=needed & set(extra_names),
-            late=_expression(clauses) if joined else None,
+            late=expression_of(clauses) if joined else None,
         )
 
     @contextmanager
@@ -444,54 +458,3 @@ def _unified(folder: Path, table: str, schemas: list[pa.Schema]) -> pa.Schema:
             f"The parts of {folder / table} do not fit together ({error}). `ser-batch verify` says which; "
             f"scan into a new run."
         ) from error
-
-
-def _clauses(where: Where | None) -> list[list[tuple[str, str, Any]]]:
-    """Bring `where` to a list of alternatives, each a list of conditions."""
-    if not where:
-        return []
-    alternatives: Any = [where] if isinstance(where[0], tuple) else where
-    clauses = [list(alternative) for alternative in alternatives]
-    for condition in (condition for clause in clauses for condition in clause):
-        if not (isinstance(condition, tuple) and len(condition) == 3 and isinstance(condition[0], str)):
-            raise RunError(f"A condition is (column, operator, value), not {condition!r}.")
-        if condition[1] not in OPERATORS:
-            raise RunError(
-                f"Condition {condition!r}: unknown operator {condition[1]!r}; known are {' '.join(OPERATORS)}."
-            )
-    return clauses
-
-
-def _pushed_down(clauses: list[list[tuple[str, str, Any]]], joined: set[str]) -> list[list[tuple[str, str, Any]]]:
-    """Return the conditions that the Parquet reader can check: those on joined columns wait for the join."""
-    if not joined:
-        return clauses
-    if len(clauses) > 1:
-        return []
-    rest = [condition for condition in clauses[0] if condition[0] not in joined]
-    return [rest] if rest else []
-
-
-def _may_hold(condition: tuple[str, str, Any], low: str, high: str) -> bool:
-    """Tell whether a part whose names lie from `low` to `high` may hold a row that fits the condition."""
-    column, operator, value = condition
-    if column != "clip_id":
-        return True
-    if operator in ("=", "==", "in"):
-        names = value if operator == "in" else [value]
-        return any(low <= str(name) <= high for name in names)
-    if operator in ("<", "<="):
-        return low <= str(value)
-    return high >= str(value) if operator in (">", ">=") else True
-
-
-def _expression(clauses: list[list[tuple[str, str, Any]]]) -> pc.Expression | None:
-    return pq.filters_to_expression(clauses) if clauses else None
-
-
-def check_column(name: str, known: Sequence[str], folder: Path, table: str) -> None:
-    """Raise a `RunError` that names the nearest known column, unless `name` is known."""
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else f" Columns: {', '.join(known)}."
-        raise RunError(f"Table {table} of {folder} has no column {name!r}.{hint}")

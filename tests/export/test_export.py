@@ -198,6 +198,7 @@ def test_standard_output_takes_a_table_and_nothing_else(run: Path, capfdbinary: 
         (("textgrid", "-"), ExitCode.USAGE, "give a folder"),
         (("csv", "/nowhere/out.csv"), ExitCode.INPUT, "cannot be written"),
         (("csv", "out.csv", "--where", "emotoin == fear"), ExitCode.RUN, "Did you mean 'emotion'"),
+        (("csv", "out.csv", "--where", "emotion in anger,Fear"), ExitCode.RUN, "Did you mean 'fear'"),
     ],
 )
 def test_a_wrong_wish_is_answered_with_a_line(

@@ -207,6 +207,16 @@ def test_conditions_may_name_metadata(with_metadata: Path, and_more: list[tuple[
     assert found.clip_id.tolist() == expected.clip_id.tolist()
 
 
+def test_a_value_that_a_category_of_the_metadata_does_not_have_is_refused(tmp_path: Path) -> None:
+    folder = small_run(tmp_path / "run", metadata={"path": "metadata.parquet"})
+    names = load_results(folder, columns=["clip_id"], metadata=False).clip_id
+    rooms = pd.Series(["hall", "studio"] * 20, dtype="category")
+    pd.DataFrame({"path": names, "room": rooms}).to_parquet(folder / "metadata.parquet")
+    assert len(load_results(folder, where=[("room", "==", "hall")])) == 20
+    with pytest.raises(RunError, match="can have the room 'Hall'"):
+        load_results(folder, where=[("room", "==", "Hall")])
+
+
 def test_a_path_named_twice_is_said_and_its_first_row_is_used(tmp_path: Path) -> None:
     folder = small_run(tmp_path / "run", metadata={"path": "metadata.parquet"})
     name = load_results(folder, columns=["clip_id"], metadata=False).clip_id[0]
@@ -290,6 +300,8 @@ def test_what_is_asked_wrongly_is_answered_with_the_nearest_right_thing(run: Pat
         load_results(run, where=[("confidence", "~", 0)])
     with pytest.raises(RunError, match="A condition is"):
         load_results(run, where=[("confidence", ">")])
+    with pytest.raises(RunError, match="can have the emotion 'Fear'"):
+        load_results(run, where=[[("confidence", ">", 0)], [("emotion", "in", ["anger", "Fear"])]])
     with pytest.raises(RunError, match="no table 'clips'"):
         load_results(run, "clips")
     with pytest.raises(RunError, match="cannot be selected"):
@@ -300,10 +312,10 @@ def test_what_is_asked_wrongly_is_answered_with_the_nearest_right_thing(run: Pat
 
 
 def test_conditions_typed_as_text_take_the_type_of_their_column(run: Path) -> None:
-    texts = ["confidence >= 0.5", "emotion in fear, joy", "uncertain == false", "status != 'failed'", "n_windows=1"]
+    texts = ["confidence >= 0.5", "emotion in fear, sadness", "uncertain == false", "status != 'failed'", "n_windows=1"]
     assert parse_conditions(texts, open_run(run), "files") == [
         ("confidence", ">=", 0.5),
-        ("emotion", "in", ["fear", "joy"]),
+        ("emotion", "in", ["fear", "sadness"]),
         ("uncertain", "==", False),
         ("status", "!=", "failed"),
         ("n_windows", "=", 1.0),
@@ -320,6 +332,9 @@ def test_conditions_typed_as_text_take_the_type_of_their_column(run: Path) -> No
         ("emotoin == fear", "Did you mean 'emotion'"),
         ("confidence > high", "'high' is not a value of type float"),
         ("uncertain == maybe", "'maybe' is not a value of type bool"),
+        ("emotion == Fear", r"files can have the emotion 'Fear'\. Did you mean 'fear'"),
+        ("emotion not in fear,hapiness", "Did you mean 'happiness'"),
+        ("status = broken", "It is one of ok, partial, skipped, failed"),
     ],
 )
 def test_a_condition_that_cannot_be_read_says_why(run: Path, text: str, answer: str) -> None:
