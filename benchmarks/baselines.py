@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ser_batch.corpora.builtin import BUILT_IN_CORPORA, read_corpus
+from ser_batch.corpora.builtin import BUILT_IN_CORPORA
+from ser_batch.corpora.reading import read_corpus
 from ser_batch.plugins import PluginRecipe
 from ser_batch.training import metrics
 from ser_batch.training.augment import AugmentConfig

@@ -203,7 +203,7 @@ class LabelledClip:
     """One audio file with what is known of it."""
 
     path: str
-    #: Canonical emotion (`ser_batch.corpora.builtin.EMOTIONS`), or what the corpus says where it is none of them.
+    #: Canonical emotion (`ser_batch.corpora.emotions.EMOTIONS`), or what the corpus says where it is none of them.
     emotion: str
     #: Unique over corpora (``ravdess-01``), or ``""`` where nobody knows.
     speaker: str

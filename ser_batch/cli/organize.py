@@ -31,14 +31,15 @@ def command(
 ) -> None:
     """Sort the clips of CORPUS, as downloaded to SRC, into DEST/<emotion>/ (by default data/raw/<emotion>/).
 
-    CORPUS is ravdess, crema-d, tess, emo-db, emogator, nemo, labels (a folder with labels.csv or labels.tsv), or a
-    corpus of a plugin. Files get their speaker before the name; speaker and sex are listed in DEST/speakers.csv.
-    Nothing is overwritten, and the same command again does what is left to do.
+    CORPUS is ravdess, crema-d, tess, savee, emo-db, emovo, nemo, emogator, labels (a folder with labels.csv or
+    labels.tsv), raw (folders by emotion), or a corpus of a plugin. Files get their speaker before the name; speaker
+    and sex are listed in DEST/speakers.csv. Nothing is overwritten, and the same command again does what is left to do.
     """
     from tqdm import tqdm  # noqa: PLC0415 - not for --help
 
-    from ser_batch.corpora.builtin import EMOTIONS, read_corpus  # noqa: PLC0415
+    from ser_batch.corpora.emotions import EMOTIONS  # noqa: PLC0415
     from ser_batch.corpora.organize import check_destination, place, plan_sorting  # noqa: PLC0415
+    from ser_batch.corpora.reading import read_corpus  # noqa: PLC0415
     from ser_batch.plugins import PluginRecipe, attributed_results  # noqa: PLC0415
     from ser_batch.training.train_config import DataConfig  # noqa: PLC0415
 

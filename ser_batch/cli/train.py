@@ -167,7 +167,7 @@ def read_data(
     ConfigError
         Nothing was given, or NAME=PATH without a name.
     """
-    from ser_batch.corpora.builtin import read_corpus  # noqa: PLC0415
+    from ser_batch.corpora.reading import read_corpus  # noqa: PLC0415
     from ser_batch.errors import ConfigError  # noqa: PLC0415
     from ser_batch.plugins import PluginRecipe, attributed_results  # noqa: PLC0415
 

@@ -13,13 +13,13 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ser_batch.corpora.builtin import EMOTIONS, LABEL_COLUMNS, label_rows
+from ser_batch.corpora.emotions import EMOTIONS
+from ser_batch.corpora.folders import SPEAKERS_FILE
+from ser_batch.corpora.labels import LABEL_COLUMNS, label_rows
 from ser_batch.errors import ConfigError, DataError, InputError
 from ser_batch.records import LabelledClip
 
 __all__ = ["Placement", "Sorting", "check_destination", "place", "plan_sorting"]
-
-_SPEAKERS = "speakers.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ def place(
         There is a ``speakers.csv`` already that cannot be used.
     """
     # Read first: a list that cannot be used should not wait for the copies.
-    table = dest / _SPEAKERS
+    table = dest / SPEAKERS_FILE
     listed = {row["file"] for row in label_rows(table, ("file", "speaker"))} if table.is_file() else set()
     for done, item in enumerate(sorting.placements, start=1):
         # Asked for copies, links of an earlier visit become files of their own.
@@ -197,7 +197,7 @@ def _put(source: Path, target: Path, link: bool) -> None:
 
 def _list_speakers(dest: Path, placements: Sequence[Placement]) -> None:
     """Add speaker and sex of clips that ``speakers.csv`` lacks; rows that are there stay as they are."""
-    path = dest / _SPEAKERS
+    path = dest / SPEAKERS_FILE
     # label_rows has refused what is not UTF-8 or has no header.
     text = path.read_text(encoding="utf-8-sig") if path.is_file() else "file,speaker,sex\n"
     header = [name.strip() for name in next(csv.reader(io.StringIO(text, newline="")))]
@@ -216,7 +216,7 @@ def _list_speakers(dest: Path, placements: Sequence[Placement]) -> None:
             writer.writerow([values.get(key, "") for key in keys])
     if not added.getvalue():
         return
-    partial = dest / f".{_SPEAKERS}.partial"
+    partial = dest / f".{SPEAKERS_FILE}.partial"
     try:
         partial.write_text(text + ("" if text.endswith("\n") else "\n") + added.getvalue(), encoding="utf-8")
         partial.replace(path)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch.corpora.builtin import EMOTIONS
+from ser_batch.corpora.emotions import EMOTIONS
 from ser_batch.errors import DataError
 from ser_batch.records import Corpus, LabelledClip
 from ser_batch.training.train_config import DataConfig

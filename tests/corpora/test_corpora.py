@@ -1,4 +1,4 @@
-"""Six corpora as their owners publish them, and folders of one's own: emotion, speaker and sex of each file."""
+"""Eight corpora as their owners publish them, and folders of one's own: emotion, speaker and sex of each file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ser_batch.corpora.builtin import BUILT_IN_CORPORA, EMOTIONS, canonical_emotion, read_corpus
+from ser_batch.corpora.builtin import BUILT_IN_CORPORA
+from ser_batch.corpora.emotions import EMOTIONS, canonical_emotion
+from ser_batch.corpora.reading import read_corpus
 from ser_batch.errors import DataError, InputError, PluginError
 from ser_batch.records import Corpus, LabelledClip
 
@@ -58,6 +60,22 @@ PUBLISHED = [
     ("emo-db", "wav/15a07Fa.wav", "happiness", "emo-db-15", "male"),
     ("emo-db", "wav/09a02Tb.wav", "sadness", "emo-db-09", "female"),
     ("emo-db", "wav/11b03Nd.wav", "neutral", "emo-db-11", "male"),
+    # Costantini et al. 2014: emotion in Italian, speaker, sentence.
+    ("emovo", "f1/dis-f1-b1.wav", "disgust", "emovo-f1", "female"),
+    ("emovo", "f2/gio-f2-d1.wav", "happiness", "emovo-f2", "female"),
+    ("emovo", "f3/neu-f3-l1.wav", "neutral", "emovo-f3", "female"),
+    ("emovo", "m1/pau-m1-l4.wav", "fear", "emovo-m1", "male"),
+    ("emovo", "m2/rab-m2-n1.wav", "anger", "emovo-m2", "male"),
+    ("emovo", "m3/sor-m3-n5.wav", "surprise", "emovo-m3", "male"),
+    ("emovo", "m3/tri-m3-b2.wav", "sadness", "emovo-m3", "male"),
+    # Haq and Jackson 2009: speaker, emotion, sentence.
+    ("savee", "DC_a01.wav", "anger", "savee-dc", "male"),
+    ("savee", "JE_d15.wav", "disgust", "savee-je", "male"),
+    ("savee", "JK_f07.wav", "fear", "savee-jk", "male"),
+    ("savee", "KL_h02.wav", "happiness", "savee-kl", "male"),
+    ("savee", "KL_n30.wav", "neutral", "savee-kl", "male"),
+    ("savee", "KL_sa11.wav", "sadness", "savee-kl", "male"),
+    ("savee", "DC_su12.wav", "surprise", "savee-dc", "male"),
     # Buhl 2023: contributor, category out of 30, take.
     ("emogator", "data/mp3/000001-02-1.mp3", "happiness", "emogator-000001", ""),
     ("emogator", "data/mp3/000017-03-2.mp3", "anger", "emogator-000017", ""),
@@ -77,7 +95,7 @@ PUBLISHED = [
 
 @pytest.fixture(scope="module")
 def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All six, each in a folder of its own, with the files that their owners put beside the audio."""
+    """All eight, each in a folder of its own, with the files that their owners put beside the audio."""
     tmp_path = tmp_path_factory.mktemp("downloads")
     for corpus, file, *_ in PUBLISHED:
         touch(tmp_path / corpus, file)
@@ -125,6 +143,18 @@ def test_every_other_name_of_an_emotion_means_one_emotion() -> None:
     assert len(set(names)) == len(names)
     assert canonical_emotion(" Pleasant_Surprise ") == "surprise"
     assert canonical_emotion("hunger") is None
+
+
+def test_what_a_scan_finds_is_read(tmp_path: Path) -> None:
+    """Linked folders, and every suffix that the reader knows."""
+    touch(tmp_path / "elsewhere", "03-01-05-01-01-01-02.wav", "03-01-05-01-01-02-02.oga")
+    folder = touch(tmp_path / "download", "Actor_01/03-01-05-01-01-01-01.caf")
+    (folder / "Actor_02").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert set(read(folder)) == {
+        "Actor_01/03-01-05-01-01-01-01.caf",
+        "Actor_02/03-01-05-01-01-01-02.wav",
+        "Actor_02/03-01-05-01-01-02-02.oga",
+    }
 
 
 def test_folders_of_ones_own_give_speakers_by_the_leading_token(tmp_path: Path) -> None:
@@ -211,9 +241,17 @@ def test_a_label_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 @pytest.mark.corpora
 def test_the_real_corpora_are_recognised_whole(corpora_dir: Path) -> None:
     clips = read(corpora_dir).values()
-    assert Counter(clip.corpus for clip in clips) == {"ravdess": 1200, "nemo": 3403, "emogator": 4862}
-    speakers = {corpus: {clip.speaker for clip in clips if clip.corpus == corpus} for corpus in ("ravdess", "nemo")}
-    assert {corpus: len(names) for corpus, names in speakers.items()} == {"ravdess": 20, "nemo": 7}
+    assert Counter(clip.corpus for clip in clips) == {
+        "ravdess": 1200,
+        "nemo": 3403,
+        "emogator": 4862,
+        "emo-db": 535,
+        "emovo": 588,
+        "savee": 480,
+        "tess": 938,
+    }
+    speakers = Counter(corpus for corpus, _ in {(clip.corpus, clip.speaker) for clip in clips})
+    assert speakers == {"ravdess": 20, "nemo": 7, "emogator": 286, "emo-db": 10, "emovo": 6, "savee": 4, "tess": 2}
 
 
 def test_a_reader_that_breaks_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 from labelled_clips import write_clip
 
 from ser_batch.cli.main import main
-from ser_batch.corpora.builtin import BUILT_IN_CORPORA, read_corpus
+from ser_batch.corpora.builtin import BUILT_IN_CORPORA
+from ser_batch.corpora.reading import read_corpus
 from ser_batch.errors import ExitCode
 from ser_batch.records import LabelledClip
 

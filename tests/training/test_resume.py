@@ -16,7 +16,8 @@ from labelled_clips import one_thread, write_folder
 
 from ser_batch.classifier import checkpoint
 from ser_batch.cli.main import main
-from ser_batch.corpora.builtin import BUILT_IN_CORPORA, read_corpus
+from ser_batch.corpora.builtin import BUILT_IN_CORPORA
+from ser_batch.corpora.reading import read_corpus
 from ser_batch.errors import ExitCode
 from ser_batch.training.train import TrainOptions, training_key
 from ser_batch.training.train_config import TrainConfig

@@ -8,7 +8,8 @@ import tomllib
 
 from repository import REPOSITORY
 
-from ser_batch.corpora.builtin import BUILT_IN_CORPORA, EMOTIONS
+from ser_batch.corpora.builtin import BUILT_IN_CORPORA
+from ser_batch.corpora.emotions import EMOTIONS
 from ser_batch.training.train_config import TrainConfig
 
 PAGE = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
