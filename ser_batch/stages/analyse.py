@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ser_batch.config import AudioConfig, Config
 
-__all__ = ["Observer", "analyse_clip", "select_extractors"]
+__all__ = ["Change", "Observer", "analyse_clip", "select_extractors"]
 
 #: Longest message kept in a row; plugins may raise whole documents.
 _MESSAGE_CHARACTERS = 500
@@ -33,6 +33,15 @@ class Observer(Protocol):
     """Told what is about to be done to the file in hand, so that a watchdog knows whom to blame."""
 
     def __call__(self, stage: str, audio_s: float) -> None: ...
+
+
+class Change(Protocol):
+    """Gives, for a file, what is done to each of its decoded pieces in turn, before anything is computed.
+
+    It travels to the workers: picklable and hashable.
+    """
+
+    def __call__(self, ref: ClipRef) -> Callable[[Clip], Clip]: ...
 
 
 def _unobserved(stage: str, audio_s: float) -> None:
@@ -87,7 +96,8 @@ def analyse_clip(
     classifier: Classifier | None,
     manager: pluggy.PluginManager,
     observe: Observer = _unobserved,
-    long_classifier: Callable[[], Classifier] | None = None,
+    keep_tensors: bool | Callable[[], Classifier] = False,
+    change: Change | None = None,
 ) -> ClipOutcome:
     """Analyse one file; never raises, but for KeyboardInterrupt.
 
@@ -98,23 +108,26 @@ def analyse_clip(
     extractors : mapping
         Name -> (plugin, extractor), as `select_extractors` returns it.
     classifier : Classifier or None
-        Predicts here. Tensors are dropped, with it or without.
+        Predicts here; tensors are dropped then.
     manager : pluggy.PluginManager
         Its hook ``read_clip`` decodes.
     observe : Observer
         Called before each stage of each piece.
-    long_classifier : callable, optional
-        Without `classifier`, for a parent that predicts: blocks keep their tensors, but for recordings of several
-        pieces. Those are predicted here by what this gives: the tensors of hours of audio would fill the memory.
+    keep_tensors : bool or callable
+        Without `classifier`, whether blocks keep their tensors. A callable, for a parent that predicts, keeps those of
+        recordings of one piece; longer ones are predicted here by the classifier that it gives: the tensors of hours
+        of audio would fill the memory.
+    change : Change, optional
+        Done to what is decoded.
 
     Returns
     -------
     outcome : ClipOutcome
         With its prediction, unless there is no classifier or the file gave no window.
     """
-    work = _Work(ref, config, extractors, classifier, observe, long_classifier)
+    work = _Work(ref, config, extractors, classifier, observe, keep_tensors)
     try:
-        return work.run(manager)
+        return work.run(manager, change)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plugin may raise anything, SystemExit included
@@ -130,7 +143,7 @@ class _Work:
     extractors: Mapping[str, tuple[str, Extractor]]
     classifier: Classifier | None
     observe: Observer
-    long_classifier: Callable[[], Classifier] | None
+    keep_tensors: bool | Callable[[], Classifier]
     stage: str = "decode"
     duration_s: float = float("nan")
     source: tuple[int, int] = (0, 0)
@@ -142,7 +155,7 @@ class _Work:
     predicted: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "extract": 0.0, "predict": 0.0})
 
-    def run(self, manager: pluggy.PluginManager) -> ClipOutcome:
+    def run(self, manager: pluggy.PluginManager, change: Change | None) -> ClipOutcome:
         audio = self.config.audio
         piece_s, overlap_s = whole_pieces(audio.piece_s, audio.window_s, audio.window_hop_s)
         with self._in("decode"):
@@ -151,7 +164,7 @@ class _Work:
             )
             if pieces is None:
                 raise PluginError("no plugin could read the file")
-            pieces = iter(pieces)
+            pieces = iter(pieces) if change is None else map(change(self.ref), pieces)
         while True:
             try:
                 with self._in("decode"):
@@ -180,14 +193,14 @@ class _Work:
                 )
                 for name, (plugin, extractor) in self.extractors.items()
             }
-        if self.blocks and self.classifier is None and self.long_classifier is not None:
+        if self.blocks and self.classifier is None and callable(self.keep_tensors):
             # A second piece: from here on this is a long recording, predicted where it is read.
-            self.classifier = self.long_classifier()
+            self.classifier = self.keep_tensors()
             self._predict(self.blocks[0])
             self.blocks[0] = _without_tensors(self.blocks[0])
         if self.classifier is not None:
             self._predict(blocks)
-        if self.classifier is not None or self.long_classifier is None:
+        if self.classifier is not None or not self.keep_tensors:
             blocks = _without_tensors(blocks)
         self.blocks.append(blocks)
         self.windows.append(windows_s)
@@ -272,7 +285,9 @@ def _joined(spec: FeatureSpec, pieces: Sequence[FeatureBlock], spans_s: Sequence
     with np.errstate(invalid="ignore"):
         joined = (np.nan_to_num(values) * weights).sum(axis=0) / total
     scalars = np.concatenate([piece.scalars for piece in pieces])
-    return FeatureBlock(pieces[0].extractor, scalars, joined.astype(np.float32))
+    tensors = [piece.tensor for piece in pieces if piece.tensor is not None]
+    tensor = np.concatenate(tensors) if tensors else None
+    return FeatureBlock(pieces[0].extractor, scalars, joined.astype(np.float32), tensor)
 
 
 def _without_tensors(blocks: Mapping[str, FeatureBlock]) -> dict[str, FeatureBlock]:

@@ -28,7 +28,7 @@ from ser_batch.config import Config
 from ser_batch.errors import ModelError
 from ser_batch.plugins import PluginRecipe, collect_extractors
 from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, Extractor, Status
-from ser_batch.stages.analyse import analyse_clip, select_extractors
+from ser_batch.stages.analyse import Change, analyse_clip, select_extractors
 from ser_batch.windows import plan_windows
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ class Setup:
     model: str
     #: False where the parent predicts, on a GPU: blocks keep their tensors then.
     predict: bool
+    #: Without a model, whether blocks keep their tensors, those of long recordings included.
+    keep_tensors: bool = False
+    #: Done to each file once it is decoded.
+    change: Change | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ class Workshop:
         self.manager: pluggy.PluginManager = setup.recipe.build()
         offered = collect_extractors(self.manager, setup.config)
         self.extractors: dict[str, tuple[str, Extractor]] = select_extractors(offered, setup.extractors)
-        self._model = setup.model
+        self._setup = setup
         self.classifier: Classifier | None = self.load_classifier() if setup.predict and setup.model else None
         self._warm_up()
 
@@ -106,14 +110,16 @@ class Workshop:
 
     @functools.cache  # noqa: B019 - a workshop lives as long as its process
     def load_classifier(self) -> Classifier:
-        classifier: Classifier | None = self.manager.hook.load_classifier(name=self._model, device="cpu")
+        classifier: Classifier | None = self.manager.hook.load_classifier(name=self._setup.model, device="cpu")
         if classifier is None:
-            raise ModelError(f"No plugin could load the model {self._model!r}.")
+            raise ModelError(f"No plugin could load the model {self._setup.model!r}.")
         return classifier
 
     def analyse(self, ref: ClipRef, observe: Any) -> ClipOutcome:
-        long_classifier = self.load_classifier if self._model and self.classifier is None else None
-        return analyse_clip(ref, self.config, self.extractors, self.classifier, self.manager, observe, long_classifier)
+        keep = self.load_classifier if self._setup.model else self._setup.keep_tensors
+        return analyse_clip(
+            ref, self.config, self.extractors, self.classifier, self.manager, observe, keep, self._setup.change
+        )
 
 
 @functools.lru_cache(maxsize=1)

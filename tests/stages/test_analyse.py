@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import operator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pluggy
@@ -96,17 +98,17 @@ def test_totals_count_what_pieces_share_once(manager, long_file):
 
 
 def test_tensors_stay_for_a_parent_that_predicts_and_for_nobody_else(manager, long_file):
-    assert analyse(long_file, manager, long_classifier=Sign).blocks[0].tensor.shape == (9, 4, 5)
+    assert analyse(long_file, manager, keep_tensors=Sign).blocks[0].tensor.shape == (9, 4, 5)
     assert analyse(long_file, manager).blocks[0].tensor is None
 
 
 def test_a_long_recording_is_predicted_where_it_is_read(manager, long_file):
     """Even where the parent predicts: the tensors of hours of audio are not to be kept."""
-    outcome = analyse(long_file, manager, piece_s=6.0, long_classifier=Sign)
+    outcome = analyse(long_file, manager, piece_s=6.0, keep_tensors=Sign)
     expected = analyse(long_file, manager, classifier=Sign())
     assert outcome.blocks[0].tensor is None
     np.testing.assert_allclose(outcome.prediction.probabilities, expected.prediction.probabilities, atol=1e-6)
-    assert analyse(long_file, manager, long_classifier=Sign).prediction is None, "a short one waits for the parent"
+    assert analyse(long_file, manager, keep_tensors=Sign).prediction is None, "a short one waits for the parent"
 
 
 class Breaking:
@@ -215,3 +217,38 @@ def test_extractors_are_selected_with_those_of_the_model_at_its_versions():
         select_extractors(offered, [], [("level", 1)])
     with pytest.raises(PluginError, match="No plugin offers an extractor 'pitch'"):
         select_extractors(offered, ["pitch"])
+
+
+def test_tensors_are_kept_over_all_pieces_where_they_are_asked_for(manager, long_file):
+    outcome = analyse(long_file, manager, piece_s=6.0, keep_tensors=True)
+    assert outcome.prediction is None
+    assert outcome.blocks[0].tensor.shape == (9, 4, 5)
+
+
+class Fading:
+    """A change that has something to remember from piece to piece: each is half as loud as the one before."""
+
+    def __call__(self, ref: ClipRef) -> Callable[[Clip], Clip]:
+        gains = itertools.accumulate(itertools.repeat(0.5), operator.mul, initial=len(ref.clip_id) / 8)
+
+        def fade(piece: Clip) -> Clip:
+            samples = np.float32(next(gains)) * piece.samples
+            return Clip(samples, piece.sample_rate_hz, piece.source_rate_hz, piece.source_channels, piece.start_s)
+
+        return fade
+
+
+def test_a_change_is_done_to_each_piece_in_turn_of_each_file_anew(manager, long_file):
+    plain = analyse(long_file, manager, piece_s=6.0).blocks[0].scalars[:, 0]
+    for _ in range(2):
+        faded = analyse(long_file, manager, piece_s=6.0, change=Fading()).blocks[0].scalars[:, 0]
+        # Two windows to a piece; power falls by a factor of 4 from piece to piece.
+        np.testing.assert_allclose(faded, plain * 4.0 ** -(np.arange(9) // 2), rtol=1e-5)
+
+
+def test_a_change_that_fails_is_a_failure_of_decoding(manager, long_file):
+    def refuse(ref: ClipRef) -> Callable[[Clip], Clip]:
+        raise OSError("no such codec")
+
+    outcome = analyse(long_file, manager, change=refuse)
+    assert (outcome.status, outcome.stage, outcome.error_message) == (Status.FAILED, "decode", "no such codec")
