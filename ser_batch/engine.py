@@ -12,10 +12,11 @@ from ser_batch.config import Config
 from ser_batch.errors import ConfigError, NothingToDoError
 from ser_batch.interrupt import Interruptions
 from ser_batch.plugins import PluginRecipe, attributed_results
-from ser_batch.run.manifest import gather
+from ser_batch.run.manifest import Ingredients, gather
 from ser_batch.run.steps import reached
 from ser_batch.run.summary import RunSummary
 from ser_batch.stages.discover import FileList, Found, discover
+from ser_batch.stages.pool import Extraction, worker_count
 from ser_batch.stages.predict import predict_outcomes
 from ser_batch.stages.progress import Progress
 from ser_batch.text import printable
@@ -101,9 +102,10 @@ def scan(
                 if report and not (run.run_dir / "report.html").exists():
                     _build_report(run.run_dir, plugins, progress)
                 return run.summary(n_processed=0)
-            classifier = run.begin(manager, inputs, metadata, progress)
+            classifier, device = _choose_device(config, manager, progress) if run.plan.n_files else (None, None)
+            run.begin(manager, inputs, metadata, device)
             if not run.plan.is_empty:
-                _process(run, classifier, manager, progress)
+                _process(run, ingredients, classifier, manager, progress)
             run.complete(time.monotonic() - begin)
             if report:
                 _build_report(run.run_dir, plugins, progress)
@@ -129,15 +131,42 @@ def find_audio(inputs: Any, config: Config) -> Found:
     return found
 
 
-def _process(run: OpenRun, classifier: Classifier | None, manager: pluggy.PluginManager, progress: Progress) -> None:
+def _choose_device(
+    config: Config, manager: pluggy.PluginManager, progress: Progress
+) -> tuple[Classifier | None, dict[str, str] | None]:
+    """Return the classifier if the parent is to predict, on a GPU; and where the network computes, if anywhere."""
+    name, requested = config.predict.model, config.predict.device
+    if not name:
+        return None, None
+    from ser_batch.classifier.device import choose_device, open_classifier  # noqa: PLC0415 - only to predict
+
+    choice, classifier = choose_device(requested), None
+    if choice.device != "cpu":
+        classifier, choice = open_classifier(manager, name, requested)
+    progress.say(f"Device: {choice.device}. {choice.note}".strip())
+    return (
+        classifier if choice.device != "cpu" else None,
+        {"requested": requested, "chosen": choice.device, "note": choice.note},
+    )
+
+
+def _process(
+    run: OpenRun,
+    ingredients: Ingredients,
+    classifier: Classifier | None,
+    manager: pluggy.PluginManager,
+    progress: Progress,
+) -> None:
+    setup = ingredients.setup(predict=classifier is None)
+    n_jobs = worker_count(setup.config.extract.jobs)
     progress.begin(run.plan.n_files, len(run.plan.found))
     try:
-        with run.extraction(on_gpu=classifier is not None, progress=progress) as extraction:
+        with run.scratch() as folder, Extraction(setup, n_jobs, folder, progress) as extraction:
             for shard, extracted in extraction.run((shard, shard.refs) for shard in run.plan.shards()):
                 reached("shard-extracted")
                 outcomes = extracted
                 if classifier is not None:
-                    outcomes = predict_outcomes(extracted, classifier, run.config.predict.batch_size)
+                    outcomes = predict_outcomes(extracted, classifier, setup.config.predict.batch_size)
                 reached("shard-predicted")
                 run.commit(shard, outcomes)
                 run.tell(manager, outcomes, progress)

@@ -130,3 +130,14 @@ def test_light_entrances_load_nothing_heavy(statement: str) -> None:
         check=True,
     )
     assert result.stderr.strip() == "[]"
+
+
+def test_a_run_stores_and_neither_computes_nor_chooses_where() -> None:
+    computing = ("ser_batch.classifier", "ser_batch.stages.pool", "ser_batch.stages.predict")
+    strays = {
+        (path.name, name)
+        for path in (PACKAGE / "run").glob("*.py")
+        for name in runtime_imports(path)
+        if name.startswith(computing)
+    }
+    assert not strays

@@ -14,7 +14,6 @@ from ser_batch.errors import ExitCode
 from ser_batch.run.manifest import gather
 from ser_batch.stages.measure import estimate_audio_s, measure_speed, sample_refs
 from ser_batch.stages.pool import worker_count
-from ser_batch.stages.worker import Setup
 from ser_batch.text import printable
 
 if TYPE_CHECKING:
@@ -40,8 +39,7 @@ def show_plan(inputs: tuple[str, ...] | FileList, run_dir: Path, config: Config,
     if (run_dir / "run.json").exists():
         click.echo(f"{printable(run_dir)} is a run: only what it does not have yet is processed.")
     n_jobs = worker_count(config.extract.jobs)
-    setup = Setup(recipe, config, tuple(spec.extractor for spec in ingredients.specs), config.predict.model, True)
-    speed = measure_speed(sample_refs(found, _SAMPLE_PER_WORKER * n_jobs), setup, n_jobs)
+    speed = measure_speed(sample_refs(found, _SAMPLE_PER_WORKER * n_jobs), ingredients.setup(predict=True), n_jobs)
     for reason, n_files in speed.failures.items():
         click.echo(f"{n_files:,} of {speed.n_files:,} files of the sample failed: {printable(reason)}")
     if speed.audio_s:

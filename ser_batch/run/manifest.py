@@ -22,6 +22,7 @@ from ser_batch.plugins import PluginRecipe, collect_extractors, describe_plugins
 from ser_batch.records import Classifier, FeatureSpec
 from ser_batch.stages.analyse import select_extractors
 from ser_batch.stages.discover import FileList, read_file_list
+from ser_batch.stages.worker import Setup
 
 if TYPE_CHECKING:
     import pluggy
@@ -69,6 +70,11 @@ class Ingredients:
     def fingerprint(self) -> str:
         """Return a hash of `settings`, 16 hexadecimal digits."""
         return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def setup(self, predict: bool) -> Setup:
+        """Return what a worker builds; `predict` says whether it predicts, too."""
+        extractors = tuple(spec.extractor for spec in self.specs)
+        return Setup(self.recipe, self.config, extractors, self.config.predict.model, predict)
 
 
 def gather(manager: pluggy.PluginManager, recipe: PluginRecipe, config: Config) -> Ingredients:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ser_batch.errors import InputError, RunError
 from ser_batch.interrupt import Interruptions
-from ser_batch.records import Classifier, ClipOutcome, Status
+from ser_batch.records import ClipOutcome, Status
 from ser_batch.run.journal import Filesystem, lock_run
 from ser_batch.run.manifest import Ingredients, differences, new_manifest, read_manifest
 from ser_batch.run.plan import Plan, Shard, make_plan, read_index
@@ -25,10 +25,8 @@ from ser_batch.run.steps import reached
 from ser_batch.run.store import RunStore
 from ser_batch.run.summary import RunSummary, summarise
 from ser_batch.stages.discover import FileList, Found
-from ser_batch.stages.pool import Extraction, worker_count
 from ser_batch.stages.progress import Progress
 from ser_batch.stages.watch import end_orphans
-from ser_batch.stages.worker import Setup
 
 if TYPE_CHECKING:
     import pluggy
@@ -167,16 +165,16 @@ class OpenRun:
         manager: pluggy.PluginManager,
         inputs: Any,
         metadata: str | os.PathLike[str] | None,
-        progress: Progress,
-    ) -> Classifier | None:
-        """Write down what this visit is; return the classifier if the parent is to predict, on a GPU."""
-        classifier, device = self._choose_device(manager, progress)
+        device: Mapping[str, str] | None,
+    ) -> None:
+        """Write down what this visit is; `device` says where the network computes, None that it does not."""
         manifest = new_manifest(self._ingredients, manager, self._manifest)
         if isinstance(inputs, FileList):
             manifest["files_from"] = self._listed(inputs)
         else:
             manifest["inputs"] = [os.path.abspath(os.fspath(path)) for path in inputs]  # noqa: PTH100
-        manifest |= {"root": self.plan.found.root, "device": device or self._manifest.get("device", {})}
+        manifest["root"] = self.plan.found.root
+        manifest["device"] = self._manifest.get("device", {}) if device is None else dict(device)
         manifest["visit"] = {
             "begun": manifest["updated"],
             "n_found": len(self.plan.found),
@@ -195,24 +193,6 @@ class OpenRun:
         self._begun = True
         self._write_manifest()
         reached("manifest-written")
-        return classifier
-
-    def _choose_device(
-        self, manager: pluggy.PluginManager, progress: Progress
-    ) -> tuple[Classifier | None, dict[str, str]]:
-        name, requested = self.config.predict.model, self.config.predict.device
-        if not name or not self.plan.n_files:
-            return None, {}
-        from ser_batch.classifier.device import choose_device, open_classifier  # noqa: PLC0415 - only to predict
-
-        choice, classifier = choose_device(requested), None
-        if choice.device != "cpu":
-            classifier, choice = open_classifier(manager, name, requested)
-        progress.say(f"Device: {choice.device}. {choice.note}".strip())
-        return (
-            classifier if choice.device != "cpu" else None,
-            {"requested": requested, "chosen": choice.device, "note": choice.note},
-        )
 
     def _listed(self, inputs: FileList) -> str:
         """Return where the list of files can be read again, for a later `retry`."""
@@ -238,20 +218,12 @@ class OpenRun:
         return name
 
     @contextmanager
-    def extraction(self, on_gpu: bool, progress: Progress) -> Iterator[Extraction]:
-        """Workers for this run, with a folder of their own inside it."""
-        setup = Setup(
-            recipe=self._ingredients.recipe,
-            config=self.config,
-            extractors=tuple(spec.extractor for spec in self._ingredients.specs),
-            model=self.config.predict.model,
-            predict=not on_gpu,
-        )
+    def scratch(self) -> Iterator[Path]:
+        """A folder inside the run for what workers write; gone at the end, or when the run is next opened."""
         with _said("worker files"):
             folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=self.run_dir))
         try:
-            with Extraction(setup, worker_count(self.config.extract.jobs), folder, progress) as extraction:
-                yield extraction
+            yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
