@@ -32,6 +32,7 @@ import psutil
 from numpy.typing import NDArray
 
 from ser_batch.config import Config
+from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.errors import PluginError
 from ser_batch.plugins import PluginRecipe, check_block, check_spec, collect_extractors
 from ser_batch.records import Clip, Extractor, FeatureBlock, FeatureSpec
@@ -92,11 +93,10 @@ class CheckReport:
 def check_signals(sample_rate_hz: int = 22_050) -> dict[str, NDArray[np.float32]]:
     """Return the audio that extractors are tried on: name -> float32 (n_samples,), finite, within [-1, 1].
 
-    A synthetic voice (pulses through three resonances, gliding from 110 to 240 Hz, with pauses), the same clipped, the
-    same with a constant offset, digital silence, 20 ms of the voice, a tone of 440 Hz, and white noise. Always the same
-    samples.
+    A synthetic voice (`ser_batch.dsp.voice`), the same clipped, the same with a constant offset, digital silence, 20 ms
+    of the voice, a tone of 440 Hz, and white noise. Always the same samples.
     """
-    voice = _voice(10.0, sample_rate_hz)
+    voice = synthetic_voice(10.0, sample_rate_hz)
     times_s = np.arange(3 * sample_rate_hz) / sample_rate_hz
     noise = np.random.default_rng(0).normal(0, 0.1, 3 * sample_rate_hz)
     signals = {
@@ -109,21 +109,6 @@ def check_signals(sample_rate_hz: int = 22_050) -> dict[str, NDArray[np.float32]
         "white noise": np.clip(noise, -1, 1),
     }
     return {name: samples.astype(np.float32) for name, samples in signals.items()}
-
-
-def _voice(duration_s: float, sample_rate_hz: int) -> NDArray[np.float64]:
-    times_s = np.arange(round(duration_s * sample_rate_hz)) / sample_rate_hz
-    f0_hz = 175 - 65 * np.cos(2 * np.pi * times_s / duration_s)
-    phase = 2 * np.pi * np.cumsum(f0_hz) / sample_rate_hz
-    voice = np.zeros_like(times_s)
-    for harmonic in range(1, 30):
-        frequency_hz = harmonic * f0_hz
-        gain = sum(1 / (1 + ((frequency_hz - centre) / 120) ** 2) for centre in (600, 1_400, 2_600))
-        voice += np.where(frequency_hz < 0.45 * sample_rate_hz, gain, 0) * np.sin(harmonic * phase)
-    # Syllables of a quarter of a second, and a pause of half a second in every two.
-    voice *= np.sin(np.pi * 4 * times_s) ** 2 * (times_s % 2 < 1.5)
-    voice += np.random.default_rng(1).normal(0, 0.002 * np.abs(voice).max(), len(voice))
-    return 0.7 * voice / np.abs(voice).max()
 
 
 def check_extractor(

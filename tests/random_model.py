@@ -111,13 +111,3 @@ def store_random_model(path: Path, seed: int = 0, **fields: Any) -> Path:
     specs = [offered[name][1].spec for name in ("mel", "prosodic", "quality", "voice_quality")]
     save(path, random_checkpoint(seed, specs=specs, features=DENSE_FEATURES, **fields))
     return path
-
-
-def voice(duration_s: float, sample_rate_hz: int = 22_050, f0_hz: float = 150.0, seed: int = 0) -> NDArray[np.float32]:
-    """Return a buzz with a moving pitch, pauses and some noise: (n_samples,), within [-1, 1]."""
-    rng = np.random.default_rng(seed)
-    time_s = np.arange(round(duration_s * sample_rate_hz)) / sample_rate_hz
-    phase = 2 * np.pi * np.cumsum(f0_hz * (1 + 0.2 * np.sin(2 * np.pi * 0.7 * time_s))) / sample_rate_hz
-    buzz = sum(np.sin(k * phase) / k for k in range(1, 15))
-    gate = np.clip(5 * np.sin(2 * np.pi * 0.9 * time_s) + 2, 0, 1)
-    return (0.2 * gate * buzz + 0.003 * rng.standard_normal(len(time_s))).astype(np.float32)

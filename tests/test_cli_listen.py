@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
-from random_model import store_random_model, voice
+from random_model import store_random_model
 
 from ser_batch import EmotionPredictor
 from ser_batch.cli.listen import sliding_windows
 from ser_batch.cli.main import main
+from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.errors import ExitCode
 from ser_batch.plugins import PluginRecipe
 
@@ -39,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def call(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Speech for 5 s, then silence for 3.4 s; stereo, at 16 kHz."""
     path = tmp_path_factory.mktemp("calls") / "call.wav"
-    samples = np.concatenate([voice(5.0, 16_000), np.zeros(round(3.4 * 16_000), np.float32)])
+    samples = np.concatenate([synthetic_voice(5.0, 16_000), np.zeros(round(3.4 * 16_000), np.float32)])
     soundfile.write(path, np.stack([samples, samples], axis=1), 16_000, subtype="FLOAT")
     return path
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from random_model import LABELS, store_random_model, voice
+from random_model import LABELS, store_random_model
 
 from ser_batch import EmotionPredictor
 from ser_batch.cli.bars import bar_lines, n_cells, padded
 from ser_batch.cli.main import main
+from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.errors import ExitCode
 from ser_batch.plugins import PluginRecipe
 
@@ -35,8 +36,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def calls(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("calls")
     paths = [folder / "one.wav", folder / "two.flac"]
-    soundfile.write(paths[0], voice(2.0), 22_050)
-    soundfile.write(paths[1], voice(6.5, 16_000, f0_hz=240), 16_000)
+    soundfile.write(paths[0], synthetic_voice(2.0), 22_050)
+    soundfile.write(paths[1], synthetic_voice(6.5, 16_000, f0_hz=240), 16_000)
     return paths
 
 

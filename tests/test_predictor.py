@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from random_model import LABELS, store_random_model, voice
+from random_model import LABELS, store_random_model
 
 from ser_batch import EmotionPredictor, Status
 from ser_batch.config import Config
+from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.errors import ConfigError, InputError, ModelError, PluginError
 from ser_batch.plugins import PluginRecipe, collect_extractors
 from ser_batch.records import ClipRef
@@ -35,7 +36,7 @@ def predictor(model: Path) -> EmotionPredictor:
 @pytest.fixture
 def call(tmp_path: Path) -> Path:
     path = tmp_path / "call.wav"
-    soundfile.write(path, voice(7.5), 22_050, subtype="FLOAT")
+    soundfile.write(path, synthetic_voice(7.5), 22_050, subtype="FLOAT")
     return path
 
 
@@ -101,7 +102,7 @@ def test_predicting_a_bad_file_raises_with_its_name_and_the_reason(predictor: Em
 
 def test_a_file_that_breaks_midway_counts_as_far_as_it_goes(predictor: EmotionPredictor, tmp_path: Path) -> None:
     path = tmp_path / "cut.wav"
-    soundfile.write(path, voice(7.5), 22_050)
+    soundfile.write(path, synthetic_voice(7.5), 22_050)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     result = predictor.predict(path)
     assert result.status == Status.PARTIAL
@@ -124,7 +125,7 @@ def test_names_that_are_not_utf8_are_read(predictor: EmotionPredictor, call: Pat
 def test_an_array_gives_what_a_file_of_it_gives(
     predictor: EmotionPredictor, tmp_path: Path, sample_rate_hz: int, duration_s: float
 ) -> None:
-    samples = voice(duration_s, sample_rate_hz)
+    samples = synthetic_voice(duration_s, sample_rate_hz)
     path = tmp_path / "same.wav"
     soundfile.write(path, samples, sample_rate_hz, subtype="FLOAT")
     by_file, by_array = predictor.predict(path), predictor.predict_samples(samples, sample_rate_hz)
@@ -135,7 +136,7 @@ def test_an_array_gives_what_a_file_of_it_gives(
 
 
 def test_channels_are_averaged_and_integers_scaled(predictor: EmotionPredictor) -> None:
-    mono = voice(3)
+    mono = synthetic_voice(3)
     expected = np.array(list(predictor.predict_samples(mono, 22_050).probabilities.values()))
     stereo = np.stack([mono * 1.5, mono * 0.5], axis=1)
     for same in (stereo, np.round(mono * 32_768).astype(np.int16), np.round(mono * 2**31).astype(np.int32)):
@@ -166,7 +167,7 @@ def test_an_array_that_is_not_audio_is_refused(
 
 
 def test_the_array_of_the_caller_is_left_alone(predictor: EmotionPredictor) -> None:
-    samples = voice(3.0)
+    samples = synthetic_voice(3.0)
     before = samples.copy()
     predictor.predict_samples(samples, 22_050)
     samples[0] = 0.5  # still writeable
@@ -202,7 +203,7 @@ def test_other_audio_settings_than_the_model_was_trained_with_are_refused(model:
 def test_an_unknown_model_and_an_unknown_device_are_named(model: Path) -> None:
     with pytest.raises(ModelError, match="'unheard_of'"):
         EmotionPredictor("unheard_of", "cpu", OWN)
-    with pytest.raises(ConfigError, match=r"auto, mps, cuda, cpu"):
+    with pytest.raises(ConfigError, match=r"auto, cuda, mps, cpu"):
         EmotionPredictor(str(model), "tpu", OWN)
 
 

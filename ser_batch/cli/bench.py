@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-#: Recordings made where no folder is given: as many, this long, with a voice-like buzz.
+#: Recordings made where no folder is given: as many, this long.
 _N_MADE = 120
 _MADE_S = 3.7
 
@@ -77,17 +77,13 @@ def _print(speed: Speed, n_jobs: int, model: str | None) -> None:
 
 
 def _make_recordings(folder: Path) -> None:
-    """Write recordings that keep every stage busy: voiced stretches with harmonics, pauses, noise."""
+    """Write voices of many pitches, which keep every stage busy."""
     import numpy as np  # noqa: PLC0415 - for a call, not for --help
     import soundfile  # noqa: PLC0415
 
+    from ser_batch.dsp.voice import synthetic_voice  # noqa: PLC0415
+
     rate_hz = 24_000
-    rng = np.random.default_rng(0)
-    times_s = np.arange(round(_MADE_S * rate_hz)) / rate_hz
-    for index in range(_N_MADE):
-        f0_hz = rng.uniform(90, 260) * (1 + 0.1 * np.sin(2 * np.pi * rng.uniform(0.3, 2) * times_s))
-        phase = 2 * np.pi * np.cumsum(f0_hz) / rate_hz
-        voice = sum(np.sin(k * phase) / k for k in range(1, 20))
-        loudness = np.clip(np.sin(2 * np.pi * rng.uniform(0.4, 1.5) * times_s + rng.uniform(0, 6)), 0, None)
-        samples = 0.1 * loudness * voice + 0.002 * rng.standard_normal(len(times_s))
+    for index, f0_hz in enumerate(np.geomspace(90, 260, _N_MADE)):
+        samples = synthetic_voice(_MADE_S, rate_hz, f0_hz, seed=index)
         soundfile.write(folder / f"made{index:03d}.flac", samples, rate_hz)

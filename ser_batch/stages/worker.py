@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ser_batch.config import Config
+from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.errors import ModelError
 from ser_batch.plugins import PluginRecipe, collect_extractors
 from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, Extractor, Status
@@ -96,10 +95,7 @@ class Workshop:
         That can take minutes, and would run into the time limit of whichever file came first.
         """
         audio = self.config.audio
-        times_s = np.arange(round((audio.window_s + 0.5) * audio.sample_rate_hz)) / audio.sample_rate_hz
-        voice = sum(np.sin(2 * np.pi * 140 * k * times_s) / k for k in range(1, 20)) * (np.sin(4 * times_s) > 0)
-        noise = np.random.default_rng(0).standard_normal(len(times_s))
-        samples = (0.1 * voice + 0.003 * noise).astype(np.float32)
+        samples = synthetic_voice(audio.window_s + 0.5, audio.sample_rate_hz)
         clip = Clip(samples, audio.sample_rate_hz, audio.sample_rate_hz, 1)
         windows_s = plan_windows(clip.duration_s, audio.window_s, audio.window_hop_s)
         # A plugin that fails here fails on the first file too, where it has a row to say so.

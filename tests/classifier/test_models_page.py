@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from random_model import random_checkpoint, store_random_model, voice
+from random_model import random_checkpoint, store_random_model
 from repository import REPOSITORY
 
 from ser_batch import EmotionPredictor
 from ser_batch.classifier.onnx_export import EXPORT_TOLERANCE, export_onnx
 from ser_batch.classifier.onnx_graph import OPSET
+from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.predictor import EmotionResult
 
 MODELS, API = (REPOSITORY / "docs" / name for name in ("models.md", "python-api.md"))
@@ -57,7 +58,7 @@ def test_the_examples_of_the_predictor_run(
 ) -> None:
     """With a model of random weights in place of the shipped one: the page shows use, not accuracy."""
     for name in ("call.wav", "one.wav"):
-        soundfile.write(tmp_path / name, voice(2.0), 22_050)
+        soundfile.write(tmp_path / name, synthetic_voice(2.0), 22_050)
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     model = store_random_model(tmp_path / "ser6.safetensors")
     monkeypatch.chdir(tmp_path)

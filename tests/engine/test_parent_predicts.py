@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from random_model import store_random_model, voice
+from random_model import store_random_model
 
 from ser_batch.classifier import device
 from ser_batch.classifier.checkpoint import load
 from ser_batch.config import Config
+from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.engine import scan
 from ser_batch.records import ClipOutcome, ClipRef, FeatureBlock, Prediction, Status
 from ser_batch.stages.predict import predict_outcomes
@@ -74,7 +75,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory):
     model = store_random_model(place / "random.safetensors")
     (place / "audio").mkdir()
     for index, seconds in enumerate((1.0, 3.5, 7.0, 40.0)):
-        soundfile.write(place / "audio" / f"{index}.wav", voice(seconds, seed=index), 22_050)
+        soundfile.write(place / "audio" / f"{index}.wav", synthetic_voice(seconds, seed=index), 22_050)
     (place / "audio" / "broken.wav").write_bytes(b"RIFF")
     values = {"predict": {"model": str(model)}, "extract": {"jobs": 1}, "audio": {"piece_s": 30.0}}
     config = Config().with_values(values)

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from random_model import store_random_model, voice
+from random_model import store_random_model
 
 from ser_batch.cli.main import main
+from ser_batch.dsp.voice import synthetic_voice
 
 WINDOW = 22_050 * 3
 
@@ -22,8 +23,8 @@ WINDOW = 22_050 * 3
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("audio")
-    soundfile.write(folder / "short.wav", voice(1.5), 22_050)
-    soundfile.write(folder / "two_windows.flac", voice(4.0, f0_hz=200.0), 22_050)
+    soundfile.write(folder / "short.wav", synthetic_voice(1.5), 22_050)
+    soundfile.write(folder / "two_windows.flac", synthetic_voice(4.0, f0_hz=200.0), 22_050)
     (folder / "deep").mkdir()
     soundfile.write(folder / "deep" / "silent.wav", np.zeros(16_000), 16_000)
     (folder / "deep" / "notes.txt").write_text("no audio")
@@ -292,7 +293,7 @@ def test_retry_takes_settings_and_inputs_from_the_run(tmp_path, capsys):
     (tmp_path / "half.toml").write_text("[audio]\nwindow_hop_s = 1.5\n")
     arguments = ["features", str(folder), "-o", str(run), "--config", str(tmp_path / "half.toml"), "--jobs", "1"]
     assert main([*arguments, "--quiet", "--no-report"]) == 1
-    soundfile.write(folder / "a.wav", voice(4.0), 22_050)
+    soundfile.write(folder / "a.wav", synthetic_voice(4.0), 22_050)
     assert main(["retry", str(run), "--quiet"]) == 0
     assert len(pd.read_parquet(run / "windows")) == 2
     assert json.loads((run / "run.json").read_text())["config"]["audio"]["window_hop_s"] == 1.5

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as npst
 
 from ser_batch.classifier.dense import DENSE_FEATURES
 from ser_batch.config import Config
+from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.extractors import mel, prosodic, quality, voice_quality
 from ser_batch.records import Clip, Extractor
 from ser_batch.windows import plan_windows
@@ -28,14 +29,7 @@ def clip_of(samples, start_s=0.0):
 
 
 def speech(duration_s=4.2, seed=0):
-    """Voiced stretches of moving pitch over faint noise."""
-    rng = np.random.default_rng(seed)
-    n = round(duration_s * RATE_HZ)
-    times_s = np.arange(n) / RATE_HZ
-    phase = np.cumsum(150 + 40 * np.sin(2 * np.pi * 0.7 * times_s)) / RATE_HZ
-    voice = sum(np.sin(2 * np.pi * k * phase) / k for k in range(1, 20))
-    envelope = np.clip(np.sin(2 * np.pi * 1.3 * times_s), 0, 1)
-    return (0.2 * voice * envelope + 0.001 * rng.standard_normal(n)).astype(np.float32)
+    return synthetic_voice(duration_s, RATE_HZ, 150, seed)
 
 
 KINDS = {
@@ -178,9 +172,9 @@ def test_the_pitch_columns_follow_the_pitch():
 
 def test_voiced_segments_are_counted_per_second():
     values = columns_of(prosodic.ProsodicExtractor(), speech(4.2))
-    # The envelope opens 1.3 times per s.
-    assert values["voiced_segment_rate"] == pytest.approx(1.3, abs=0.2)
-    assert values["voiced_fraction"] == pytest.approx(0.5, abs=0.1)
+    # Four syllables per s, but for a quarter of the time: 13 in all.
+    assert values["voiced_segment_rate"] == pytest.approx(13 / 4.2, abs=0.2)
+    assert values["voiced_fraction"] == pytest.approx(0.7, abs=0.1)
 
 
 @pytest.mark.parametrize("snr_db", [5.0, 20.0, 40.0])

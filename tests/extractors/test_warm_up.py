@@ -1,4 +1,4 @@
-"""Kernels are compiled before workers start, and workers load little."""
+"""Kernels are compiled before a worker's first file, and workers load little."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import sys
 
 PROGRAM = """
 import gc, sys
-import ser_batch.dsp
+from ser_batch.config import Config
 from ser_batch.extractors import mel, prosodic, quality, voice_quality
+from ser_batch.plugins import PluginRecipe
+from ser_batch.stages.worker import Setup, Workshop
 assert "numba" not in sys.modules, "importing loads numba"
-ser_batch.dsp.warm_up()
+config = Config()
+Workshop(Setup(PluginRecipe(entry_points=()), config, config.extract.extractors, model="", predict=True))
 
 def compiled():
     from numba.core.registry import CPUDispatcher
@@ -24,7 +27,6 @@ def compiled():
 
 before = compiled()
 import numpy as np
-from ser_batch.config import Config
 from ser_batch.records import Clip
 from ser_batch.windows import plan_windows
 
@@ -32,11 +34,11 @@ samples = (0.3 * np.sin(np.arange(80_000) * 0.05) ** 5).astype(np.float32)
 for kind in (samples, samples[:100], samples * 0):
     clip = Clip(kind.copy(), 22_050, 22_050, 1)
     for module in (mel, prosodic, quality, voice_quality):
-        for extractor in module.register_extractors(Config()):
+        for extractor in module.register_extractors(config):
             extractor.extract(clip, plan_windows(clip.duration_s))
 missed = compiled() - before
-assert not missed, f"warm_up does not compile {missed}"
-heavy = {"scipy.fft", "scipy.signal", "librosa", "torch", "pandas", "soxr"} & sys.modules.keys()
+assert not missed, f"warming up does not compile {missed}"
+heavy = {"scipy.fft", "scipy.signal", "librosa", "torch", "pandas"} & sys.modules.keys()
 assert not heavy, f"extraction loads {heavy}"
 """
 
