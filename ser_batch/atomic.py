@@ -15,15 +15,23 @@ __all__ = ["flush_folder", "open_atomic", "write_atomic"]
 
 
 @contextmanager
-def open_atomic(path: Path) -> Iterator[BinaryIO]:
+def open_atomic(path: Path, flush: bool = True) -> Iterator[BinaryIO]:
     """Give a stream for the new content of `path`; it takes its place when the block ends without an exception.
+
+    Parameters
+    ----------
+    path : Path
+    flush : bool
+        Wait until it is on disk. Without, a loss of power may take it: for many files that are soon made again.
 
     Raises
     ------
     OSError
         The disk is full or broken, or the folder is missing or not writable; what was at `path` is untouched.
     """
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # As long as a name may be, there is room for the ending.
+    name = path.name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")
+    staged = path.with_name(f".{name}.{os.getpid()}.tmp")
     # Of an earlier process of this number. A link that somebody has put there is removed, not followed.
     with suppress(FileNotFoundError):
         staged.unlink()
@@ -32,18 +40,20 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
         with open(descriptor, "wb") as stream:  # noqa: PTH123 - of a descriptor
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())
+            if flush:
+                os.fsync(stream.fileno())
         staged.replace(path)
     except BaseException:
         with suppress(OSError):
             staged.unlink()
         raise
-    flush_folder(path.parent)
+    if flush:
+        flush_folder(path.parent)
 
 
-def write_atomic(path: Path, data: bytes | memoryview | str) -> None:
-    """Put `data` in the place of the file at `path`; text as UTF-8, surrogates escaped. Raises as `open_atomic`."""
-    with open_atomic(path) as stream:
+def write_atomic(path: Path, data: bytes | memoryview | str, flush: bool = True) -> None:
+    """Put `data` in the place of the file at `path`; text as UTF-8, surrogates escaped. See `open_atomic`."""
+    with open_atomic(path, flush) as stream:
         stream.write(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
 
 

@@ -36,3 +36,9 @@ def test_a_link_under_the_hidden_name_is_not_followed(tmp_path: Path) -> None:
     write_atomic(target, b"new")
     assert foreign.read_bytes() == b"precious"
     assert target.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "\N{LATIN SMALL LETTER O WITH DIAERESIS}" * 127, "\udce9" * 255])
+def test_a_name_as_long_as_names_may_be_is_written(tmp_path: Path, name: str) -> None:
+    write_atomic(tmp_path / name, "whole", flush=False)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "whole")]

@@ -30,21 +30,29 @@ _TRACKS = ("audacity", "elan", "textgrid", "rttm")
     help='Rows to keep, such as "confidence >= 0.8" or "emotion in fear,anger" (also not in, ==, !=, <, <=, >); repeat '
     "it for conditions that all must hold.",
 )  # fmt: skip
-def command(run_dir: str, file_format: str, output: str, table: str, where: tuple[str, ...]) -> int:
+@click.option("--bom", is_flag=True, help="Begin a csv file with the mark by which Excel knows UTF-8.")
+def command(run_dir: str, file_format: str, output: str, table: str, where: tuple[str, ...], bom: bool) -> int:
     """Export RUN: csv and jsonl write one table to one file, the others one label track per recording.
 
-    Tracks keep the tree and the full names of the recordings (tape/one.wav becomes tape/one.wav.TextGrid). Windows are
-    the labels; neighbours of one emotion are merged, and times end where the recording ends.
+    In csv, text that a spreadsheet would take for a formula (it begins with = + - @, a tab or a carriage return) gets
+    an apostrophe before it; jsonl holds it as it is.
+
+    Tracks keep the tree and the full names of the recordings (tape/one.wav becomes tape/one.wav.TextGrid); names that
+    are too long, or differ in case or accents alone, end in a mark. Windows are the labels; neighbours of one emotion
+    are merged, and times end where the recording ends.
     """
-    from ser_batch.export.tables import export_table, export_tracks  # noqa: PLC0415
+    from ser_batch.export.tables import export_table  # noqa: PLC0415
+    from ser_batch.export.tracks import export_tracks  # noqa: PLC0415
     from ser_batch.run.read import open_run  # noqa: PLC0415
     from ser_batch.run.where import parse_conditions  # noqa: PLC0415 - loads pyarrow, not for --help
 
+    if bom and file_format != "csv":
+        raise ConfigError(f"--bom is for --to csv, not for {file_format}.")
     opened = open_run(run_dir)
     name: Any = table if file_format in _TABLES else "files"
     conditions = parse_conditions(where, opened, name)
     if file_format in _TABLES:
-        n_rows = export_table(opened, name, file_format, output, conditions)
+        n_rows = export_table(opened, name, file_format, output, conditions, bom)
         told = f"{n_rows:,} rows"
     elif output == "-":
         raise ConfigError(f"--to {file_format} writes one file per recording: give a folder with -o.")

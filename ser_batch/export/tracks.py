@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ser_batch.errors import RunError
+from ser_batch.atomic import write_atomic
+from ser_batch.errors import InputError, RunError
+from ser_batch.export.names import TrackNames
 from ser_batch.run.read import Run
+from ser_batch.run.where import Where
 from ser_batch.text import printable
 
-__all__ = ["TRACK_FORMATS", "Segment", "Track", "merged_segments", "track_path", "tracks_of"]
-
-#: Longest file name, in bytes, on the file systems of today.
-_LONGEST_NAME_BYTES = 255
+__all__ = ["TRACK_FORMATS", "Segment", "Track", "export_tracks", "merged_segments", "tracks_of"]
 
 
 @dataclass(frozen=True)
@@ -86,70 +86,94 @@ def merged_segments(
     return tuple(segment for segment in segments if segment.end_s > segment.start_s)
 
 
-def tracks_of(run: Run, wanted: pa.Table) -> Iterator[Track]:
-    """Yield the tracks of some recordings in the order in which their windows are stored, in flat memory.
+def export_tracks(run: Run, file_format: str, folder: Path, where: Where | None = None) -> tuple[int, int]:
+    """Write a label track for each recording that has windows, in the tree of the recordings.
 
     Parameters
     ----------
     run : Run
-        An opened run with labels.
+        An opened run.
+    file_format : str
+        One of `TRACK_FORMATS`.
+    folder : Path
+        Made where it does not exist; tracks of an earlier export are replaced.
+    where : optional
+        Recordings to export, as for `ser_batch.load_results`.
+
+    Returns
+    -------
+    n_written, n_without : int
+        Tracks written; selected files that have none because nothing of them was analysed.
+
+    Raises
+    ------
+    RunError
+        The run has no labels, a condition cannot be used, or a name leads out of `folder`.
+    InputError
+        A track cannot be written.
+    """
+    if not run.labels:
+        raise RunError(f"{run.folder} was scanned without a model, so it has no emotions to export as tracks.")
+    suffix, write = TRACK_FORMATS[file_format]
+    stored = (table.column("clip_id").to_pylist() for table in run.tables("files", ["clip_id"]))
+    names = TrackNames(chain.from_iterable(stored), suffix)
+    n_wanted = n_written = 0
+    for part in run.slices():
+        wanted = part.read("files", ["clip_id", "duration_s"], where=where)
+        n_wanted += len(wanted)
+        for track in tracks_of(part, wanted):
+            path = folder / names.path(track.clip_id)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # Not flushed one by one: what a power cut takes is written again in a minute.
+                write_atomic(path, write(track), flush=False)
+            except OSError as error:
+                raise InputError(f"{path} cannot be written: {error.strerror}. Give another folder with -o.") from None
+            n_written += 1
+    return n_written, n_wanted - n_written
+
+
+def tracks_of(run: Run, wanted: pa.Table) -> Iterator[Track]:
+    """Yield the tracks of some recordings in the order in which their windows are stored.
+
+    Parameters
+    ----------
+    run : Run
+        An opened run with labels, or a slice of one.
     wanted : pyarrow.Table
         ``clip_id`` and ``duration_s`` of the recordings.
     """
     names = wanted.column("clip_id").combine_chunks()
     durations_s = pc.fill_null(wanted.column("duration_s"), float("nan")).to_numpy()
-    columns = ["clip_id", "start_s", "end_s", *(f"p_{label}" for label in run.labels)]
+    # Names come from a model; no format has a place for control characters.
+    labels = [printable(label) for label in run.labels]
     made = str(run.info.get("root") or ""), str(run.info.get("updated") or "")
+
+    def track(rows: pa.Table) -> Track:
+        place = rows.column("place")[0].as_py()
+        start_s, end_s = rows.column("start_s").to_numpy(), rows.column("end_s").to_numpy().copy()
+        # The last window is padded, so it ends after the audio does.
+        end_s[-1] = np.fmin(end_s[-1], durations_s[place])
+        columns = [rows.column(f"p_{label}").to_numpy() for label in run.labels]
+        segments = merged_segments(start_s, end_s, np.column_stack(columns).astype(np.float64), labels)
+        return Track(names[place].as_py(), float(end_s[-1]), segments, *made)
+
     held: pa.Table | None = None
-    for table in run.tables("windows", columns):
-        rows = table.filter(pc.is_in(table.column("clip_id"), value_set=names))
+    for table in run.tables("windows", ["clip_id", "start_s", "end_s", *(f"p_{label}" for label in run.labels)]):
+        place = pc.index_in(table.column("clip_id"), value_set=names)
+        rows = table.append_column("place", place).filter(pc.is_valid(place))
         rows = rows if held is None else pa.concat_tables([held, rows]).combine_chunks()
-        *whole, held = _by_clip(rows) if len(rows) else [None]
-        for part in whole:
-            yield _track(part, names, durations_s, run.labels, made)
-    if held is not None and len(held):
-        yield _track(held, names, durations_s, run.labels, made)
+        # The last recording may go on in the next table.
+        *whole, held = _by_place(rows) if len(rows) else [None]
+        yield from map(track, whole)
+    if held is not None:
+        yield track(held)
 
 
-def _by_clip(rows: pa.Table) -> list[pa.Table]:
-    """Cut rows where clip_id changes; the last piece may go on in the next table."""
-    names = rows.column("clip_id").combine_chunks()
-    changes = np.flatnonzero(pc.not_equal(names[:-1], names[1:]).to_numpy(zero_copy_only=False)) + 1
-    firsts = [0, *changes.tolist()]
+def _by_place(rows: pa.Table) -> list[pa.Table]:
+    """Cut rows where the recording changes."""
+    firsts = [0, *(np.flatnonzero(np.diff(rows.column("place").to_numpy())) + 1).tolist()]
     return [rows.slice(a, b - a) for a, b in zip(firsts, [*firsts[1:], len(rows)], strict=True)]
-
-
-def _track(
-    rows: pa.Table, names: pa.Array, durations_s: NDArray[np.float64], labels: Sequence[str], made: tuple[str, str]
-) -> Track:
-    clip_id = rows.column("clip_id")[0].as_py()
-    start_s, end_s = rows.column("start_s").to_numpy(), rows.column("end_s").to_numpy().copy()
-    duration_s = float(durations_s[pc.index(names, clip_id).as_py()])
-    # The last window is padded, so it ends after the audio does.
-    end_s[-1] = np.fmin(end_s[-1], duration_s)
-    probabilities = np.column_stack([rows.column(f"p_{label}").to_numpy() for label in labels]).astype(np.float64)
-    return Track(clip_id, float(end_s[-1]), merged_segments(start_s, end_s, probabilities, labels), *made)
-
-
-def track_path(folder: Path, clip_id: str, suffix: str) -> Path:
-    """Return where the track of a recording goes: the same tree, the whole name of the recording, and the suffix.
-
-    Raises
-    ------
-    RunError
-        The clip_id leads out of `folder`; only a run that was tampered with holds such a name.
-    """
-    parts = clip_id.split("/")
-    if clip_id.startswith("/") or ".." in parts or "\0" in clip_id:
-        raise RunError(
-            f"The run names a recording {printable(clip_id)!r}, which lies outside of its folder: not exported."
-        )
-    name = parts[-1]
-    room = _LONGEST_NAME_BYTES - len(suffix)
-    if len(name.encode()) > room:
-        mark = f"~{zlib.crc32(name.encode()):08x}"
-        name = name.encode()[: room - len(mark)].decode(errors="ignore") + mark
-    return folder.joinpath(*parts[:-1], name + suffix)
 
 
 def _audacity(track: Track) -> str:
@@ -186,8 +210,8 @@ def _textgrid(track: Track) -> str:
 
 def _rttm(track: Track) -> str:
     """NIST RTTM: one line a segment, the emotion as speaker type and its mean probability as confidence."""
-    # Fields are separated by blanks, so blanks in names are percent-encoded.
-    name = re.sub(r"\s", lambda match: quote(match.group()), track.clip_id)
+    # Fields are separated by blanks, so blanks in names are percent-encoded, and what would read as one.
+    name = re.sub(r"[\s%]", lambda match: quote(match.group()), track.clip_id)
     return "".join(
         f"SPEAKER {name} 1 {s.start_s:.3f} {s.end_s - s.start_s:.3f} <NA> <NA> "
         f"{re.sub(r'[^!-~]', '_', s.emotion)} {s.probability:.3f} <NA>\n"

@@ -6,6 +6,7 @@ one that is still being written or was interrupted: what is committed is whole, 
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import warnings
@@ -185,17 +186,27 @@ class _Parts:
 
     paths: list[str] = field(default_factory=list)
     schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
-    n_rows: int = 0
+    #: Rows of each part.
+    n_rows: list[int] = field(default_factory=list)
     #: First and last clip_id of each part, by the statistics of its row groups; None where these are missing.
     clip_ids: list[tuple[str, str] | None] = field(default_factory=list)
 
     def add(self, path: str, footer: pq.FileMetaData) -> None:
         self.paths.append(path)
-        self.n_rows += footer.num_rows
+        self.n_rows.append(footer.num_rows)
         column = footer.schema.names.index("clip_id") if "clip_id" in footer.schema.names else 0
         groups = [footer.row_group(group).column(column).statistics for group in range(footer.num_row_groups)]
         known = bool(groups) and all(statistics is not None and statistics.has_min_max for statistics in groups)
         self.clip_ids.append((min(g.min for g in groups), max(g.max for g in groups)) if known else None)
+
+    def some(self, places: Sequence[int]) -> _Parts:
+        """Return some of the parts."""
+        return _Parts(
+            [self.paths[place] for place in places],
+            self.schema,
+            [self.n_rows[place] for place in places],
+            [self.clip_ids[place] for place in places],
+        )
 
     def within(self, clauses: list[list[Condition]]) -> list[str]:
         """Return the parts that may hold rows that fit one of `clauses`, as far as conditions on clip_id tell."""
@@ -249,7 +260,7 @@ class Run:
 
     def n_rows(self, table: TableName) -> int:
         """Return how many rows the sound parts of a table hold."""
-        return self._table(table).n_rows
+        return sum(self._table(table).n_rows)
 
     def clip_id_range(self) -> tuple[str, str]:
         """Return the first and the last ``clip_id`` in sorted order; empty strings where there is none."""
@@ -323,6 +334,20 @@ class Run:
                     held, n_held = [], 0
         if n_held:
             yield pa.Table.from_batches(held).unify_dictionaries().combine_chunks()
+
+    def slices(self) -> Iterator[Run]:
+        """Yield slices of some parts, each a run whose windows are those of its files: to read both in flat memory."""
+        files, windows = self._table("files"), self._table("windows")
+        # Once for all slices.
+        _ = self.metadata
+        place = {Path(path).name: i for i, path in enumerate(windows.paths)}
+        for first in range(0, len(files.paths), _PARTS_AT_ONCE):
+            part = copy.copy(self)
+            chosen = range(len(files.paths))[first : first + _PARTS_AT_ONCE]
+            names = [Path(files.paths[i]).name for i in chosen]
+            of_same_name = [place[name] for name in names if name in place]
+            part._tables = {"files": files.some(chosen), "windows": windows.some(of_same_name)}
+            yield part
 
     @cached_property
     def metadata(self) -> pa.Table | None:

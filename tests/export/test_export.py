@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
 import json
-from pathlib import Path
+import unicodedata
+from datetime import date
+from decimal import Decimal
+from pathlib import Path, PurePath
+from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from praatio import textgrid
 from pympi import Elan
@@ -15,7 +25,8 @@ from synthetic_run import LABELS, RunPlan, make_run
 from ser_batch import load_results
 from ser_batch.cli.main import main
 from ser_batch.errors import ExitCode, RunError
-from ser_batch.export.tracks import merged_segments, track_path, tracks_of
+from ser_batch.export.names import TrackNames
+from ser_batch.export.tracks import TRACK_FORMATS, export_tracks, merged_segments, tracks_of
 from ser_batch.run.read import open_run
 
 NAMES = ["a b/x.mp3", "a b/x.wav", "a b/ünï.wav", "long.flac", "tapes/1/x.wav"]
@@ -136,18 +147,124 @@ def test_overlapping_windows_share_a_border_midway_between_their_centres() -> No
     assert merged_segments(start_s[:0], end_s[:0], probabilities[:0], ("joy", "fear")) == ()
 
 
-@pytest.mark.parametrize("clip_id", ["../outside.wav", "/etc/passwd", "a/../../b.wav"])
-def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, clip_id: str) -> None:
+class Counted:
+    """pyarrow.compute, counting the values that are handed to it."""
+
+    def __init__(self) -> None:
+        self.n_values = 0
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(pc, name)
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            self.n_values += sum(len(item) for item in (*arguments, *options.values()) if hasattr(item, "__len__"))
+            return function(*arguments, **options)
+
+        return counted
+
+
+def test_four_times_the_recordings_are_four_times_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ser_batch.run.read._PARTS_AT_ONCE", 4)
+    monkeypatch.setattr("ser_batch.run.read._ROWS_AT_ONCE", 64)
+    n_values = []
+    for n_files in (250, 1_000):
+        run = make_run(tmp_path / f"run-{n_files}", n_files, RunPlan(shard_size=16, long_every=10, long_windows=20))
+        counted = Counted()
+        monkeypatch.setattr("ser_batch.export.tracks.pc", counted)
+        assert export_tracks(open_run(run), "audacity", tmp_path / f"tracks-{n_files}")[0] > 0.9 * n_files
+        n_values.append(counted.n_values)
+    assert n_values[1] / n_values[0] == pytest.approx(4, rel=0.1)
+
+
+def test_a_slice_of_a_run_holds_the_windows_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ser_batch.run.read._PARTS_AT_ONCE", 2)
+    run = make_run(tmp_path, 100, RunPlan(shard_size=16))
+    (run / "windows" / "part-00003.parquet").unlink()
+    slices = list(open_run(run).slices())
+    assert [part.n_rows("files") for part in slices] == [32, 32, 32, 4]
+    for part in slices:
+        names = {name for rows in part.tables("windows", ["clip_id"]) for name in rows.column("clip_id").to_pylist()}
+        assert names <= set(part.read(columns=["clip_id"]).column("clip_id").to_pylist())
+    assert sum(part.n_rows("windows") for part in slices) == open_run(run).n_rows("windows")
+
+
+# Names of tracks
+
+
+@pytest.mark.parametrize("clip_id", ["../outside.wav", "/etc/passwd", "a/../../b.wav", "a//b.wav", "a/./b.wav"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(clip_id: str) -> None:
     with pytest.raises(RunError, match="lies outside"):
-        track_path(tmp_path, clip_id, ".eaf")
+        TrackNames([clip_id], ".eaf")
 
 
-def test_a_name_of_255_bytes_still_gets_a_track(tmp_path: Path) -> None:
-    name = "ö" * 125 + ".wav"
-    path = track_path(tmp_path, f"a/{name}", ".TextGrid")
-    assert len(path.name.encode()) <= 255
-    assert path.parent == tmp_path / "a"
-    assert path != track_path(tmp_path, f"a/{'ö' * 124}.wave", ".TextGrid")
+def test_names_of_255_bytes_still_get_tracks(tmp_path: Path) -> None:
+    long = ["ö" * 125 + ".wav", "ö" * 124 + ".wave"]
+    # Bytes that are not UTF-8 stand in a clip_id as four characters each.
+    escaped = ["\\xe4" * 200 + "/one.wav", "\\xe4" * 200 + "/two.wav"]
+    run = make_run(tmp_path / "run", 0, RunPlan(clip_ids=[*long, *escaped], failed_share=0.0, seed=1))
+    assert export_tracks(open_run(run), "textgrid", tmp_path / "tracks") == (4, 0)
+    written = [path for path in (tmp_path / "tracks").rglob("*.TextGrid") if path.is_file()]
+    assert len(written) == 4
+    assert {path.name for path in written} >= {"one.wav.TextGrid", "two.wav.TextGrid"}
+
+
+#: Pairs that are one name where case does not count, where accents are decomposed, where ends of names are cut off, or
+#: where one is a folder.
+ALIKE = [
+    "Tape/One.wav", "tape/one.WAV",
+    "stra\N{LATIN SMALL LETTER SHARP S}e.wav", "STRASSE.wav",
+    "\N{LATIN SMALL LETTER U WITH DIAERESIS}.wav", "u\N{COMBINING DIAERESIS}.wav",
+    "end./x.wav", "end/x.wav",
+    "both.wav", "BOTH.wav.txt/inside.wav",
+]  # fmt: skip
+
+
+def folded(path: PurePath) -> str:
+    """A path as the most forgiving of file systems sees it."""
+    plain = "/".join(name.rstrip(". ") for name in path.parts)
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", plain).casefold())
+
+
+def test_recordings_whose_names_some_file_system_takes_for_one_have_tracks_of_their_own(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 0, RunPlan(clip_ids=[*ALIKE, "alone.wav"], failed_share=0.0))
+    assert export_tracks(open_run(run), "audacity", tmp_path / "tracks") == (len(ALIKE) + 1, 0)
+    written = [path.relative_to(tmp_path / "tracks") for path in (tmp_path / "tracks").rglob("*.txt")]
+    folders = {folded(parent) for path in written for parent in path.parents}
+    files = [folded(path) for path in written if (tmp_path / "tracks" / path).is_file()]
+    assert len(files) == len(set(files)) == len(ALIKE) + 1
+    assert folders.isdisjoint(files)
+    assert PurePath("alone.wav.txt") in written
+    # The same names when only some of them are exported, and whoever comes first.
+    assert export_tracks(open_run(run), "audacity", tmp_path / "some", [("clip_id", "==", "tape/one.WAV")]) == (1, 0)
+    (some,) = (path for path in (tmp_path / "some").rglob("*.txt"))
+    assert some.relative_to(tmp_path / "some") in written
+
+
+def test_no_name_can_pass_for_one_with_a_mark() -> None:
+    marked = TrackNames(["a.wav", "A.wav"], ".txt").path("a.wav").name
+    forged = marked.removesuffix(".txt")
+    names = TrackNames(["a.wav", "A.wav", forged, forged.upper()], ".txt")
+    assert len({folded(names.path(name)) for name in ("a.wav", "A.wav", forged, forged.upper())}) == 4
+
+
+def test_labels_and_names_of_any_kind_make_tracks_that_can_be_read(tmp_path: Path) -> None:
+    labels = ("fear\tand\nanger", "\x1b[31m", 'quote"d & <tagged>', "\ufffe")
+    names = ["a b%20c.wav", "a%20b c.wav", "\x07.wav"]
+    plan = RunPlan(labels=labels, clip_ids=names, long_every=1, long_windows=12, failed_share=0.0)
+    run = make_run(tmp_path / "run", 0, plan)
+    n_segments = {track.clip_id: len(track.segments) for part in open_run(run).slices()
+                  for track in tracks_of(part, part.read(columns=["clip_id", "duration_s"]))}  # fmt: skip
+    for file_format in TRACK_FORMATS:
+        assert export(run, file_format, tmp_path / file_format) == ExitCode.OK
+    for name, n in n_segments.items():
+        grid = textgrid.openTextgrid(str(tmp_path / f"textgrid/{name}.TextGrid"), includeEmptyIntervals=True)
+        assert len(grid.getTier("emotion").entries) == n
+        document = Elan.Eaf(str(tmp_path / f"elan/{name}.eaf"))
+        assert len(document.get_annotation_data_for_tier("emotion")) == n
+        lines = (tmp_path / f"audacity/{name}.txt").read_text().splitlines()
+        assert [len(line.split("\t")) for line in lines] == [3] * n
+    ids = {(tmp_path / f"rttm/{name}.rttm").read_text().split(" ")[1] for name in names}
+    assert {unquote(name) for name in ids} == set(names)
 
 
 # Tables
@@ -189,6 +306,63 @@ def test_standard_output_takes_a_table_and_nothing_else(run: Path, capfdbinary: 
     assert len(out.splitlines()) == 1 + len(NAMES)
 
 
+FORMULAS = ["=cmd|' /C calc'!A0", "+1-1", "-2+3", "@SUM(A1)", "\t=1+1", "\r=1+1"]
+
+
+def test_no_cell_of_a_csv_begins_as_a_formula_does(tmp_path: Path) -> None:
+    info = {"metadata": {"path": "metadata.parquet"}}
+    run = make_run(tmp_path / "run", 0, RunPlan(clip_ids=[f"{text}.wav" for text in FORMULAS], info=info))
+    files = load_results(run, metadata=False)
+    about = pd.DataFrame({"path": files.clip_id, "=note": FORMULAS, "change": np.linspace(-1, 1, len(FORMULAS))})
+    about.to_parquet(run / "metadata.parquet")
+    assert export(run, "csv", tmp_path / "out.csv") == ExitCode.OK
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as stream:
+        header, *rows = csv.reader(stream)
+    text = [i for i, name in enumerate(header) if name in ("clip_id", "'=note")]
+    assert len(text) == 2
+    for row, name, note in zip(rows, files.clip_id, about["=note"], strict=True):
+        assert [row[i] for i in text] == [f"'{name}", f"'{note}"]
+    # Numbers stay numbers.
+    assert float(rows[0][header.index("change")]) == -1
+    assert rows[0][header.index("prosodic__intensity_mean_db")].startswith("-")
+    assert export(run, "jsonl", tmp_path / "out.jsonl") == ExitCode.OK
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["clip_id"] for row in found] == files.clip_id.tolist()
+
+
+def test_a_mark_of_utf_8_is_written_once_and_on_demand(run: Path, tmp_path: Path) -> None:
+    for name, more in (("plain.csv", ()), ("excel.csv", ("--bom",))):
+        assert export(run, "csv", tmp_path / name, *more) == ExitCode.OK
+    plain, excel = ((tmp_path / name).read_bytes() for name in ("plain.csv", "excel.csv"))
+    assert excel == codecs.BOM_UTF8 + plain
+    assert "ünï".encode() in plain
+
+
+def test_metadata_of_any_type_is_exported(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 3, RunPlan(info={"metadata": {"path": "metadata.parquet"}}))
+    columns = {
+        "path": load_results(run, metadata=False).clip_id.tolist(),
+        "kind": pa.array(["a", None, "=b"]).dictionary_encode(),
+        "day": pa.array([date(1987, 5, 1), None, None], pa.date32()),
+        "price": pa.array([Decimal("1.50"), None, None], pa.decimal128(5, 2)),
+        "raw": pa.array([b"\xff", None, b""], pa.binary()),
+        "tags": pa.array([["x", "y"], None, []], pa.list_(pa.string())),
+        "place": pa.array([{"lat": 1.5, "lon": float("nan")}, None, None]),
+        "huge": pa.array([float("inf"), float("nan"), None]),
+        "nothing": pa.nulls(3),
+    }
+    pq.write_table(pa.table(columns), run / "metadata.parquet")
+    assert export(run, "jsonl", tmp_path / "out.jsonl") == ExitCode.OK
+    first = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0], parse_constant=pytest.fail)
+    assert (first["kind"], first["day"], first["price"]) == ("a", "1987-05-01", "1.50")
+    assert (first["tags"], first["place"], first["huge"]) == (["x", "y"], {"lat": 1.5, "lon": None}, None)
+    assert export(run, "csv", tmp_path / "out.csv") == ExitCode.OK
+    found = pd.read_csv(tmp_path / "out.csv", keep_default_na=False, dtype=str)
+    assert found.kind.tolist() == ["a", "", "'=b"]
+    assert (found.day[0], found.price[0], found.huge[0]) == ("1987-05-01", "1.50", "inf")
+    assert [json.loads(cell) for cell in (found.tags[0], found.place[0])] == [first["tags"], first["place"]]
+
+
 # What goes wrong
 
 
@@ -196,6 +370,7 @@ def test_standard_output_takes_a_table_and_nothing_else(run: Path, capfdbinary: 
     ("arguments", "code", "told"),
     [
         (("textgrid", "-"), ExitCode.USAGE, "give a folder"),
+        (("jsonl", "out.jsonl", "--bom"), ExitCode.USAGE, "--bom is for --to csv"),
         (("csv", "/nowhere/out.csv"), ExitCode.INPUT, "cannot be written"),
         (("csv", "out.csv", "--where", "emotoin == fear"), ExitCode.RUN, "Did you mean 'emotion'"),
         (("csv", "out.csv", "--where", "emotion in anger,Fear"), ExitCode.RUN, "Did you mean 'fear'"),
