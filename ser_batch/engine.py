@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ser_batch import hooks
 from ser_batch.config import Config
 from ser_batch.errors import ConfigError, NothingToDoError
 from ser_batch.interrupt import Interruptions
-from ser_batch.plugins import PluginRecipe, attributed_results
+from ser_batch.plugins import PluginRecipe
 from ser_batch.run.manifest import Ingredients, gather
 from ser_batch.run.steps import reached
 from ser_batch.run.summary import RunSummary
@@ -91,8 +92,7 @@ def scan(
     config, plugins, progress = config or Config(), plugins or PluginRecipe(), progress or Progress()
     with Interruptions() as interruptions:
         manager = plugins.build()
-        for _ in attributed_results(manager, "validate_config", config=config):
-            pass
+        hooks.validate_config(manager, config)
         found = find_audio(inputs, config)
         ingredients = gather(manager, plugins, config)
         with open_run(Path(run_dir), ingredients, found, mode, interruptions) as run:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ser_batch import hooks
 from ser_batch.errors import InputError, RunError
 from ser_batch.interrupt import Interruptions
 from ser_batch.records import ClipOutcome, Status
@@ -252,18 +253,10 @@ class OpenRun:
 
     def tell(self, manager: pluggy.PluginManager, outcomes: Sequence[ClipOutcome], progress: Progress) -> None:
         """Let plugins observe finished files; one that fails is said once and never stops the run."""
-        observers = manager.hook.clip_finished.get_hookimpls()
-        for observer in sorted(observers, key=lambda item: item.plugin_name):
-            for outcome in outcomes:
-                try:
-                    observer.function(*(outcome for _ in observer.argnames))
-                except Exception as error:
-                    if observer.plugin_name not in self._silenced:
-                        self._silenced.add(observer.plugin_name)
-                        progress.say(
-                            f"Plugin {observer.plugin_name!r} failed in clip_finished, said once: "
-                            f"{type(error).__name__}: {error}"
-                        )
+        for plugin, error in hooks.clip_finished(manager, outcomes):
+            if plugin not in self._silenced:
+                self._silenced.add(plugin)
+                progress.say(f"{error} (Said once.)")
 
     def complete(self, wall_s: float) -> None:
         """Write down what the run has come to."""
