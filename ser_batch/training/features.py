@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch import hooks
+from ser_batch.atomic import open_atomic
 from ser_batch.classifier.dense import DENSE_FEATURES
 from ser_batch.config import AudioConfig, Config
 from ser_batch.errors import DataError
@@ -223,10 +224,8 @@ def _work(task: _Task) -> None:
         "active_s": np.concatenate([np.zeros(0, np.float32), *columns[4]]),
         "failures": np.array(json.dumps(failures)),
     }
-    partial = Path(f"{task.cache_file}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
+    with open_atomic(Path(task.cache_file)) as file:
         np.savez(file, **arrays)
-    partial.replace(task.cache_file)
 
 
 def _analyse(
