@@ -8,11 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Interrupted", "Interruptions"]
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, and not a KeyboardInterrupt that somebody's code raised."""
+__all__ = ["Interruptions"]
 
 
 class Interruptions:
@@ -40,7 +36,7 @@ class Interruptions:
         if self._deferring:
             self._pending = True
         else:
-            raise Interrupted
+            raise KeyboardInterrupt
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -52,4 +48,4 @@ class Interruptions:
             self._deferring = False
         if self._pending:
             self._pending = False
-            raise Interrupted
+            raise KeyboardInterrupt

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch import hooks
 from ser_batch.config import DEVICES
 from ser_batch.errors import ConfigError, ModelError
 
@@ -106,15 +105,17 @@ def open_classifier(manager: pluggy.PluginManager, name: str, requested: str) ->
     ------
     ConfigError
         `requested` is none of `DEVICES`.
-    ModelError, PluginError
-        There is no such model, it is damaged, or its plugin failed.
+    ModelError
+        There is no such model or it is damaged.
     """
     choice = choose_device(requested)
     try:
-        classifier = hooks.load_classifier(manager, name, choice.device)
+        classifier: Classifier = manager.hook.load_classifier(name=name, device=choice.device)
     except DeviceError as error:
         choice = DeviceChoice("cpu", f"{error} Computing on the CPU.")
-        classifier = hooks.load_classifier(manager, name, "cpu")
+        classifier = manager.hook.load_classifier(name=name, device="cpu")
+    if classifier is None:
+        raise ModelError(f"No plugin could load the model {name!r}.")
     return classifier, choice
 
 

@@ -9,10 +9,10 @@ import functools
 import math
 from typing import Final, NamedTuple
 
-import numba
 import numpy as np
 
-from ser_batch.dsp.frames import FINITE_KERNEL, HOP_S, KERNEL, Doubles, Indices, Singles
+from ser_batch.dsp.frames import HOP_S, Doubles, Indices, Singles
+from ser_batch.dsp.kernels import finite_kernel, kernel
 from ser_batch.dsp.lanes import LANES
 from ser_batch.dsp.transform import (
     load_frames,
@@ -117,7 +117,7 @@ def measure_frames(samples: Singles, plan: CorrelationPlan, n_frames: int, first
     return levels
 
 
-@numba.njit(**FINITE_KERNEL)
+@finite_kernel
 def _measure(samples: Singles, plan: CorrelationPlan, first_s: float, levels: FrameLevels) -> None:
     n_samples = len(samples)
     half_frame = plan.n_frame // 2
@@ -147,7 +147,7 @@ def _measure(samples: Singles, plan: CorrelationPlan, first_s: float, levels: Fr
             levels.intensity[frame] = min(local_peak / peak, np.float32(1.0))
 
 
-@numba.njit(**KERNEL)
+@kernel
 def correlate(
     samples: Singles,
     starts: Indices,
@@ -182,7 +182,7 @@ def correlate(
     unload_frames(batch, correlation.shape[1], correlation)
 
 
-@numba.njit(**KERNEL)
+@kernel
 def normalise(correlation: Singles, plan: CorrelationPlan, r: Singles) -> bool:
     """Write one autocorrelation, divided by its value at lag 0 and by the taper's, to `r`; return False for an empty
     frame."""
@@ -195,7 +195,7 @@ def normalise(correlation: Singles, plan: CorrelationPlan, r: Singles) -> bool:
     return True
 
 
-@numba.njit(**KERNEL)
+@kernel
 def interpolate_peak(r: Singles, lag: int, table: Singles) -> tuple[float, float]:
     """Maximise the sinc interpolation of a correlation near a local maximum.
 
@@ -235,7 +235,7 @@ def interpolate_peak(r: Singles, lag: int, table: Singles) -> tuple[float, float
     return (place + shift) / steps, 1.0 / height if height > 1.0 else height
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _interpolate(r: Singles, place: int, table: Singles) -> float:
     """Interpolate `r` at ``place / steps``."""
     steps = table.shape[0] - 1

@@ -11,12 +11,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-import numba
 import numpy as np
 
 from ser_batch.dsp.frames import (
-    FINITE_KERNEL,
-    KERNEL,
     Doubles,
     Indices,
     Singles,
@@ -25,6 +22,7 @@ from ser_batch.dsp.frames import (
     frame_times,
     gaussian_taper,
 )
+from ser_batch.dsp.kernels import finite_kernel, kernel
 from ser_batch.dsp.lanes import LANES, larger, load, log2, splat, store, workspace
 from ser_batch.dsp.transform import (
     BATCH_FRAMES,
@@ -127,7 +125,7 @@ def _plan(sample_rate_hz: float) -> _Plan:
     )
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _measure(
     samples: Singles, starts: Indices, plan: _Plan, buffers: tuple[Singles, Singles], cpps_db: Doubles
 ) -> None:
@@ -161,7 +159,7 @@ def _measure(
                 cpps_db[start + row] = _prominence_db(octaves[row, : _N_QUEFRENCIES + 1], plan.step_s)
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _smooth(cepstra: Singles, scratch: Singles, width: int) -> None:
     """Replace cepstra by base-2 logarithms of their squares, averaged over `width` quefrencies, halves at the ends."""
     half = width // 2
@@ -183,7 +181,7 @@ def _smooth(cepstra: Singles, scratch: Singles, width: int) -> None:
         even, odd = next_even, next_odd
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _sums(rows: Singles, k: int, half: int) -> Any:
     """Add up `2 half` quefrencies from ``k - half`` on, mirrored at 0."""
     even, odd = splat(np.float32(0.0)), splat(np.float32(0.0))
@@ -193,7 +191,7 @@ def _sums(rows: Singles, k: int, half: int) -> Any:
     return even, odd
 
 
-@numba.njit(**FINITE_KERNEL)
+@finite_kernel
 def _median(values: Singles) -> float:
     """Return the median to 1/4000 of the standard deviation, by bisection: sorting would cost many times as much."""
     total, squares = np.float32(0.0), np.float32(0.0)
@@ -217,8 +215,8 @@ def _median(values: Singles) -> float:
     return 0.5 * float(low + high)
 
 
-@numba.njit(**KERNEL)
-def _prominence_db(octaves: Singles, step_s: float) -> float:
+@kernel
+def _prominence_db(octaves: Singles, step_s: float) -> np.floating[Any]:
     """Return the height of the peak over the trend of a smoothed cepstrum; `octaves` are base-2 logarithms of power."""
     n = len(octaves)
     n_pairs = n // 2

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
-from ser_batch.dsp.frames import HOP_S, KERNEL, Doubles
+from ser_batch.dsp.frames import HOP_S, Doubles
+from ser_batch.dsp.kernels import kernel
 
 __all__ = ["count_voiced_stretches", "describe", "final_part_slope", "means", "slope_per_s"]
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _quantile(ordered: Doubles, share: float) -> float:
     place = share * (len(ordered) - 1)
     left = int(place)
@@ -20,7 +20,7 @@ def _quantile(ordered: Doubles, share: float) -> float:
     return ordered[left] + (place - left) * (ordered[right] - ordered[left])
 
 
-@numba.njit(**KERNEL)
+@kernel
 def describe(values: Doubles) -> Doubles:
     """Return median, mean, standard deviation, 5th and 95th percentile of `values`, float64 (n,)."""
     summary = np.full(5, np.nan)
@@ -43,7 +43,7 @@ def describe(values: Doubles) -> Doubles:
     return summary
 
 
-@numba.njit(**KERNEL)
+@kernel
 def slope_per_s(values: Doubles) -> float:
     """Return the slope per s of a least-squares line through `values`, float64 (n,), 10 ms apart; NaN for under 5."""
     n, sum_x, sum_y, sum_xx, sum_xy = 0, 0.0, 0.0, 0.0, 0.0
@@ -60,7 +60,7 @@ def slope_per_s(values: Doubles) -> float:
     return (n * sum_xy - sum_x * sum_y) / spread / HOP_S
 
 
-@numba.njit(**KERNEL)
+@kernel
 def final_part_slope(values: Doubles, share: float) -> float:
     """Return the slope per s over the last `share` of the defined values, at least 5 of them; NaN for fewer than 5."""
     n = 0
@@ -74,7 +74,7 @@ def final_part_slope(values: Doubles, share: float) -> float:
     return slope_per_s(values[start:])
 
 
-@numba.njit(**KERNEL)
+@kernel
 def count_voiced_stretches(f0_hz: Doubles, shortest: int) -> int:
     """Count runs of at least `shortest` voiced frames in `f0_hz`, float64 (n,), NaN = unvoiced."""
     count, length = 0, 0
@@ -84,7 +84,7 @@ def count_voiced_stretches(f0_hz: Doubles, shortest: int) -> int:
     return count
 
 
-@numba.njit(**KERNEL)
+@kernel
 def means(values: Doubles) -> Doubles:
     """Return the mean of each column of `values`, float64 (n, n_columns)."""
     result = np.full(values.shape[1], np.nan)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 from typing import Final
 
-import numba
 import numpy as np
 
-from ser_batch.dsp.frames import KERNEL, Singles
+from ser_batch.dsp.frames import Singles
+from ser_batch.dsp.kernels import kernel
 
 __all__ = ["LOW_RATE_HZ", "to_low_rate"]
 
@@ -53,7 +53,7 @@ def _side_taps() -> Singles:
     return (side * 0.25 / side.sum()).astype(np.float32)
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _halve(samples: Singles, side_taps: Singles) -> Singles:
     n = (len(samples) + 1) // 2
     reach = len(side_taps)

@@ -10,11 +10,11 @@ import functools
 import math
 from typing import Final
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch.dsp.frames import KERNEL, Doubles, Singles, gaussian_taper
+from ser_batch.dsp.frames import Doubles, Singles, gaussian_taper
+from ser_batch.dsp.kernels import kernel
 
 __all__ = ["FRAME_S", "N_FORMANTS", "burg_formants", "pre_emphasised"]
 
@@ -25,7 +25,7 @@ FRAME_S: Final = 0.05
 _MARGIN_HZ: Final = 50.0
 
 
-@numba.njit(**KERNEL)
+@kernel
 def pre_emphasised(samples: Singles, sample_rate_hz: float, from_hz: float) -> Singles:
     """Raise the spectrum by 6 dB per octave above `from_hz`: ``y[i] = x[i] - exp(-2 pi from_hz / rate) x[i - 1]``.
 
@@ -81,7 +81,7 @@ def _taper(sample_rate_hz: float) -> Singles:
     return gaussian_taper(math.floor(FRAME_S * sample_rate_hz)).astype(np.float32)
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _formants(
     samples: Singles,
     sample_rate_hz: float,
@@ -128,7 +128,7 @@ def _formants(
             bandwidth_hz[frame, k] = found[1, k]
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _burg(forward: Singles, backward: Singles, n: int, coefficients: Doubles) -> bool:
     """Predict the `n` samples in `forward` from the ones before them; return False for an empty frame."""
     product = np.float32(0.0)
@@ -163,7 +163,7 @@ def _burg(forward: Singles, backward: Singles, n: int, coefficients: Doubles) ->
     return True
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _roots(coefficients: Doubles, poles: NDArray[np.complex128]) -> None:
     """Find all roots of ``z**n - sum(coefficients[k] z**(n - 1 - k))`` by Laguerre's method with deflation.
 
@@ -196,7 +196,7 @@ def _roots(coefficients: Doubles, poles: NDArray[np.complex128]) -> None:
             poles[degree + 1] = complex(root.real, abs(root.imag))
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _laguerre(polynomial: Doubles, degree: int, guess: complex) -> complex:
     """Find one root."""
     root = guess
@@ -228,7 +228,7 @@ def _laguerre(polynomial: Doubles, degree: int, guess: complex) -> complex:
     return root
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _square_root(value: complex) -> complex:
     size = math.sqrt(value.real**2 + value.imag**2)
     real = math.sqrt(max(0.5 * (size + value.real), 0.0))

@@ -1,4 +1,4 @@
-"""Frame grids, tapers and the compiler settings that all kernels share.
+"""Frame grids and tapers.
 
 Times follow Praat's convention: sample ``i`` (from 0) lies at ``(i + 0.5) / sample_rate_hz``, and a grid of frames is
 centred in the signal.
@@ -13,9 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "FINITE_KERNEL",
     "HOP_S",
-    "KERNEL",
     "Doubles",
     "Floats",
     "Indices",
@@ -35,17 +33,6 @@ Indices = NDArray[np.int64]
 
 #: Distance between frames of all contours, in s.
 HOP_S: Final = 0.01
-
-#: Options of every compiled kernel: cached on disk, no threads, and only those fast-math licences that keep NaN a NaN.
-KERNEL: Final[dict[str, Any]] = {
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "arcp", "nsz"},
-}
-
-#: For kernels that see finite values only: their minima and maxima are then vectorised, too.
-FINITE_KERNEL: Final[dict[str, Any]] = {**KERNEL, "fastmath": {*KERNEL["fastmath"], "nnan", "ninf"}}
 
 
 def frame_grid(duration_s: float, window_s: float, hop_s: float = HOP_S) -> tuple[int, float]:

@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-import numba
 import numpy as np
 
 from ser_batch.dsp.autocorrelation import (
@@ -20,7 +19,6 @@ from ser_batch.dsp.autocorrelation import (
     normalise,
 )
 from ser_batch.dsp.frames import (
-    KERNEL,
     Doubles,
     Indices,
     Singles,
@@ -29,6 +27,7 @@ from ser_batch.dsp.frames import (
     frame_times,
     gaussian_taper,
 )
+from ser_batch.dsp.kernels import kernel
 from ser_batch.dsp.lanes import LANES, workspace
 from ser_batch.dsp.transform import BATCH_FRAMES
 
@@ -98,7 +97,7 @@ def _plan(sample_rate_hz: float, floor_hz: float) -> CorrelationPlan:
     return make_plan(sample_rate_hz, floor_hz, gaussian_taper(n_frame), 2 * _PERIODS_PER_FRAME, n_fft)
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _harmonics_to_noise(
     samples: Singles,
     levels: FrameLevels,
@@ -123,7 +122,7 @@ def _harmonics_to_noise(
                 hnr_db[frames[row]] = 10.0 * math.log10(best / max(1.0 - best, 1e-15))
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _highest_peak(r: Singles, plan: CorrelationPlan, quiet: float) -> float:
     """Return the height of the highest peak of `r`, or `quiet` if none exceeds it."""
     best = quiet

@@ -7,10 +7,10 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-import numba
 import numpy as np
 
-from ser_batch.dsp.frames import HOP_S, KERNEL, Doubles, Singles, frame_grid, frame_times
+from ser_batch.dsp.frames import HOP_S, Doubles, Singles, frame_grid, frame_times
+from ser_batch.dsp.kernels import kernel
 
 __all__ = ["Intensity", "intensity"]
 
@@ -65,7 +65,7 @@ def _taper(sample_rate_hz: float) -> Singles:
     return np.i0((2 * np.pi**2 + 0.5) * np.sqrt(np.maximum(0.0, 1.0 - place**2))).astype(np.float32)
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _levels(samples: Singles, sample_rate_hz: float, first_s: float, taper: Singles, level_db: Doubles) -> None:
     half = len(taper) // 2
     for frame in range(len(level_db)):

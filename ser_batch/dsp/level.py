@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch.dsp.frames import KERNEL, Doubles, Indices, Singles
+from ser_batch.dsp.frames import Doubles, Indices, Singles
+from ser_batch.dsp.kernels import kernel
 
 __all__ = ["active_blocks", "bandwidth_hz", "block_levels", "noise_power"]
 
@@ -22,7 +22,7 @@ _BAND_BINS: Final = 8
 _SILENT_POWER: Final = 1e-13
 
 
-@numba.njit(**KERNEL)
+@kernel
 def block_levels(samples: Singles, mean: float, block_length: int, clipped_from: float) -> tuple[Doubles, Indices]:
     """Measure consecutive blocks; the last one may be shorter.
 

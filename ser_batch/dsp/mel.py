@@ -6,10 +6,10 @@ import functools
 import math
 from typing import Final, NamedTuple
 
-import numba
 import numpy as np
 
-from ser_batch.dsp.frames import KERNEL, Doubles, Indices, Singles
+from ser_batch.dsp.frames import Doubles, Indices, Singles
+from ser_batch.dsp.kernels import kernel
 from ser_batch.dsp.lanes import LANES, load, log2, splat, store, workspace
 from ser_batch.dsp.transform import BATCH_FRAMES, load_frames, power_of_pairs, transform, twiddles
 
@@ -118,7 +118,7 @@ def _mel_to_hz(mel: Doubles) -> Doubles:
 _BAND_MEL: Final = float(_hz_to_mel(np.array(HIGHEST_HZ))) / (N_MELS + 1)
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _mel_bands(
     samples: Singles, filters: MelFilters, factors: Doubles, buffers: tuple[Doubles, Doubles], bands: Singles
 ) -> None:
@@ -149,7 +149,7 @@ def _mel_bands(
                 bands[band, start + frame] = max(energy[frame], FLOOR_POWER)
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _to_db(values: Singles) -> None:
     """Replace powers by dB; the floor becomes -100 exactly. N_MELS is a multiple of LANES, so no rest is left."""
     floor = log2(splat(np.float32(FLOOR_POWER)))

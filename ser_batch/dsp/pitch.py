@@ -12,7 +12,6 @@ import math
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +25,6 @@ from ser_batch.dsp.autocorrelation import (
     normalise,
 )
 from ser_batch.dsp.frames import (
-    KERNEL,
     Doubles,
     Indices,
     Singles,
@@ -35,6 +33,7 @@ from ser_batch.dsp.frames import (
     frame_times,
     hann_taper,
 )
+from ser_batch.dsp.kernels import kernel
 from ser_batch.dsp.lanes import LANES, workspace
 from ser_batch.dsp.transform import BATCH_FRAMES
 
@@ -161,7 +160,7 @@ class _Candidates(NamedTuple):
     strength: Doubles
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _find_candidates(
     samples: Singles,
     levels: FrameLevels,
@@ -186,7 +185,7 @@ def _find_candidates(
                 candidates.number[frame] = _peaks(r, plan, candidates.frequency[frame], candidates.strength[frame])
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _peaks(r: Singles, plan: CorrelationPlan, frequency: Doubles, strength: Doubles) -> int:
     """Write the best peaks of `r` after the unvoiced candidate; return the number of candidates."""
     count = 1
@@ -212,7 +211,7 @@ def _peaks(r: Singles, plan: CorrelationPlan, frequency: Doubles, strength: Doub
     return count
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _best_path(candidates: _Candidates, intensity: Singles, costs: tuple[float, ...]) -> tuple[Doubles, Doubles]:
     """Choose one candidate per frame: the path of the highest sum of strengths less the costs of its jumps."""
     ceiling_hz, silence_threshold, voicing_threshold, octave_cost, jump_cost, voicing_cost = costs
@@ -251,7 +250,7 @@ def _best_path(candidates: _Candidates, intensity: Singles, costs: tuple[float, 
     return _follow(candidates, source, last, ceiling_hz)
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _follow(candidates: _Candidates, source: NDArray[np.int8], last: int, ceiling_hz: float) -> tuple[Doubles, Doubles]:
     """Read a path backwards from the candidate chosen in the last frame; return frequencies and strengths."""
     n_frames = len(source)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
-from ser_batch.dsp.frames import KERNEL, Doubles, Indices, Singles
+from ser_batch.dsp.frames import Doubles, Indices, Singles
+from ser_batch.dsp.kernels import kernel
 from ser_batch.dsp.lanes import LANES, larger, load, log2, splat, store
 
 __all__ = ["harmonic_levels", "spectral_balance"]
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _regression_db_per_khz(octaves: Singles, low_hz: float, high_hz: float, bin_hz: float) -> float:
     """Return the slope of a line through bins of a spectrum given as base-2 logarithms of power."""
     n, sum_x, sum_y, sum_xx, sum_xy = 0, 0.0, 0.0, 0.0, 0.0
@@ -32,7 +32,7 @@ def _regression_db_per_khz(octaves: Singles, low_hz: float, high_hz: float, bin_
     return 10.0 * math.log10(2.0) * (n * sum_xy - sum_x * sum_y) / spread if spread > 0.0 else math.nan
 
 
-@numba.njit(**KERNEL)
+@kernel
 def spectral_balance(power: Singles, rows: Indices, bin_hz: float) -> Doubles:
     """Describe the balance of power spectra.
 
@@ -81,7 +81,7 @@ def spectral_balance(power: Singles, rows: Indices, bin_hz: float) -> Doubles:
     return balance
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _harmonic_power(spectrum: Singles, frequency_hz: float, bin_hz: float) -> float:
     """Return the strongest bin within one bin of a harmonic."""
     middle = round(frequency_hz / bin_hz)
@@ -91,7 +91,7 @@ def _harmonic_power(spectrum: Singles, frequency_hz: float, bin_hz: float) -> fl
     return strongest
 
 
-@numba.njit(**KERNEL)
+@kernel
 def harmonic_levels(power: Singles, rows: Indices, bin_hz: float, f0_hz: Doubles, f1_hz: Doubles) -> Doubles:
     """Compare the levels of harmonics.
 

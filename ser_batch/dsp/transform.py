@@ -16,11 +16,11 @@ import functools
 import math
 from typing import Any, Final
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch.dsp.frames import KERNEL, Doubles, Floats, Indices
+from ser_batch.dsp.frames import Doubles, Floats, Indices
+from ser_batch.dsp.kernels import kernel
 from ser_batch.dsp.lanes import LANES, load, load_as, splat, store, transposed
 
 __all__ = [
@@ -50,7 +50,7 @@ def padded(taper: Doubles, dtype: type = np.float32) -> NDArray[Any]:
     return np.concatenate([taper, np.zeros(-len(taper) % LANES)]).astype(dtype)
 
 
-@numba.njit(**KERNEL)
+@kernel
 def load_frames(samples: Floats, starts: Indices, means: Floats, taper: Floats, batch: Floats) -> None:
     """Fill a batch with tapered frames.
 
@@ -132,7 +132,7 @@ def load_frames(samples: Floats, starts: Indices, means: Floats, taper: Floats, 
             store(batch, 2 * i + group, zero)
 
 
-@numba.njit(**KERNEL)
+@kernel
 def power_of_pairs(batch: Floats, n_bins: int, power: Floats) -> None:
     """Unpack the power spectra of a transformed batch.
 
@@ -157,7 +157,7 @@ def power_of_pairs(batch: Floats, n_bins: int, power: Floats) -> None:
         store(power, 2 * k + 1, quarter * (odd_real * odd_real + odd_imaginary * odd_imaginary))
 
 
-@numba.njit(**KERNEL)
+@kernel
 def mirror(batch: Floats, n_bins: int) -> None:
     """Make a batch symmetric: sample n - k becomes sample k for k = 1 to n_bins - 1."""
     n = batch.shape[0] // 2
@@ -166,7 +166,7 @@ def mirror(batch: Floats, n_bins: int) -> None:
         store(batch, 2 * (n - k) + 1, load(batch, 2 * k + 1))
 
 
-@numba.njit(**KERNEL)
+@kernel
 def unload_frames(batch: Floats, n_values: int, frames: Floats) -> None:
     """Write the first samples of the frames of a batch to rows.
 
@@ -198,7 +198,7 @@ def unload_frames(batch: Floats, n_values: int, frames: Floats) -> None:
                 store(flat, (LANES * group + i) * frames.shape[1] + j, block[i])
 
 
-@numba.njit(**KERNEL)
+@kernel
 def transform(batch: Floats, scratch: Floats, factors: Floats) -> tuple[Floats, Floats]:
     """Transform a batch; of real symmetric frames, this is also the inverse times n.
 
@@ -230,7 +230,7 @@ def transform(batch: Floats, scratch: Floats, factors: Floats) -> tuple[Floats, 
     return source, target
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _pass_of_4(source: Floats, target: Floats, factors: Floats, m: int) -> None:
     stride = source.shape[0] // (2 * 4 * m)
     apart, together = 2 * stride * m, 2 * stride
@@ -260,7 +260,7 @@ def _pass_of_4(source: Floats, target: Floats, factors: Floats, m: int) -> None:
             store(target, o + 3 * together + 1, t_re * sin_3 + t_im * cos_3)
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _pass_of_3(source: Floats, target: Floats, factors: Floats, m: int) -> None:
     stride = source.shape[0] // (2 * 3 * m)
     apart, together = 2 * stride * m, 2 * stride
@@ -287,7 +287,7 @@ def _pass_of_3(source: Floats, target: Floats, factors: Floats, m: int) -> None:
             store(target, o + 2 * together + 1, t_re * sin_2 + t_im * cos_2)
 
 
-@numba.njit(**KERNEL)
+@kernel
 def _pass_of_2(source: Floats, target: Floats, factors: Floats, m: int) -> None:
     stride = source.shape[0] // (2 * 2 * m)
     apart, together = 2 * stride * m, 2 * stride

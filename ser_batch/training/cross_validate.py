@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch.atomic import open_atomic
 from ser_batch.errors import DataError
 from ser_batch.records import Corpus, LabelledClip
 from ser_batch.training import metrics
@@ -171,9 +170,11 @@ _FIELDS = ("logits", "position", "share", "clips")
 
 
 def _save(path: Path, tested: _Tested) -> None:
+    partial = path.with_suffix(".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open_atomic(path) as file:
+    with partial.open("wb") as file:
         np.savez(file, categories=tested.categories, **{name: getattr(tested.scores, name) for name in _FIELDS})
+    partial.replace(path)
 
 
 def _load(path: Path, name: str) -> _Tested:

@@ -1,0 +1,78 @@
+"""The compiler settings that all kernels share, and a cache for them that cannot fail a clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+import numba
+from numba.core import caching
+
+from ser_batch.dsp.kernel_cache import kernel_folder
+
+__all__ = ["finite_kernel", "kernel"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Those licences of fast-math that keep NaN a NaN.
+_FASTMATH: Final = {"reassoc", "contract", "arcp", "nsz"}
+
+
+def kernel(function: F) -> F:
+    """Compile `function` when it is first called with some types, or load what an earlier process compiled."""
+    return _compiled(function, _FASTMATH)
+
+
+def finite_kernel(function: F) -> F:
+    """As `kernel`, for one that sees finite values only: its minima and maxima are then vectorised, too."""
+    return _compiled(function, {*_FASTMATH, "nnan", "ninf"})
+
+
+def _compiled(function: F, fastmath: set[str]) -> F:
+    # NUMBA_DISABLE_JIT would leave Python to do this, which lacks the vectors; numba cannot do without for some only.
+    config: Any = numba.config
+    config.DISABLE_JIT = 0
+    dispatcher: Any = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)(function)
+    dispatcher._cache = _KernelCache(function)  # as numba's `cache=True` does, which raises where it cannot write
+    return cast(F, dispatcher)
+
+
+class _Locator(caching._SourceFileBackedLocatorMixin, caching._CacheLocator):
+    """Keeps kernels where `kernel_folder` says."""
+
+    def __init__(self, function: Callable[..., Any], file: str) -> None:
+        self._py_file, self._lineno = file, function.__code__.co_firstlineno
+
+    @classmethod
+    def from_function(cls, function: Callable[..., Any], file: str) -> _Locator:
+        return cls(function, file)
+
+    def get_cache_path(self) -> str:
+        # Where nothing can be written, a cache that came with an image may still be read.
+        return str(kernel_folder() or Path(self._py_file).with_name("__pycache__"))
+
+
+class _Results(caching.CompileResultCacheImpl):
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._locator_classes = [_Locator]
+        super().__init__(function)
+
+
+class _KernelCache(caching.FunctionCache):
+    """A cache that is damaged, full or gone costs time, never a result."""
+
+    _impl_class = _Results
+
+    def load_overload(self, signature: Any, target: Any) -> Any:
+        try:
+            return super().load_overload(signature, target)
+        except Exception:  # what unpickling a damaged file raises, is anything
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, signature: Any, result: Any) -> None:
+        with suppress(OSError):
+            super().save_overload(signature, result)

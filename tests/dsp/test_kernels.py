@@ -1,0 +1,118 @@
+"""A cache of kernels that cannot be written or read costs time, never a result."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from repository import REPOSITORY
+
+from ser_batch.dsp.contour import means
+
+PROGRAM = """
+import sys
+import numpy as np
+from ser_batch.dsp.kernel_cache import kernel_folder
+from ser_batch.dsp.contour import means
+np.save(sys.argv[1], means(np.sin(np.arange(60.0)).reshape(20, 3)))
+hits = sum(means.stats.cache_hits.values())
+print(kernel_folder(), "loaded" if hits else "compiled")
+"""
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An installation that not even root can write kernels into: a file is where their folder would be."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(REPOSITORY / "ser_batch", folder / "ser_batch", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "ser_batch/dsp/__pycache__").write_bytes(b"")
+    return folder
+
+
+def compute(package: Path, tmp_path: Path, *wrapper: str, **environment: str) -> tuple[str, str]:
+    """Run a kernel in a fresh process; return where kernels are kept, and whether this one was compiled or loaded."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA_", "XDG_"))}
+    done = subprocess.run(
+        [*wrapper, sys.executable, "-c", PROGRAM, str(tmp_path / "means.npy")],
+        cwd=package,
+        env=kept | {"PYTHONPATH": str(package), "HOME": "/dev/null", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "means.npy"), means(np.sin(np.arange(60.0)).reshape(20, 3)))
+    folder, how = done.stdout.rsplit(maxsplit=1)
+    return folder, how
+
+
+def test_without_a_folder_that_can_be_written_kernels_are_compiled_all_the_same(package, tmp_path):
+    assert compute(package, tmp_path) == ("None", "compiled")
+
+
+def test_kernels_that_came_with_a_package_nobody_can_write_to_are_loaded(package, tmp_path):
+    """As in a container whose image was warmed up and is read-only."""
+    site = tmp_path / "site"
+    shutil.copytree(package, site)
+    folder = site / "ser_batch/dsp/__pycache__"
+    folder.unlink()
+    assert compute(site, tmp_path) == (str(folder), "compiled")
+    if not can_mount():
+        pytest.skip("needs a mount of its own")
+    assert compute(site, tmp_path, *mounted(folder, "bind,ro")) == ("None", "loaded")
+
+
+def test_the_home_is_taken_where_the_package_cannot_be_written(package, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    place = {"HOME": str(home), "XDG_CACHE_HOME": str(home / "caches")}
+    folder = str(home / "caches/ser-batch/kernels")
+    assert compute(package, tmp_path, **place) == (folder, "compiled")
+    assert compute(package, tmp_path, **place) == (folder, "loaded")
+
+
+def test_jit_that_is_switched_off_for_debugging_is_not_for_these(package, tmp_path):
+    assert compute(package, tmp_path, NUMBA_DISABLE_JIT="1")[1] == "compiled"
+
+
+def test_a_damaged_cache_is_compiled_again_and_healed(package, tmp_path):
+    place = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    compute(package, tmp_path, **place)
+    for suffix in ("nbi", "nbc"):
+        damaged = list((tmp_path / "cache").rglob(f"*.{suffix}"))
+        assert damaged
+        for path in damaged:
+            path.write_bytes(path.read_bytes()[:20])
+        assert compute(package, tmp_path, **place)[1] == "compiled"
+        assert compute(package, tmp_path, **place)[1] == "loaded"
+
+
+def test_a_disk_without_room_for_kernels_is_passed_over_or_survived(package, tmp_path):
+    if not can_mount():
+        pytest.skip("needs a mount of its own")
+    place = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    (tmp_path / "cache").mkdir()
+    small = compute(package, tmp_path, *mounted(tmp_path / "cache", "size=1m"), **place)
+    assert small == ("None", "compiled")
+    # Room, as far as anybody can see, but no file can be made any more: as with a quota.
+    no_inodes = compute(package, tmp_path, *mounted(tmp_path / "cache", "size=64m,nr_inodes=2"), **place)
+    assert no_inodes == (str(tmp_path / "cache/ser-batch"), "compiled")
+
+
+def can_mount() -> bool:
+    return subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0
+
+
+def mounted(folder: Path, options: str) -> tuple[str, ...]:
+    """A command in front of a command: for it alone, `folder` is a mount of its own."""
+    kind = f"--bind {folder}" if "bind" in options else "-t tmpfs none"
+    remount = f"mount -o remount,{options} {folder} &&" if "bind" in options else ""
+    options = "bind" if "bind" in options else options
+    return ("unshare", "-rm", "sh", "-c", f'mount -o {options} {kind} {folder} && {remount} exec "$@"', "sh")
