@@ -5,13 +5,20 @@ A reader sees the old file or the new one. A writer that dies leaves at most a h
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["flush_folder", "open_atomic", "write_atomic"]
+__all__ = ["NO_FOLLOW", "flush_folder", "open_atomic", "open_new", "write_atomic"]
+
+#: For `os.open`: a link by that name, which may lead anywhere, is an error. 0 on systems that do not know it.
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+
+#: What file systems answer that have no way to flush a folder, or a folder that may be written but not read.
+_CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES)
 
 
 @contextmanager
@@ -32,12 +39,8 @@ def open_atomic(path: Path, flush: bool = True) -> Iterator[BinaryIO]:
     # As long as a name may be, there is room for the ending.
     name = path.name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")
     staged = path.with_name(f".{name}.{os.getpid()}.tmp")
-    # Of an earlier process of this number. A link that somebody has put there is removed, not followed.
-    with suppress(FileNotFoundError):
-        staged.unlink()
-    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
-        with open(descriptor, "wb") as stream:  # noqa: PTH123 - of a descriptor
+        with open_new(staged) as stream:
             yield stream
             stream.flush()
             if flush:
@@ -51,6 +54,13 @@ def open_atomic(path: Path, flush: bool = True) -> Iterator[BinaryIO]:
         flush_folder(path.parent)
 
 
+def open_new(path: Path) -> BinaryIO:
+    """Create a file for writing. What an earlier process left by that name is removed; a link is not followed."""
+    with suppress(FileNotFoundError):
+        path.unlink()
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666), "wb")  # noqa: PTH123
+
+
 def write_atomic(path: Path, data: bytes | memoryview | str, flush: bool = True) -> None:
     """Put `data` in the place of the file at `path`; text as UTF-8, surrogates escaped. See `open_atomic`."""
     with open_atomic(path, flush) as stream:
@@ -58,10 +68,19 @@ def write_atomic(path: Path, data: bytes | memoryview | str, flush: bool = True)
 
 
 def flush_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on disk; a file system that cannot flush folders is let be."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Wait until the names in a folder are on disk; a file system that cannot flush folders is let be.
+
+    Raises
+    ------
+    OSError
+        The disk is broken.
+    """
     try:
-        with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
             os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_FLUSH:
+            raise

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ser_batch import hooks
 from ser_batch.config import Config
 from ser_batch.errors import ConfigError, NothingToDoError
 from ser_batch.interrupt import Interruptions
-from ser_batch.plugins import PluginRecipe, attributed_results
+from ser_batch.plugins import PluginRecipe
 from ser_batch.run.manifest import Ingredients, gather
 from ser_batch.run.steps import reached
 from ser_batch.run.summary import RunSummary
@@ -60,7 +61,8 @@ def scan(
     mode : str
         One of `MODES`.
     metadata : path, optional
-        A table about the files (CSV or Parquet), joined to the results wherever they are read.
+        A table about the files (CSV, Parquet, Excel), joined to the results wherever they are read, and checked before
+        anything is computed; `ser_batch.tables.match.match_rows` says how its rows may name the files.
     progress : Progress, optional
         Is told how the scan goes.
     report : bool
@@ -76,12 +78,15 @@ def scan(
         No audio file was found.
     InputError, ConfigError, PluginError, ModelError
         An input, a setting, a plugin or the model cannot be used.
+    DataError
+        The table about the files is no table, or its rows match no file or contradict each other.
     RunError
         The folder holds something else, is in use, was made with other settings, or cannot be written.
     KeyboardInterrupt
         Ctrl-C or SIGTERM. What was committed stays, and the same call goes on from there.
     """
-    from ser_batch.run.open import open_run  # noqa: PLC0415 - loads pyarrow
+    from ser_batch.run.metadata import read_file_table  # noqa: PLC0415 - loads pyarrow
+    from ser_batch.run.open import open_run  # noqa: PLC0415
 
     begin = time.monotonic()
     if mode not in MODES:
@@ -91,19 +96,20 @@ def scan(
     config, plugins, progress = config or Config(), plugins or PluginRecipe(), progress or Progress()
     with Interruptions() as interruptions:
         manager = plugins.build()
-        for _ in attributed_results(manager, "validate_config", config=config):
-            pass
+        hooks.validate_config(manager, config)
         found = find_audio(inputs, config)
+        about = read_file_table(metadata, found) if metadata is not None else None
         ingredients = gather(manager, plugins, config)
         with open_run(Path(run_dir), ingredients, found, mode, interruptions) as run:
-            for notice in [*(f"Cannot list {folder}" for folder in found.unreadable), *run.notices]:
+            unlisted = (f"Cannot list {folder}" for folder in found.unreadable)
+            for notice in [*unlisted, *run.notices, *(about.notices if about else ())]:
                 progress.say(notice)
-            if run.is_complete and metadata is None:
+            if run.is_complete and about is None:
                 if report and not (run.run_dir / "report.html").exists():
                     _build_report(run.run_dir, plugins, progress)
                 return run.summary(n_processed=0)
             classifier, device = _choose_device(config, manager, progress) if run.plan.n_files else (None, None)
-            run.begin(manager, inputs, metadata, device)
+            run.begin(manager, inputs, about, device)
             if not run.plan.is_empty:
                 _process(run, ingredients, classifier, manager, progress)
             run.complete(time.monotonic() - begin)

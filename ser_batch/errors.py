@@ -37,7 +37,7 @@ class ExitCode(IntEnum):
     MODEL = 6
     #: A run folder cannot be written, continued or read.
     RUN = 7
-    #: Labels, speakers or folds of training data are not usable.
+    #: Labels, speakers or folds of training data, or a table about the files, are not usable.
     DATA = 8
     #: Ctrl-C or SIGTERM; what was committed stays and the same command goes on.
     INTERRUPTED = 130
@@ -86,6 +86,6 @@ class RunError(SerBatchError):
 
 
 class DataError(SerBatchError):
-    """Training or evaluation data cannot be used as they are."""
+    """Training or evaluation data, or a table about the files, cannot be used as they are."""
 
     exit_code = ExitCode.DATA

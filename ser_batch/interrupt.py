@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Interruptions"]
+__all__ = ["Interrupted", "Interruptions"]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, and not a KeyboardInterrupt that somebody's code raised."""
 
 
 class Interruptions:
@@ -36,7 +40,7 @@ class Interruptions:
         if self._deferring:
             self._pending = True
         else:
-            raise KeyboardInterrupt
+            raise Interrupted
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -48,4 +52,4 @@ class Interruptions:
             self._deferring = False
         if self._pending:
             self._pending = False
-            raise KeyboardInterrupt
+            raise Interrupted

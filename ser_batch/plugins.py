@@ -1,4 +1,7 @@
-"""Builds plugin managers: in the parent and, from the same picklable recipe, in every worker."""
+"""Builds plugin managers: in the parent and, from the same picklable recipe, in every worker.
+
+Code of plugins runs inside `blamed`, here and wherever else it is called: what it raises names its plugin.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +10,33 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import signal
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pluggy
 
 from ser_batch import hookspecs
 from ser_batch._version import __version__
-from ser_batch.errors import PluginError
+from ser_batch.errors import PluginError, SerBatchError
 from ser_batch.hookspecs import ENTRY_POINT_GROUP
-from ser_batch.records import Extractor, FeatureBlock, FeatureSpec
-
-if TYPE_CHECKING:
-    from ser_batch.config import Config
+from ser_batch.interrupt import Interrupted
+from ser_batch.records import Extractor, FeatureSpec
+from ser_batch.text import message_of
 
 __all__ = [
     "BUILT_IN",
     "ENTRY_POINT_GROUP",
     "PluginInfo",
     "PluginRecipe",
-    "attributed_results",
-    "check_block",
-    "check_spec",
-    "collect_extractors",
+    "blamed",
     "describe_plugins",
     "hook_names",
 ]
@@ -51,6 +51,41 @@ BUILT_IN = {
     "ser_batch.classifier": "ser_batch.classifier.loader",
     "ser_batch.corpora": "ser_batch.corpora.builtin",
 }
+
+
+@contextmanager
+def blamed(subject: str, cure: str = "", passing: type[Exception] = SerBatchError) -> Iterator[None]:
+    """Run code of a plugin: whatever it raises becomes a `PluginError`, ``sys.exit()`` included.
+
+    Parameters
+    ----------
+    subject : str
+        Begins the message: the plugin, and what it was doing.
+    cure : str
+        Ends it.
+    passing : type of exception
+        Goes through as it is; by default errors that were raised on purpose, with a message of their own.
+
+    Raises
+    ------
+    PluginError
+        With `subject`, and type and message of what was raised.
+    KeyboardInterrupt
+        Ctrl-C or SIGTERM, which are nobody's fault.
+    """
+    try:
+        yield
+    except (passing, GeneratorExit):
+        raise
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and _is_real(error):
+            raise
+        raise PluginError(f"{subject}: {type(error).__name__}: {message_of(error)}{cure}") from error
+
+
+def _is_real(error: KeyboardInterrupt) -> bool:
+    """Whether an interrupt may come from outside; a scan's own handlers mark theirs, and workers ignore Ctrl-C."""
+    return isinstance(error, Interrupted) or signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +159,16 @@ def _load_file(path: Path) -> ModuleType:
 def _register(manager: pluggy.PluginManager, name: str, load: Callable[[], Any]) -> None:
     if manager.has_plugin(name):
         raise PluginError(f"Two plugins are called {name!r}; rename one, or leave one out.")
+    cure = ". Mend it, uninstall it, or leave it out with SER_BATCH_PLUGINS."
+    with blamed(f"Plugin {name!r} could not be loaded", cure, passing=PluginError):
+        plugin = load()
     try:
-        manager.register(load(), name=name)
-    except PluginError:
-        raise
+        manager.register(plugin, name=name)
     except pluggy.PluginValidationError as error:
         raise PluginError(f"Plugin {name!r} does not fit a hook: {error}") from error
-    except Exception as error:
-        raise PluginError(
-            f"Plugin {name!r} could not be loaded: {type(error).__name__}: {error}. "
-            f"Mend it, uninstall it, or leave it out with SER_BATCH_PLUGINS."
-        ) from error
+    for caller in manager.get_hookcallers(plugin) or ():
+        if any(item.plugin is plugin and (item.wrapper or item.hookwrapper) for item in caller.get_hookimpls()):
+            raise PluginError(f"Plugin {name!r} implements {caller.name} as a wrapper; make it a plain function.")
 
 
 def hook_names() -> tuple[str, ...]:
@@ -153,58 +187,6 @@ def _check_hooks_exist(manager: pluggy.PluginManager) -> None:
         raise PluginError(f"Plugin {plugin!r} implements a hook {hook!r} that does not exist.{hint}") from error
 
 
-def attributed_results(manager: pluggy.PluginManager, hook: str, **arguments: Any) -> Iterator[tuple[str, Any]]:
-    """Call `hook` plugin by plugin, in the order of their names, yielding (plugin name, result).
-
-    Raises
-    ------
-    PluginError
-        An implementation raised; the message names its plugin. Errors of `ser_batch.errors` pass as they are.
-    """
-    caller = getattr(manager.hook, hook)
-    for implementation in sorted(caller.get_hookimpls(), key=lambda item: item.plugin_name):
-        accepted = {name: arguments[name] for name in implementation.argnames}
-        try:
-            result = implementation.function(**accepted)
-        except Exception as error:
-            if type(error).__module__ == "ser_batch.errors":
-                raise
-            raise PluginError(
-                f"Plugin {implementation.plugin_name!r} failed in {hook}: {type(error).__name__}: {error}"
-            ) from error
-        yield implementation.plugin_name, result
-
-
-def collect_extractors(manager: pluggy.PluginManager, config: Config) -> dict[str, tuple[str, Extractor]]:
-    """Return all extractors on offer: name -> (plugin name, extractor), sorted by name.
-
-    Raises
-    ------
-    PluginError
-        A plugin returned something else than extractors, or took a name or a column that is taken.
-    """
-    found: dict[str, tuple[str, Extractor]] = {}
-    columns: dict[str, str] = {}
-    for plugin, extractors in attributed_results(manager, "register_extractors", config=config):
-        if not isinstance(extractors, Sequence | None):
-            raise PluginError(
-                f"Plugin {plugin!r}: register_extractors must return a list of extractors, not {extractors!r}."
-            )
-        for extractor in extractors or ():
-            spec = check_spec(plugin, extractor)
-            if spec.extractor in found:
-                raise PluginError(
-                    f"Plugin {plugin!r} offers an extractor named {spec.extractor!r}, which plugin "
-                    f"{found[spec.extractor][0]!r} already offers. Give it another name."
-                )
-            for column in spec.columns:
-                if column in columns:
-                    raise PluginError(f"Plugin {plugin!r} redefines column {column!r} of plugin {columns[column]!r}.")
-                columns[column] = plugin
-            found[spec.extractor] = (plugin, extractor)
-    return dict(sorted(found.items()))
-
-
 @dataclass(frozen=True, slots=True)
 class PluginInfo:
     """What is known of one loaded plugin."""
@@ -220,16 +202,16 @@ class PluginInfo:
     extractors: tuple[FeatureSpec, ...]
 
 
-def describe_plugins(manager: pluggy.PluginManager, config: Config) -> list[PluginInfo]:
+def describe_plugins(manager: pluggy.PluginManager, offered: Mapping[str, tuple[str, Extractor]]) -> list[PluginInfo]:
     """Return what each plugin of `manager` is, where it comes from and what it offers, sorted by name.
 
-    Raises
-    ------
-    PluginError
-        An extractor breaks its contract (see `collect_extractors`).
+    Parameters
+    ----------
+    manager : pluggy.PluginManager
+    offered : mapping
+        As `ser_batch.hooks.register_extractors` returns it: name -> (plugin, extractor).
     """
     points = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
-    offered = collect_extractors(manager, config)
     found = []
     for name, plugin in sorted(manager.list_name_plugin()):
         package, version = str(getattr(plugin, "__file__", None) or "?"), ""
@@ -242,72 +224,3 @@ def describe_plugins(manager: pluggy.PluginManager, config: Config) -> list[Plug
         specs = tuple(extractor.spec for owner, extractor in offered.values() if owner == name)
         found.append(PluginInfo(name, package, version, hooks, specs))
     return found
-
-
-def check_spec(plugin: str, extractor: object) -> FeatureSpec:
-    """Return the spec of `extractor` if it is an extractor whose name, version and columns are well formed.
-
-    Raises
-    ------
-    PluginError
-        It is not; the message names the plugin and says what was expected.
-    """
-    spec = getattr(extractor, "spec", None)
-    if not isinstance(spec, FeatureSpec) or not callable(getattr(extractor, "extract", None)):
-        raise PluginError(
-            f"Plugin {plugin!r} registered {extractor!r}, which is not an extractor: an instance with a `spec` "
-            f"(FeatureSpec) and a method `extract(clip, windows_s)`."
-        )
-    where = f"Plugin {plugin!r}: extractor {spec.extractor!r}"
-    if not spec.extractor.isidentifier() or "__" in spec.extractor:
-        raise PluginError(f"{where}: the name must be a Python identifier without a double underscore.")
-    if not isinstance(spec.version, int) or spec.version < 1:
-        raise PluginError(f"{where}: version must be a whole number from 1, not {spec.version!r}.")
-    for scalar in spec.scalars:
-        if len(scalar) != 2 or not f"{scalar[0]}_{scalar[1]}".isidentifier():
-            raise PluginError(f'{where}: scalars must be pairs (name, unit) such as ("f0_mean", "hz"), not {scalar!r}.')
-    twice = sorted({column for column in spec.columns if spec.columns.count(column) > 1})
-    if twice:
-        raise PluginError(f"{where} declares column {twice[0]!r} twice.")
-    return spec
-
-
-def check_block(plugin: str, spec: FeatureSpec, block: object, n_windows: int) -> FeatureBlock:
-    """Return `block` if it keeps the promise of `spec`: shapes, float32, and NaN (never infinity) for undefined.
-
-    Raises
-    ------
-    PluginError
-        It does not; the message names plugin, extractor and column, and what was expected.
-    """
-    where = f"Plugin {plugin!r}: extractor {spec.extractor!r}"
-    if not isinstance(block, FeatureBlock):
-        raise PluginError(f"{where} must return a FeatureBlock, not {type(block).__name__}.")
-    if block.extractor != spec.extractor:
-        raise PluginError(f"{where} returned a block named {block.extractor!r}; name it after the extractor.")
-    n_scalars = len(spec.scalars)
-    _check_array(where, "scalars", block.scalars, (n_windows, n_scalars))
-    _check_array(where, "clip_scalars", block.clip_scalars, (n_scalars,))
-    infinite = np.isinf(np.vstack([block.scalars, block.clip_scalars])).any(axis=0)
-    if infinite.any():
-        column = spec.columns[int(np.argmax(infinite))]
-        raise PluginError(f"{where} gave infinity in column {column!r}; use NaN where a number is undefined.")
-    if spec.tensor_shape is None:
-        if block.tensor is not None:
-            raise PluginError(f"{where} returned a tensor, but its spec declares none (tensor_shape=None).")
-        return block
-    if block.tensor is None:
-        raise PluginError(f"{where} returned no tensor, but its spec declares one of shape {spec.tensor_shape}.")
-    _check_array(where, "tensor", block.tensor, (n_windows, *spec.tensor_shape))
-    if np.isinf(block.tensor).any():
-        raise PluginError(f"{where} gave infinity in its tensor; limit it, or use NaN where a number is undefined.")
-    return block
-
-
-def _check_array(where: str, name: str, value: object, shape: tuple[int, ...]) -> None:
-    if not isinstance(value, np.ndarray):
-        raise PluginError(f"{where}: {name} must be a numpy array, not {type(value).__name__}.")
-    if value.dtype != np.float32 or value.shape != shape:
-        raise PluginError(
-            f"{where}: {name} must be float32 of shape {shape}, not {value.dtype} of shape {value.shape}."
-        )

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ser_batch import hooks
 from ser_batch.classifier.device import open_classifier
 from ser_batch.config import Config
 from ser_batch.errors import InputError
 from ser_batch.hookspecs import hookimpl
-from ser_batch.plugins import PluginRecipe, collect_extractors
+from ser_batch.plugins import PluginRecipe
 from ser_batch.records import Clip, ClipOutcome, ClipRef, Status
 from ser_batch.stages.analyse import analyse_clip, select_extractors
 from ser_batch.text import printable
@@ -106,13 +107,13 @@ class EmotionPredictor:
         self._manager = plugins.build()
         self._arrays = _Arrays()
         self._manager.register(self._arrays)
-        self._manager.hook.validate_config(config=self._config)
+        hooks.validate_config(self._manager, self._config)
         self.classifier: Classifier
         self.device: DeviceChoice
         self.classifier, self.device = open_classifier(self._manager, model, device)
         if self.device.note:
             _log.warning("%s", self.device.note)
-        offered = collect_extractors(self._manager, self._config)
+        offered = hooks.register_extractors(self._manager, self._config)
         self._extractors = select_extractors(offered, (), self.classifier.needs)
 
     @property

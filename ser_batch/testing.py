@@ -31,10 +31,12 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from ser_batch import hooks
 from ser_batch.config import Config
+from ser_batch.contracts import check_block, check_spec
 from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.errors import PluginError
-from ser_batch.plugins import PluginRecipe, check_block, check_spec, collect_extractors
+from ser_batch.plugins import PluginRecipe
 from ser_batch.records import Clip, Extractor, FeatureBlock, FeatureSpec
 from ser_batch.windows import plan_windows
 
@@ -334,7 +336,7 @@ def _answer(job: Path, answer: Path) -> None:
     """Do the worker's half of `_Kit.check_worker`."""
     source, name, config, samples = pickle.loads(job.read_bytes())
     if isinstance(source, PluginRecipe):
-        _, source = collect_extractors(source.build(), config)[name]
+        _, source = hooks.register_extractors(source.build(), config)[name]
     kit = _Kit(source, config, name)
     answer.write_bytes(pickle.dumps(kit.extract(samples)))
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["printable"]
+__all__ = ["message_of", "printable"]
+
+#: Longest message of an exception that is kept; libraries and plugins may raise whole documents.
+_MESSAGE_CHARACTERS = 500
 
 
 def printable(text: str | os.PathLike[str]) -> str:
@@ -17,6 +20,18 @@ def printable(text: str | os.PathLike[str]) -> str:
     if shown.isprintable():
         return shown
     return "".join(letter if letter.isprintable() else _escaped(letter) for letter in shown)
+
+
+def message_of(error: BaseException, note: str = "") -> str:
+    """Return what an exception says, its type where it says nothing, with `note` behind it; at most 500 characters."""
+    try:
+        text = str(error)
+    except Exception:  # the text of an exception of a plugin is code of a plugin
+        text = ""
+    text = text or type(error).__name__
+    if note:
+        text = f"{text}; {note}"
+    return text if len(text) <= _MESSAGE_CHARACTERS else f"{text[: _MESSAGE_CHARACTERS - 1]}…"
 
 
 def _escaped(letter: str) -> str:

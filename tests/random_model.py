@@ -14,7 +14,8 @@ from ser_batch.classifier.checks import weight_shapes
 from ser_batch.classifier.dense import DENSE_FEATURES
 from ser_batch.classifier.network_config import NetworkConfig
 from ser_batch.config import Config
-from ser_batch.plugins import PluginRecipe, collect_extractors
+from ser_batch.hooks import register_extractors
+from ser_batch.plugins import PluginRecipe
 from ser_batch.records import FeatureBlock, FeatureSpec
 
 LABELS = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
@@ -107,7 +108,7 @@ def random_blocks(n_windows: int, seed: int = 0) -> dict[str, FeatureBlock]:
 
 def store_random_model(path: Path, seed: int = 0, **fields: Any) -> Path:
     """Write a model that fits the built-in extractors, so that audio can be run through it."""
-    offered = collect_extractors(PluginRecipe(entry_points=()).build(), Config())
+    offered = register_extractors(PluginRecipe(entry_points=()).build(), Config())
     specs = [offered[name][1].spec for name in ("mel", "prosodic", "quality", "voice_quality")]
     save(path, random_checkpoint(seed, specs=specs, features=DENSE_FEATURES, **fields))
     return path

@@ -16,7 +16,9 @@ import pytest
 from repository import REPOSITORY
 
 from ser_batch.config import Config
-from ser_batch.plugins import PluginRecipe, check_block, collect_extractors
+from ser_batch.contracts import check_block
+from ser_batch.hooks import register_extractors
+from ser_batch.plugins import PluginRecipe
 from ser_batch.records import Clip
 from ser_batch.testing import check_extractor, check_signals
 from ser_batch.windows import plan_windows
@@ -32,7 +34,7 @@ PACKAGES = {
 @pytest.mark.parametrize("name", ["mel", "prosodic", "voice_quality", "quality"])
 def test_the_built_in_extractors_keep_the_contract(name: str) -> None:
     recipe = PluginRecipe(entry_points=())
-    plugin, extractor = collect_extractors(recipe.build(), Config())[name]
+    plugin, extractor = register_extractors(recipe.build(), Config())[name]
     report = check_extractor(extractor, plugin=plugin, recipe=recipe, in_worker=name == "voice_quality")
     assert report.ok, str(report)
 
@@ -41,7 +43,7 @@ def test_the_built_in_extractors_keep_the_contract(name: str) -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_the_built_in_extractors_survive_samples_that_are_no_numbers(name: str, bad: float) -> None:
     # The reader replaces them, but other plugins may read too.
-    plugin, extractor = collect_extractors(PluginRecipe(entry_points=()).build(), Config())[name]
+    plugin, extractor = register_extractors(PluginRecipe(entry_points=()).build(), Config())[name]
     samples = check_signals()["voice"]
     samples[20_000:20_100] = bad
     windows_s = plan_windows(len(samples) / 22_050)

@@ -21,7 +21,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 HOMES = {
     "torch": ("classifier/network.py", "classifier/torch_*.py", "training/"),
     "joblib": ("stages/pool.py",),
-    "pyarrow": ("run/", "export/", "report/"),
+    "pyarrow": ("tables/", "run/", "export/", "report/"),
     "click": ("cli/",),
     "onnxruntime": ("classifier/",),
     "onnx": ("classifier/",),

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import click
 import numpy as np
+import pluggy
 import pytest
 
 from ser_batch.config import Config
+from ser_batch.contracts import check_block
 from ser_batch.errors import ConfigError, ExitCode, PluginError
-from ser_batch.plugins import (
-    PluginRecipe,
-    attributed_results,
-    check_block,
-    collect_extractors,
-    describe_plugins,
+from ser_batch.hooks import (
+    clip_finished,
+    load_classifier,
+    read_clip,
+    register_commands,
+    register_corpora,
+    register_extractors,
+    report_sections,
+    validate_config,
 )
-from ser_batch.records import FeatureBlock, FeatureSpec
+from ser_batch.interrupt import Interruptions
+from ser_batch.plugins import PluginRecipe, describe_plugins
+from ser_batch.records import ClipOutcome, ClipRef, FeatureBlock, FeatureSpec, Status
 
 GOOD = """
 import numpy as np
@@ -77,7 +85,7 @@ def build(*files: str) -> PluginRecipe:
 
 def test_a_file_is_a_plugin_and_a_recipe_travels(write: Write) -> None:
     recipe = build(write("mine.py", scalars=(("level", "db"), ("rate", ""))))
-    offered = collect_extractors(pickle.loads(pickle.dumps(recipe)).build(), Config())
+    offered = register_extractors(pickle.loads(pickle.dumps(recipe)).build(), Config())
     assert list(offered) == ["mine"]
     plugin, extractor = offered["mine"]
     assert plugin == "mine.py"
@@ -88,7 +96,8 @@ def test_an_installed_package_is_found_described_and_left_out_on_demand(
     install: Callable[[str, str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("ser-batch-zebra", "zebra_module", GOOD.format(name="zebra", version=3, scalars=(("stripes", ""),)))
-    (info,) = describe_plugins(PluginRecipe(built_in=(), entry_points=("ser-batch-zebra",)).build(), Config())
+    manager = PluginRecipe(built_in=(), entry_points=("ser-batch-zebra",)).build()
+    (info,) = describe_plugins(manager, register_extractors(manager, Config()))
     assert (info.name, info.package, info.version) == ("ser-batch-zebra", "ser-batch-zebra", "2.5")
     assert info.hooks == ("register_extractors",)
     assert [(spec.extractor, spec.version, spec.columns) for spec in info.extractors] == [
@@ -105,11 +114,22 @@ def test_an_installed_package_is_found_described_and_left_out_on_demand(
 
 
 def test_calls_follow_names_not_the_order_of_loading(write: Write) -> None:
-    paths = [write(f"{name}.py", name=name) for name in ("b", "a", "c")]
+    paths = [write(f"{name}.py", failing("clip_finished", "raise ValueError")) for name in ("b", "a", "c")]
     for order in (paths, paths[::-1]):
-        manager = build(*order).build()
-        names = [plugin for plugin, _ in attributed_results(manager, "register_extractors", config=Config())]
-        assert names == ["a.py", "b.py", "c.py"]
+        failures = clip_finished(build(*order).build(), [ClipOutcome(ClipRef("x", "x", 1, 1), Status.OK)])
+        assert [plugin for plugin, _ in failures] == ["a.py", "b.py", "c.py"]
+
+
+def test_where_the_first_answer_wins_the_order_is_pluggys(write: Write) -> None:
+    answer = "@hookimpl{}\ndef read_clip(ref):\n    return iter([{!r}])\n"
+    paths = [
+        write(f"{name}.py", f"from ser_batch import hookimpl\n{answer.format(mark, name)}")
+        for name, mark in (("b", "(tryfirst=True)"), ("a", ""), ("d", ""), ("c", "(trylast=True)"))
+    ]
+    for n_left, winner in ((4, "b"), (3, "d"), (2, "a"), (1, "c")):
+        left = [path for path in paths if Path(path).stem in sorted("badc", key="cadb".index)[:n_left]]
+        (piece,) = read_clip(build(*left).build(), ClipRef("x", "x", 1, 1), 22_050, 60.0, 0.0)
+        assert piece == winner
 
 
 def test_the_same_file_twice_is_one_plugin(write: Write) -> None:
@@ -122,6 +142,11 @@ def test_the_same_file_twice_is_one_plugin(write: Write) -> None:
     [
         ("import no_such_library", r"'bad\.py' could not be loaded: ModuleNotFoundError: .*no_such_library"),
         ("def f(:", r"'bad\.py' could not be loaded: SyntaxError"),
+        ("raise SystemExit(0)", r"'bad\.py' could not be loaded: SystemExit: 0\."),
+        (
+            "from ser_batch import hookimpl\n@hookimpl(wrapper=True)\ndef register_corpora(): return (yield)",
+            r"'bad\.py' implements register_corpora as a wrapper",
+        ),
         (
             "from ser_batch import hookimpl\n@hookimpl\ndef register_extractor(config): return []",
             r"'bad\.py' implements a hook 'register_extractor' that .* Did you mean 'register_extractors'",
@@ -165,7 +190,71 @@ def test_files_that_are_no_plugins_are_named(write: Write, tmp_path: Path) -> No
 def test_a_hook_that_fails_is_named(write: Write, body: str, message: str) -> None:
     code = f"from ser_batch import hookimpl\n@hookimpl\ndef register_extractors(config):\n    {body}\n"
     with pytest.raises(PluginError, match=message):
-        collect_extractors(build(write("bad.py", code)).build(), Config())
+        register_extractors(build(write("bad.py", code)).build(), Config())
+
+
+def failing(hook: str, body: str) -> str:
+    return f"from ser_batch import hookimpl\n@hookimpl\ndef {hook}():\n    {body}\n"
+
+
+CALLS: dict[str, Callable[[pluggy.PluginManager], object]] = {
+    "register_extractors": lambda manager: register_extractors(manager, Config()),
+    "load_classifier": lambda manager: load_classifier(manager, "mine", "cpu"),
+    "register_corpora": register_corpora,
+    "register_commands": lambda manager: register_commands(manager, click.Group()),
+    "validate_config": lambda manager: validate_config(manager, Config()),
+    "report_sections": lambda manager: _raised(report_sections(manager, Path())),
+    "clip_finished": lambda manager: _raised(clip_finished(manager, [ClipOutcome(ClipRef("", "", 0, 0), Status.OK)])),
+}
+
+
+def _raised(answers: Iterable[tuple[str, object]]) -> None:
+    ((_, error),) = answers
+    assert isinstance(error, PluginError)
+    raise error
+
+
+@pytest.mark.parametrize("hook", CALLS)
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise ValueError('no licence file')", "ValueError: no licence file"),
+        ("raise SystemExit(0)", "SystemExit: 0"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt: KeyboardInterrupt"),
+        ("raise type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})", "Odd: Odd"),
+    ],
+)
+def test_whatever_a_hook_raises_names_its_plugin(write: Write, hook: str, body: str, message: str) -> None:
+    manager = build(write("bad.py", failing(hook, body))).build()
+    with Interruptions(), pytest.raises(PluginError) as caught:
+        CALLS[hook](manager)
+    assert str(caught.value) == f"Plugin 'bad.py' failed in {hook}: {message}"
+
+
+def test_an_interrupt_from_outside_is_no_fault_of_a_plugin(write: Write) -> None:
+    body = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
+    manager = build(write("innocent.py", failing("validate_config", body))).build()
+    with Interruptions(), pytest.raises(KeyboardInterrupt):
+        validate_config(manager, Config())
+
+
+def test_readers_say_in_their_own_words_why_a_file_is_broken_but_cannot_leave(write: Write) -> None:
+    for body, error in (("raise OSError('torn')", OSError), ("raise SystemExit(0)", PluginError)):
+        with pytest.raises(error, match=r"torn|'bad\.py' failed in read_clip: SystemExit: 0"):
+            read_clip(
+                build(write("bad.py", failing("read_clip", body))).build(), ClipRef("", "", 0, 0), 8000, 60.0, 0.0
+            )
+
+
+def test_the_reader_of_a_corpus_is_named_when_it_is_used(write: Write) -> None:
+    corpus = "Corpus('zoo', '', '', '', '', read=lambda folder: 1 / 0, looks_like=lambda *_: 1 / 0)"
+    code = failing("register_corpora", f"from ser_batch.records import Corpus; return [{corpus}]")
+    (found,) = register_corpora(build(write("bad.py", code)).build())
+    for use in (lambda: found.read(Path("here")), lambda: found.looks_like(Path("here"), [])):
+        with pytest.raises(PluginError, match=r"'bad\.py': corpus 'zoo' failed on here: ZeroDivisionError"):
+            use()
+    with pytest.raises(PluginError, match=r"'b\.py' offers a corpus named 'zoo', which plugin 'a\.py' already"):
+        register_corpora(build(write("a.py", code), write("b.py", code)).build())
 
 
 def test_errors_with_a_cure_pass_through_a_hook_as_they_are(write: Write) -> None:
@@ -174,7 +263,7 @@ def test_errors_with_a_cure_pass_through_a_hook_as_they_are(write: Write) -> Non
         "@hookimpl\ndef validate_config(config):\n    raise ConfigError('set audio.window_s to 3')\n"
     )
     with pytest.raises(ConfigError, match=r"^set audio\.window_s to 3$"):
-        list(attributed_results(build(write("strict.py", code)).build(), "validate_config", config=Config()))
+        validate_config(build(write("strict.py", code)).build(), Config())
 
 
 @pytest.mark.parametrize(
@@ -190,16 +279,16 @@ def test_errors_with_a_cure_pass_through_a_hook_as_they_are(write: Write) -> Non
 )
 def test_a_spec_that_is_wrong_is_explained(write: Write, declared: dict[str, object], message: str) -> None:
     with pytest.raises(PluginError, match=message):
-        collect_extractors(build(write("bad.py", **declared)).build(), Config())
+        register_extractors(build(write("bad.py", **declared)).build(), Config())
 
 
 def test_names_and_columns_have_one_owner(write: Write) -> None:
     with pytest.raises(PluginError, match=r"'b\.py' offers an extractor named 'mine', which plugin 'a\.py' already"):
-        collect_extractors(build(write("a.py"), write("b.py")).build(), Config())
+        register_extractors(build(write("a.py"), write("b.py")).build(), Config())
     first = write("a.py", name="tone_", scalars=(("level", "db"),))
     second = write("b.py", name="tone", scalars=(("_level", "db"),))
     with pytest.raises(PluginError, match=r"'b\.py' redefines column 'tone___level_db' of plugin 'a\.py'"):
-        collect_extractors(build(first, second).build(), Config())
+        register_extractors(build(first, second).build(), Config())
 
 
 SPEC = FeatureSpec("tone", 1, (("f0", "hz"), ("level", "db")), tensor_shape=(4, 5))

@@ -15,7 +15,8 @@ from ser_batch import EmotionPredictor, Status
 from ser_batch.config import Config
 from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.errors import ConfigError, InputError, ModelError, PluginError
-from ser_batch.plugins import PluginRecipe, collect_extractors
+from ser_batch.hooks import load_classifier, register_extractors
+from ser_batch.plugins import PluginRecipe
 from ser_batch.records import ClipRef
 from ser_batch.resources import shipped_models
 from ser_batch.stages.analyse import analyse_clip, select_extractors
@@ -63,8 +64,8 @@ def test_a_result_tells_more_by_name(predictor: EmotionPredictor, call: Path) ->
 def test_a_file_gives_the_very_numbers_of_the_scan(predictor: EmotionPredictor, model: Path, call: Path) -> None:
     config = Config().with_values({"predict": {"model": str(model)}})
     manager = OWN.build()
-    classifier = manager.hook.load_classifier(name=str(model), device="cpu")
-    extractors = select_extractors(collect_extractors(manager, config), config.extract.extractors, classifier.needs)
+    classifier = load_classifier(manager, str(model), "cpu")
+    extractors = select_extractors(register_extractors(manager, config), config.extract.extractors, classifier.needs)
     stat = call.stat()
     ref = ClipRef("call.wav", str(call), stat.st_size, stat.st_mtime_ns)
     outcome = analyse_clip(ref, config, extractors, classifier, manager)

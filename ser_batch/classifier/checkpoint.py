@@ -7,7 +7,6 @@ opening a file from anywhere runs no code.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
+from ser_batch.atomic import write_atomic
 from ser_batch.classifier.checks import FORMAT_VERSION, check_meta, check_weights, weight_shapes
 from ser_batch.classifier.network_config import NetworkConfig
 from ser_batch.errors import ModelError
@@ -208,16 +208,9 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     # Through JSON and back, so that what is checked is what a reader will see.
     text = json.dumps(checkpoint.meta, allow_nan=False, sort_keys=True)
     _check(Checkpoint(weights, json.loads(text)), where)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(to_bytes(weights, metadata={METADATA_KEY: text}))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_atomic(path, to_bytes(weights, metadata={METADATA_KEY: text}))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise ModelError(f"{where} cannot be written: {error.strerror}.") from error
 
 

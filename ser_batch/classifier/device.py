@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ser_batch import hooks
 from ser_batch.config import DEVICES
 from ser_batch.errors import ConfigError, ModelError
 
@@ -105,17 +106,15 @@ def open_classifier(manager: pluggy.PluginManager, name: str, requested: str) ->
     ------
     ConfigError
         `requested` is none of `DEVICES`.
-    ModelError
-        There is no such model or it is damaged.
+    ModelError, PluginError
+        There is no such model, it is damaged, or its plugin failed.
     """
     choice = choose_device(requested)
     try:
-        classifier: Classifier = manager.hook.load_classifier(name=name, device=choice.device)
+        classifier = hooks.load_classifier(manager, name, choice.device)
     except DeviceError as error:
         choice = DeviceChoice("cpu", f"{error} Computing on the CPU.")
-        classifier = manager.hook.load_classifier(name=name, device="cpu")
-    if classifier is None:
-        raise ModelError(f"No plugin could load the model {name!r}.")
+        classifier = hooks.load_classifier(manager, name, "cpu")
     return classifier, choice
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 
+from ser_batch.atomic import write_atomic
 from ser_batch.classifier.checkpoint import Checkpoint
 from ser_batch.classifier.device import fixed_batch
 from ser_batch.classifier.onnx_classifier import open_session
@@ -41,26 +41,19 @@ def export_onnx(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> float:
     from ser_batch.classifier.torch_classifier import TorchClassifier  # noqa: PLC0415 - takes a second to import
 
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    graph = build_onnx(checkpoint)
+    mel, features = fixed_batch()
+    found = open_session(graph).run(["probabilities"], {"mel": mel, "features": features})[0]
+    difference = float(abs(found - TorchClassifier(checkpoint, "cpu").run(mel, features)).max())
+    # Written so that NaN fails.
+    if not difference <= EXPORT_TOLERANCE:
+        raise ModelError(
+            f"The ONNX graph of model {checkpoint.name!r} differs from torch by up to {difference:.2g} in a "
+            f"probability (limit {EXPORT_TOLERANCE:g}); nothing was written. This is a fault of ser-batch or of "
+            f"the installed onnxruntime: please report it with their versions."
+        )
     try:
-        with partial.open("wb") as file:
-            file.write(build_onnx(checkpoint))
-            file.flush()
-            os.fsync(file.fileno())
-        mel, features = fixed_batch()
-        found = open_session(str(partial)).run(["probabilities"], {"mel": mel, "features": features})[0]
-        difference = float(abs(found - TorchClassifier(checkpoint, "cpu").run(mel, features)).max())
-        # Written so that NaN fails.
-        if not difference <= EXPORT_TOLERANCE:
-            raise ModelError(
-                f"The ONNX graph of model {checkpoint.name!r} differs from torch by up to {difference:.2g} in a "
-                f"probability (limit {EXPORT_TOLERANCE:g}); nothing was written. This is a fault of ser-batch or of "
-                f"the installed onnxruntime: please report it with their versions."
-            )
-        partial.replace(path)
+        write_atomic(path, graph)
     except OSError as error:
         raise ModelError(f"{printable(path)} cannot be written: {error.strerror}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
     return difference

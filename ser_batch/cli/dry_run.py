@@ -12,6 +12,7 @@ from ser_batch.cli.progress import hours_text
 from ser_batch.engine import find_audio
 from ser_batch.errors import ExitCode
 from ser_batch.run.manifest import gather
+from ser_batch.run.metadata import read_file_table
 from ser_batch.stages.measure import estimate_audio_s, measure_speed, sample_refs
 from ser_batch.stages.pool import worker_count
 from ser_batch.text import printable
@@ -27,10 +28,14 @@ __all__ = ["show_plan"]
 _SAMPLE_PER_WORKER = 12
 
 
-def show_plan(inputs: tuple[str, ...] | FileList, run_dir: Path, config: Config, recipe: PluginRecipe) -> int:
+def show_plan(
+    inputs: tuple[str, ...] | FileList, run_dir: Path, config: Config, recipe: PluginRecipe, metadata: str | None
+) -> int:
     """Print the plan of a scan; nothing is written."""
     manager = recipe.build()
     found = find_audio(inputs, config)
+    for notice in read_file_table(metadata, found).notices if metadata else ():
+        click.echo(printable(notice))
     ingredients = gather(manager, recipe, config)
     audio_s = estimate_audio_s(found)
     _print_files(found, audio_s)

@@ -85,12 +85,12 @@ def _add_plugin_commands(cli: click.Group) -> None:
     # Built-in plugins add no commands: without installed plugins there is nothing to load for --help.
     if not importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         return
-    from ser_batch.plugins import PluginRecipe, attributed_results  # noqa: PLC0415 - loads numpy
+    from ser_batch import hooks  # noqa: PLC0415 - loads numpy
+    from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
 
     try:
         manager = PluginRecipe(built_in=()).build()
-        for _ in attributed_results(manager, "register_commands", cli=cli):
-            pass
+        hooks.register_commands(manager, cli)
     except PluginError as error:
         # Help, `plugins` and runs that leave the plugin out must stay possible; what needs it fails by itself.
         click.echo(f"Warning: commands of plugins are missing. {error}", err=True)

@@ -133,7 +133,10 @@ run_options = _together(
     click.option("--recompute", type=OneOf(["changed"]), help="Process again what other settings or versions made."),
     click.option("--new-run", metavar="DIR", type=click.Path(), help="Leave RUN as it is, and write to DIR."),
     click.option(
-        "--metadata", metavar="TABLE", type=click.Path(), help="Table about the files, joined to the results."
+        "--metadata",
+        metavar="TABLE",
+        type=click.Path(),
+        help="Table about the files (CSV, Parquet, Excel), joined to the results.",
     ),
     click.option("--no-report", is_flag=True, help="Do not build report.html."),
     quiet_option,

@@ -37,14 +37,14 @@ def command(
     """
     from tqdm import tqdm  # noqa: PLC0415 - not for --help
 
+    from ser_batch import hooks  # noqa: PLC0415
     from ser_batch.corpora.emotions import EMOTIONS  # noqa: PLC0415
     from ser_batch.corpora.organize import check_destination, place, plan_sorting  # noqa: PLC0415
     from ser_batch.corpora.reading import read_corpus  # noqa: PLC0415
-    from ser_batch.plugins import PluginRecipe, attributed_results  # noqa: PLC0415
+    from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
     from ser_batch.training.train_config import DataConfig  # noqa: PLC0415
 
-    manager = PluginRecipe(files=plugins).build()
-    corpora = [item for _, found in attributed_results(manager, "register_corpora") for item in found or ()]
+    corpora = hooks.register_corpora(PluginRecipe(files=plugins).build())
     clips = read_corpus(source, corpora, corpus)
     check_destination(source, dest)
     sorting = plan_sorting(clips, dest, EMOTIONS if all_emotions else DataConfig().labels)

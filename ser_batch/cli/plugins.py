@@ -7,10 +7,11 @@ from dataclasses import asdict
 
 import click
 
+from ser_batch import hooks
 from ser_batch.cli.options import json_option, plugin_option
 from ser_batch.config import Config
 from ser_batch.errors import ExitCode, PluginError
-from ser_batch.plugins import PluginInfo, PluginRecipe, collect_extractors, describe_plugins
+from ser_batch.plugins import PluginInfo, PluginRecipe, describe_plugins
 
 __all__ = ["command"]
 
@@ -31,7 +32,8 @@ def command(plugins: tuple[str, ...], check: str | None, as_json: bool) -> int:
     recipe = PluginRecipe(files=plugins)
     if check is not None:
         return _check(recipe, check, as_json)
-    found = describe_plugins(recipe.build(), Config())
+    manager = recipe.build()
+    found = describe_plugins(manager, hooks.register_extractors(manager, Config()))
     if as_json:
         click.echo(json.dumps([_as_json(plugin) for plugin in found], indent=2))
     else:
@@ -66,7 +68,7 @@ def _check(recipe: PluginRecipe, name: str, as_json: bool) -> int:
     from ser_batch.testing import check_extractor  # noqa: PLC0415 - only the check needs psutil and signals
 
     config = Config()
-    offered = collect_extractors(recipe.build(), config)
+    offered = hooks.register_extractors(recipe.build(), config)
     chosen = {key: value for key, value in offered.items() if name in (key, value[0])}
     if not chosen:
         raise PluginError(

@@ -167,12 +167,13 @@ def read_data(
     ConfigError
         Nothing was given, or NAME=PATH without a name.
     """
+    from ser_batch import hooks  # noqa: PLC0415
     from ser_batch.corpora.reading import read_corpus  # noqa: PLC0415
     from ser_batch.errors import ConfigError  # noqa: PLC0415
-    from ser_batch.plugins import PluginRecipe, attributed_results  # noqa: PLC0415
+    from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
 
     assert isinstance(recipe, PluginRecipe)
-    corpora = [corpus for _, found in attributed_results(recipe.build(), "register_corpora") for corpus in found or ()]
+    corpora = hooks.register_corpora(recipe.build())
     clips = [clip for folder in data for clip in read_corpus(folder, corpora)]
     for item in named:
         corpus, separator, path = item.partition("=")

@@ -6,13 +6,13 @@ import csv
 import filecmp
 import hashlib
 import io
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ser_batch.atomic import open_atomic, write_atomic
 from ser_batch.corpora.emotions import EMOTIONS
 from ser_batch.corpora.folders import SPEAKERS_FILE
 from ser_batch.corpora.labels import LABEL_COLUMNS, label_rows
@@ -174,25 +174,20 @@ def place(
 
 
 def _put(source: Path, target: Path, link: bool) -> None:
-    # Hidden until it is whole.
-    partial = target.with_name(f".{os.getpid()}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)
         if link:
-            partial.symlink_to(source.resolve())
+            target.unlink(missing_ok=True)  # a link whose file is gone
+            target.symlink_to(source.resolve())
         else:
-            shutil.copyfile(source, partial)
-        partial.replace(target)
+            with source.open("rb") as file, open_atomic(target) as copy:
+                shutil.copyfileobj(file, copy)
     except OSError as error:
         cure = "Where links are not possible, use --copy. " if link else ""
         raise InputError(
             f"Cannot make {target} from {source}: {error.strerror}. {cure}What is sorted stays: run the command again "
             f"to go on."
         ) from error
-    finally:
-        if partial.is_symlink() or partial.exists():
-            partial.unlink()
 
 
 def _list_speakers(dest: Path, placements: Sequence[Placement]) -> None:
@@ -216,9 +211,7 @@ def _list_speakers(dest: Path, placements: Sequence[Placement]) -> None:
             writer.writerow([values.get(key, "") for key in keys])
     if not added.getvalue():
         return
-    partial = dest / f".{SPEAKERS_FILE}.partial"
     try:
-        partial.write_text(text + ("" if text.endswith("\n") else "\n") + added.getvalue(), encoding="utf-8")
-        partial.replace(path)
+        write_atomic(path, text + ("" if text.endswith("\n") else "\n") + added.getvalue())
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror}.") from error

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from ser_batch._version import __version__
+from ser_batch.atomic import write_atomic
 from ser_batch.errors import RunError
 from ser_batch.plugins import PluginRecipe
 from ser_batch.report import formats
@@ -151,13 +152,9 @@ def _table_library() -> str:
 
 
 def _written(target: Path, page: str) -> Path:
-    # Nothing is visible before it is whole.
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
-        temporary.replace(target)
+        write_atomic(target, page)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise RunError(
             f"The report cannot be written to {target}: {error.strerror}. Give another file with -o."
         ) from None

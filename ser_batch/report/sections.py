@@ -9,7 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ser_batch.errors import PluginError
+from ser_batch import hooks
+from ser_batch.errors import PluginError, SerBatchError
 from ser_batch.plugins import PluginRecipe
 
 __all__ = ["plugin_sections"]
@@ -36,25 +37,13 @@ def plugin_sections(run_dir: Path, recipe: PluginRecipe | None = None) -> list[d
     except PluginError as error:
         return [_section(0, "Plugins", "plugins", error=str(error))]
     sections: list[dict[str, Any]] = []
-    for implementation in sorted(manager.hook.report_sections.get_hookimpls(), key=lambda item: item.plugin_name):
-        plugin = implementation.plugin_name
-        try:
-            arguments = [run_dir for _ in implementation.argnames]
-            answer: Any = implementation.function(*arguments)
-            found = [_checked(item) for item in answer or ()]
-        except Exception as error:
-            failed = f"The plugin {plugin!r} failed here: {type(error).__name__}: {error}"
-            sections.append(_section(len(sections), plugin, plugin, error=failed))
+    for plugin, found in hooks.report_sections(manager, run_dir):
+        if isinstance(found, SerBatchError):
+            sections.append(_section(len(sections), plugin, plugin, error=str(found)))
             continue
         for title, html in found:
             sections.append(_section(len(sections), title, plugin, html=html))
     return sections
-
-
-def _checked(item: object) -> tuple[str, str]:
-    if isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(text, str) for text in item):
-        return item[0], item[1]
-    raise TypeError(f"report_sections must return (title, HTML) pairs of strings, not {item!r}")
 
 
 def _section(number: int, title: str, plugin: str, html: str = "", error: str = "") -> dict[str, Any]:

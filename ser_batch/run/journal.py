@@ -12,46 +12,54 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ser_batch.atomic import NO_FOLLOW, flush_folder, open_new
 from ser_batch.errors import RunError
 
 __all__ = ["Entry", "Filesystem", "Journal", "holder_of", "lock_run", "sha256_of"]
 
 
 class Filesystem:
-    """The few operations by which a run is written; each reaches the disk before it returns."""
+    """The few operations by which a run is written; each reaches the disk before it returns.
+
+    They are those of `ser_batch.atomic`, one by one: a part becomes visible in other steps than a single file. This is
+    where tests break the disk.
+    """
 
     def write(self, path: Path, data: bytes | memoryview) -> None:
-        """Write a whole file and flush it to disk."""
-        with path.open("wb", buffering=0) as file:
-            _write_all(file.fileno(), data)
+        """Write a whole new file and flush it to disk."""
+        with open_new(path) as file:
+            file.write(data)
+            file.flush()
             self.flush(file.fileno())
 
     def append(self, path: Path, data: bytes) -> None:
         """Append to a file and flush it; where that fails, the file is as it was before."""
-        with path.open("ab", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_FOLLOW, 0o666)
+        try:
+            size = os.fstat(descriptor).st_size
             try:
-                _write_all(file.fileno(), data)
-                self.flush(file.fileno())
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+                self.flush(descriptor)
             except BaseException:
                 with suppress(OSError):
-                    os.ftruncate(file.fileno(), size)
+                    os.ftruncate(descriptor, size)
                 raise
+        finally:
+            os.close(descriptor)
 
     def rename(self, source: Path, target: Path) -> None:
         """Put a file in the place of another, at once for whoever looks."""
         source.replace(target)
 
     def flush(self, descriptor: int) -> None:
-        """Wait until a file or a directory is on disk."""
+        """Wait until a file is on disk."""
         os.fsync(descriptor)
 
     def flush_folder(self, folder: Path) -> None:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            self.flush(descriptor)
-        finally:
-            os.close(descriptor)
+        """Wait until the names in a folder are on disk."""
+        flush_folder(folder)
 
     def replace(self, path: Path, data: bytes) -> None:
         """Write a file so that a reader sees the old one or the new one, whole."""
@@ -59,12 +67,6 @@ class Filesystem:
         self.write(staged, data)
         self.rename(staged, path)
         self.flush_folder(path.parent)
-
-
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ser_batch import hooks
 from ser_batch._version import __version__
 from ser_batch.audio import READER_VERSION
 from ser_batch.config import Config
-from ser_batch.errors import ModelError, RunError
-from ser_batch.plugins import PluginRecipe, collect_extractors, describe_plugins
+from ser_batch.errors import RunError
+from ser_batch.plugins import PluginRecipe, describe_plugins
 from ser_batch.records import Classifier, FeatureSpec
 from ser_batch.stages.analyse import select_extractors
 from ser_batch.stages.discover import FileList, read_file_list
@@ -85,14 +86,12 @@ def gather(manager: pluggy.PluginManager, recipe: PluginRecipe, config: Config) 
     ModelError, PluginError
         The model or an extractor is missing or does not fit.
     """
-    offered = collect_extractors(manager, config)
+    offered = hooks.register_extractors(manager, config)
     model: dict[str, Any] = {}
     classifier: Classifier | None = None
     if config.predict.model:
         # For the CPU whatever computes later: that loads no weights into a device.
-        classifier = manager.hook.load_classifier(name=config.predict.model, device="cpu")
-        if classifier is None:
-            raise ModelError(f"No plugin could load the model {config.predict.model!r}.")
+        classifier = hooks.load_classifier(manager, config.predict.model, "cpu")
         model = {
             "name": classifier.name,
             "sha256": classifier.sha256,
@@ -143,7 +142,7 @@ def new_manifest(ingredients: Ingredients, manager: pluggy.PluginManager, old: M
                 "version": plugin.version,
                 "extractors": [spec.extractor for spec in plugin.extractors if spec in ingredients.specs],
             }
-            for plugin in describe_plugins(manager, ingredients.config)
+            for plugin in describe_plugins(manager, hooks.register_extractors(manager, ingredients.config))
         ],
         "plugin_files": [os.path.abspath(file) for file in ingredients.recipe.files],  # noqa: PTH100
         "host": {

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ser_batch.errors import InputError, RunError
+from ser_batch import hooks
+from ser_batch.errors import RunError
 from ser_batch.interrupt import Interruptions
 from ser_batch.records import ClipOutcome, Status
 from ser_batch.run.journal import Filesystem, lock_run
 from ser_batch.run.manifest import Ingredients, differences, new_manifest, read_manifest
+from ser_batch.run.metadata import FileTable
 from ser_batch.run.plan import Plan, Shard, make_plan, read_index
 from ser_batch.run.rows import RowMaker
 from ser_batch.run.steps import reached
@@ -164,7 +166,7 @@ class OpenRun:
         self,
         manager: pluggy.PluginManager,
         inputs: Any,
-        metadata: str | os.PathLike[str] | None,
+        about: FileTable | None,
         device: Mapping[str, str] | None,
     ) -> None:
         """Write down what this visit is; `device` says where the network computes, None that it does not."""
@@ -181,8 +183,8 @@ class OpenRun:
             "n_files": self.plan.n_files,
             "n_commits_before": len(self._store.commits),
         }
-        if metadata is not None:
-            manifest["metadata"] = {"path": self._copied(Path(metadata))}
+        if about is not None:
+            manifest["metadata"] = {"path": self._kept(about)}
         self._manifest = manifest
         self._rows = RowMaker(
             self._ingredients.labels,
@@ -203,19 +205,11 @@ class OpenRun:
             Filesystem().replace(path, b"\0".join(os.fsencode(name) for name in inputs.paths) + b"\0")
         return os.path.abspath(path)  # noqa: PTH100
 
-    def _copied(self, table: Path) -> str:
+    def _kept(self, about: FileTable) -> str:
         """Keep the table about the files with the run; return its name there."""
-        suffix = table.suffix.lower()
-        if suffix not in (".csv", ".parquet"):
-            raise InputError(f"The metadata table {table} must be a .csv or .parquet file.")
-        try:
-            data = table.read_bytes()
-        except OSError as error:
-            raise InputError(f"The metadata table {table} cannot be read: {error.strerror}.") from None
-        name = f"metadata{suffix}"
         with _said("metadata"):
-            Filesystem().replace(self.run_dir / name, data)
-        return name
+            Filesystem().replace(self.run_dir / "metadata.parquet", about.as_parquet())
+        return "metadata.parquet"
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -252,18 +246,10 @@ class OpenRun:
 
     def tell(self, manager: pluggy.PluginManager, outcomes: Sequence[ClipOutcome], progress: Progress) -> None:
         """Let plugins observe finished files; one that fails is said once and never stops the run."""
-        observers = manager.hook.clip_finished.get_hookimpls()
-        for observer in sorted(observers, key=lambda item: item.plugin_name):
-            for outcome in outcomes:
-                try:
-                    observer.function(*(outcome for _ in observer.argnames))
-                except Exception as error:
-                    if observer.plugin_name not in self._silenced:
-                        self._silenced.add(observer.plugin_name)
-                        progress.say(
-                            f"Plugin {observer.plugin_name!r} failed in clip_finished, said once: "
-                            f"{type(error).__name__}: {error}"
-                        )
+        for plugin, error in hooks.clip_finished(manager, outcomes):
+            if plugin not in self._silenced:
+                self._silenced.add(plugin)
+                progress.say(f"{error} (Said once.)")
 
     def complete(self, wall_s: float) -> None:
         """Write down what the run has come to."""

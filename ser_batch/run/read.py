@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from ser_batch.errors import RunError
+from ser_batch.errors import DataError, RunError, SerBatchError
 from ser_batch.records import Status
 from ser_batch.run.schema import SCHEMA_VERSION, files_schema, windows_schema
 from ser_batch.run.where import (
@@ -37,6 +36,7 @@ from ser_batch.run.where import (
     may_hold,
     pushed_down,
 )
+from ser_batch.tables.table import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,7 @@ _ROWS_AT_ONCE = 65_536
 #: What rows are ordered by.
 _ORDER: dict[str, tuple[str, ...]] = {"files": ("clip_id",), "windows": ("clip_id", "window_index")}
 
-#: Names by which the key column of a metadata table may go, in this order; else its first column is the key.
+#: Names by which earlier versions found the key column of a metadata table; they kept it as it was given.
 _METADATA_KEYS = ("clip_id", "path", "file", "filename")
 
 
@@ -358,14 +358,20 @@ class Run:
             return None
         path = self.folder / name
         try:
-            table = pacsv.read_csv(path) if path.suffix.lower() == ".csv" else pq.read_table(path)
-        except (OSError, pa.ArrowException) as error:
+            if path.suffix.lower() == ".parquet":
+                table = pq.read_table(path)
+            else:  # as it was given to an earlier version
+                given = read_table(path)
+                table = pa.table({name: given.typed(name) for name in given.columns})
+            return self._keyed(table, str(path))
+        except (OSError, pa.ArrowException, SerBatchError) as error:
             reason = str(error).splitlines()[0]
             self.notices.append(f"The metadata table {path} cannot be read, so its columns are missing: {reason}")
             return None
-        return self._keyed(table, str(path))
 
     def _keyed(self, table: pa.Table, path: str) -> pa.Table:
+        if len(set(table.column_names)) < max(len(table.column_names), 1):
+            raise DataError("it has no columns, or two of one name.")
         key = next((name for name in _METADATA_KEYS if name in table.column_names), table.column_names[0])
         keys = self._clip_ids(table.column(key).cast(pa.string()))
         rows = pa.table({"key": keys, "row": pa.array(range(len(keys)))}).group_by("key").aggregate([("row", "min")])
@@ -377,7 +383,10 @@ class Run:
         columns = {"clip_id": keys.take(first)}
         for name in table.column_names:
             if name != key:
-                columns[f"{name}_metadata" if name in taken else name] = table.column(name).take(first)
+                free = name
+                while free in taken or free in columns:
+                    free = f"{free}_metadata"
+                columns[free] = table.column(name).take(first)
         return pa.table(columns)
 
     def _clip_ids(self, paths: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ser_batch import hooks
+from ser_batch.contracts import check_block
 from ser_batch.errors import ModelError, PluginError
-from ser_batch.plugins import check_block
+from ser_batch.plugins import blamed
 from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, Extractor, FeatureBlock, FeatureSpec, Status
+from ser_batch.text import message_of
 from ser_batch.windows import piece_windows, whole_pieces
 
 if TYPE_CHECKING:
@@ -24,9 +27,6 @@ if TYPE_CHECKING:
     from ser_batch.config import AudioConfig, Config
 
 __all__ = ["Change", "Observer", "analyse_clip", "select_extractors"]
-
-#: Longest message kept in a row; plugins may raise whole documents.
-_MESSAGE_CHARACTERS = 500
 
 
 class Observer(Protocol):
@@ -56,7 +56,7 @@ def select_extractors(
     Parameters
     ----------
     offered : mapping
-        As `ser_batch.plugins.collect_extractors` returns it: name -> (plugin, extractor).
+        As `ser_batch.hooks.register_extractors` returns it: name -> (plugin, extractor).
     wanted : iterable of str
     needs : iterable of (name, version)
 
@@ -159,12 +159,9 @@ class _Work:
         audio = self.config.audio
         piece_s, overlap_s = whole_pieces(audio.piece_s, audio.window_s, audio.window_hop_s)
         with self._in("decode"):
-            pieces = manager.hook.read_clip(
-                ref=self.ref, sample_rate_hz=audio.sample_rate_hz, piece_s=piece_s, overlap_s=overlap_s
-            )
-            if pieces is None:
-                raise PluginError("no plugin could read the file")
-            pieces = iter(pieces) if change is None else map(change(self.ref), pieces)
+            pieces = hooks.read_clip(manager, self.ref, audio.sample_rate_hz, piece_s, overlap_s)
+            if change is not None:
+                pieces = map(change(self.ref), pieces)
         while True:
             try:
                 with self._in("decode"):
@@ -224,7 +221,7 @@ class _Work:
             self.seconds[stage] += time.perf_counter() - begin
 
     def failed(self, error: BaseException) -> ClipOutcome:
-        return self._outcome(Status.FAILED, self.stage, type(error).__name__, _message(error, self.note))
+        return self._outcome(Status.FAILED, self.stage, type(error).__name__, message_of(error, self.note))
 
     def _empty(self) -> ClipOutcome:
         return self._outcome(Status.SKIPPED, "decode", "Empty", "the file holds no audio samples")
@@ -251,7 +248,7 @@ class _Work:
         if error is None:
             outcome = self._outcome(status, "", "", self.note)
         else:
-            outcome = self._outcome(status, "decode", type(error).__name__, _message(error, self.note))
+            outcome = self._outcome(status, "decode", type(error).__name__, message_of(error, self.note))
         blocks = (
             _joined(extractor.spec, [piece[name] for piece in self.blocks], self.spans_s)
             for name, (_, extractor) in self.extractors.items()
@@ -260,12 +257,8 @@ class _Work:
 
 
 def _extracted(plugin: str, extractor: Extractor, clip: Clip, windows_s: NDArray[np.float64]) -> FeatureBlock:
-    try:
+    with blamed(f"Plugin {plugin!r}: extractor {extractor.spec.extractor!r} failed"):
         return extractor.extract(clip, windows_s)
-    except Exception as error:
-        raise PluginError(
-            f"Plugin {plugin!r}: extractor {extractor.spec.extractor!r} raised {type(error).__name__}: {error}"
-        ) from error
 
 
 def _joined(spec: FeatureSpec, pieces: Sequence[FeatureBlock], spans_s: Sequence[tuple[float, float]]) -> FeatureBlock:
@@ -295,10 +288,3 @@ def _without_tensors(blocks: Mapping[str, FeatureBlock]) -> dict[str, FeatureBlo
         name: block if block.tensor is None else FeatureBlock(block.extractor, block.scalars, block.clip_scalars)
         for name, block in blocks.items()
     }
-
-
-def _message(error: BaseException, note: str) -> str:
-    text = str(error) if str(error) else type(error).__name__
-    if note:
-        text = f"{text}; {note}"
-    return text if len(text) <= _MESSAGE_CHARACTERS else text[: _MESSAGE_CHARACTERS - 1] + "…"

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ser_batch import hooks
 from ser_batch.config import Config
 from ser_batch.dsp.voice import synthetic_voice
-from ser_batch.errors import ModelError
-from ser_batch.plugins import PluginRecipe, collect_extractors
+from ser_batch.plugins import PluginRecipe
 from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, Extractor, Status
 from ser_batch.stages.analyse import Change, analyse_clip, select_extractors
 from ser_batch.windows import plan_windows
@@ -83,7 +83,7 @@ class Workshop:
     def __init__(self, setup: Setup) -> None:
         self.config = setup.config
         self.manager: pluggy.PluginManager = setup.recipe.build()
-        offered = collect_extractors(self.manager, setup.config)
+        offered = hooks.register_extractors(self.manager, setup.config)
         self.extractors: dict[str, tuple[str, Extractor]] = select_extractors(offered, setup.extractors)
         self._setup = setup
         self.classifier: Classifier | None = self.load_classifier() if setup.predict and setup.model else None
@@ -106,10 +106,7 @@ class Workshop:
 
     @functools.cache  # noqa: B019 - a workshop lives as long as its process
     def load_classifier(self) -> Classifier:
-        classifier: Classifier | None = self.manager.hook.load_classifier(name=self._setup.model, device="cpu")
-        if classifier is None:
-            raise ModelError(f"No plugin could load the model {self._setup.model!r}.")
-        return classifier
+        return hooks.load_classifier(self.manager, self._setup.model, "cpu")
 
     def analyse(self, ref: ClipRef, observe: Any) -> ClipOutcome:
         keep = self.load_classifier if self._setup.model else self._setup.keep_tensors

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ser_batch.atomic import open_atomic
 from ser_batch.errors import DataError
 from ser_batch.records import Corpus, LabelledClip
 from ser_batch.training import metrics
@@ -170,11 +171,9 @@ _FIELDS = ("logits", "position", "share", "clips")
 
 
 def _save(path: Path, tested: _Tested) -> None:
-    partial = path.with_suffix(".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("wb") as file:
+    with open_atomic(path) as file:
         np.savez(file, categories=tested.categories, **{name: getattr(tested.scores, name) for name in _FIELDS})
-    partial.replace(path)
 
 
 def _load(path: Path, name: str) -> _Tested:

@@ -22,10 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ser_batch import hooks
+from ser_batch.atomic import open_atomic
 from ser_batch.classifier.dense import DENSE_FEATURES
 from ser_batch.config import AudioConfig, Config
 from ser_batch.errors import DataError
-from ser_batch.plugins import PluginRecipe, collect_extractors
+from ser_batch.plugins import PluginRecipe
 from ser_batch.records import Clip, ClipRef, Extractor, FeatureSpec
 from ser_batch.training.augment import AugmentConfig, augment, clip_generator
 from ser_batch.windows import plan_windows
@@ -71,7 +73,7 @@ def decode_mel(codes: NDArray[np.uint8], peak_db: NDArray[np.float32]) -> NDArra
 
 def _needed_extractors(recipe: PluginRecipe) -> dict[str, Extractor]:
     config = Config()
-    offered = collect_extractors(recipe.build(), config)
+    offered = hooks.register_extractors(recipe.build(), config)
     names = {"mel", *(column.split("__")[0] for column in (*DENSE_FEATURES, WEIGHT_COLUMN))}
     return {name: offered[name][1] for name in sorted(names)}
 
@@ -222,10 +224,8 @@ def _work(task: _Task) -> None:
         "active_s": np.concatenate([np.zeros(0, np.float32), *columns[4]]),
         "failures": np.array(json.dumps(failures)),
     }
-    partial = Path(f"{task.cache_file}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
+    with open_atomic(Path(task.cache_file)) as file:
         np.savez(file, **arrays)
-    partial.replace(task.cache_file)
 
 
 def _analyse(
@@ -235,7 +235,7 @@ def _analyse(
     stat = Path(path).stat()
     ref = ClipRef(Path(path).name, path, stat.st_size, stat.st_mtime_ns)
     audio = task.audio
-    pieces = manager.hook.read_clip(ref=ref, sample_rate_hz=audio.sample_rate_hz, piece_s=audio.piece_s, overlap_s=0.0)
+    pieces = hooks.read_clip(manager, ref, audio.sample_rate_hz, audio.piece_s, 0.0)
     generator = clip_generator(task.changes.seed, content, task.copy)
     rows: list[tuple[NDArray, ...]] = []
     for piece in pieces:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ser_batch.atomic import open_atomic
 from ser_batch.classifier.network import HybridCNN
 from ser_batch.classifier.network_config import NetworkConfig
 from ser_batch.training import metrics
@@ -308,12 +309,10 @@ class _Training:
         self.history = stored["history"]
 
     def _save(self, path: Path) -> None:
-        partial = path.with_name(path.name + ".partial")
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(
-            {**{name: part.state_dict() for name, part in self._parts().items()}, "history": self.history}, partial
-        )
-        partial.replace(path)
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        with open_atomic(path) as file:
+            torch.save({**state, "history": self.history}, file)
 
 
 def _optimisers(trainee: _Trainee, config: FitConfig) -> list[torch.optim.Optimizer]:

@@ -308,3 +308,40 @@ def test_a_table_about_the_files_is_joined_to_the_results(audio, tmp_path):
     assert main([*arguments, "--jobs", "1", "--quiet", "--no-report"]) == 0
     table.unlink()
     assert list(load_results(tmp_path / "run")["speaker"]) == ["Ada"]
+
+
+def test_an_excel_table_is_joined_and_what_matches_is_said(audio, tmp_path, capsys):
+    from ser_batch import load_results  # noqa: PLC0415
+
+    table = tmp_path / "über.csv"
+    table.write_bytes("Datei;Sprecher;Größe\r\n.\\SHORT;007;1,5\r\ngone.wav;008;2\r\n".encode("cp1252"))
+    arguments = ["features", str(audio / "short.wav"), "-o", str(tmp_path / "run"), "--metadata", str(table)]
+    assert main([*arguments, "--dry-run"]) == 0
+    assert "1 of 2 rows match, 0 files have no row. Line 3 names 'gone.wav'" in capsys.readouterr().out
+    assert main([*arguments, "--jobs", "1", "--no-report"]) == 0
+    assert "1 of 2 rows match" in capsys.readouterr().err
+    row = load_results(tmp_path / "run").iloc[0]
+    assert (row["Sprecher"], row["Größe"]) == ("007", 1.5)
+    assert main(["show", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "is empty"),
+        ("clip_id,speaker\n", "has a header and no rows"),
+        ("clip_id;speaker\nshort.wav;ann;x\n", "line 2: 3 cells below a header of 2"),
+        ("clip_id,speaker,speaker\nshort.wav,a,b\n", "two columns 'speaker'"),
+        ("clip_id,speaker\nother.wav,ann\n", "none of its 1 rows names a file"),
+        ("clip_id,speaker\nshort.wav,ann\n./short.wav,bob\n", "lines 2 and 3 are about the same file"),
+    ],
+)
+def test_a_bad_table_is_refused_before_the_scan_begins(audio, tmp_path, capsys, content, words):
+    table = tmp_path / "about.csv"
+    table.write_text(content)
+    for mode in ([], ["--dry-run"]):
+        arguments = ["features", str(audio / "short.wav"), "-o", str(tmp_path / "run"), "--metadata", str(table)]
+        assert main([*arguments, *mode]) == 8
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"Error: Table {table}") and words in line
+        assert not (tmp_path / "run").exists()

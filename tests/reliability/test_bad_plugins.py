@@ -17,8 +17,8 @@ FAULTS = {
     "exit": ("WorkerKilled", "worker exited with code 3 in extract"),
     "loop": ("WorkerTimedOut", "timed out after 4 s in extract"),
     "allocate": ("WorkerOutOfMemory", "exceeded 500 MB in extract"),
-    "base": ("SystemExit", "a plugin wants out"),
-    "interrupt": ("KeyboardInterrupt", "KeyboardInterrupt"),
+    "base": ("PluginError", "'loudness' failed: SystemExit: a plugin wants out"),
+    "interrupt": ("PluginError", "'loudness' failed: KeyboardInterrupt"),
     "raise": ("PluginError", "ValueError: no \x1b[31mway\x1b[0m"),
 }
 

@@ -13,7 +13,8 @@ import soundfile
 from harness import CONFIG, PLUGIN, Scanner, scanner  # noqa: F401 - a fixture
 
 from ser_batch.config import Config
-from ser_batch.plugins import PluginRecipe, collect_extractors
+from ser_batch.hooks import load_classifier, register_extractors
+from ser_batch.plugins import PluginRecipe
 from ser_batch.records import ClipRef, Status
 from ser_batch.stages.analyse import analyse_clip
 
@@ -26,8 +27,8 @@ def peak_of_one_file(path: Path, minutes: int) -> int:
             file.write(minute)
     recipe = PluginRecipe(files=(str(PLUGIN),), entry_points=(), built_in=("ser_batch.audio",))
     manager, config = recipe.build(), Config().with_values({"audio": {"piece_s": 12.0}})
-    extractors = collect_extractors(manager, config)
-    classifier = manager.hook.load_classifier(name="guess", device="cpu")
+    extractors = register_extractors(manager, config)
+    classifier = load_classifier(manager, "guess", "cpu")
     tracemalloc.start()
     outcome = analyse_clip(ClipRef(path.name, str(path), 1, 1), config, extractors, classifier, manager)
     _, peak = tracemalloc.get_traced_memory()

@@ -302,14 +302,14 @@ def test_a_plugin_adds_a_section_under_its_name(run: Path, tmp_path: Path) -> No
     [
         ("raise RuntimeError('no <b>luck</b>')", "RuntimeError: no <b>luck</b>"),
         ("return ['only a title']", "must return (title, HTML) pairs of strings, not 'only a title'"),
-        ("return 7", "TypeError"),
+        ("return 7", "must return a list of sections, not 7"),
     ],
 )
 def test_a_plugin_that_fails_costs_its_section_only(run: Path, tmp_path: Path, body: str, told: str) -> None:
     bad = plugin(tmp_path, "bad.py", f"import ser_batch\n@ser_batch.hookimpl\ndef report_sections():\n    {body}\n")
     failed, sizes = plugin_sections(run, PluginRecipe(files=(bad, plugin(tmp_path, "sizes.py", PLUGIN))))
     assert (failed["plugin"], failed["html"]) == ("bad.py", "")
-    assert "'bad.py' failed here" in failed["error"]
+    assert "Plugin 'bad.py'" in failed["error"]
     assert told in failed["error"]
     assert (sizes["title"], sizes["error"]) == ("Sizes", "")
     assert "2000 files" in sizes["html"]

@@ -227,11 +227,34 @@ def test_a_path_named_twice_is_said_and_its_first_row_is_used(tmp_path: Path) ->
     assert files.speaker[0] == "first"
 
 
-def test_metadata_that_cannot_be_read_costs_its_columns_only(tmp_path: Path) -> None:
-    folder = small_run(tmp_path / "run", metadata={"path": "metadata.parquet"})
-    (folder / "metadata.parquet").write_text("not Parquet")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.parquet", b"not Parquet"),
+        ("metadata.csv", b""),
+        ("metadata.csv", b"path,x\n"),
+        ("metadata.csv", b"path,x,x\na,b,c\n"),
+        ("metadata.csv", b"path,x\na,b,c\n"),
+        ("metadata.csv", b"path,x\n\x81,\xff\n"),
+        ("metadata.csv", None),
+    ],
+)
+def test_metadata_that_cannot_be_read_costs_its_columns_only(tmp_path: Path, name: str, content: bytes | None) -> None:
+    """Earlier versions kept a table as it was given, whatever was in it."""
+    folder = small_run(tmp_path / "run", metadata={"path": name})
+    if content is not None:
+        (folder / name).write_bytes(content)
     with pytest.warns(RunWarning, match=r"metadata table .* cannot be read, so its columns are missing"):
         assert len(load_results(folder)) == 40
+
+
+def test_a_table_of_an_earlier_version_is_read_whatever_saved_it(tmp_path: Path) -> None:
+    folder = small_run(tmp_path / "run", metadata={"path": "metadata.csv"})
+    name = load_results(folder, columns=["clip_id"], metadata=False).clip_id[0]
+    (folder / "metadata.csv").write_bytes(f"path;Größe;status;status_metadata\n{name};1,5;a;b\n".encode("cp1252"))
+    row = load_results(folder).iloc[0]
+    # No column takes the place of another.
+    assert (row["Größe"], row["status_metadata"], row["status_metadata_metadata"]) == (1.5, "a", "b")
 
 
 # Runs that are not whole

@@ -10,7 +10,8 @@ from repository import REPOSITORY
 from synthetic_run import LABELS
 
 from ser_batch.config import Config
-from ser_batch.plugins import PluginRecipe, collect_extractors
+from ser_batch.hooks import register_extractors
+from ser_batch.plugins import PluginRecipe
 from ser_batch.records import FeatureSpec, Status
 from ser_batch.run.schema import METADATA_KEY, SCHEMA_VERSION, TIMING_COLUMNS, files_schema, windows_schema
 
@@ -30,7 +31,7 @@ def rows(heading: str) -> list[list[str]]:
 
 
 def built_in_specs() -> tuple[FeatureSpec, ...]:
-    extractors = collect_extractors(PluginRecipe(entry_points=()).build(), Config())
+    extractors = register_extractors(PluginRecipe(entry_points=()).build(), Config())
     return tuple(extractor.spec for _, extractor in extractors.values())
 
 

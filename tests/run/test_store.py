@@ -1,0 +1,47 @@
+"""The parts of a run on disk: how they are written, and what is found of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ser_batch.records import ClipOutcome, ClipRef, Status
+from ser_batch.run.journal import Filesystem
+from ser_batch.run.rows import RowMaker
+from ser_batch.run.store import TABLES, RunStore
+
+PROVENANCE = {"run_id": "r", "fingerprint": "f", "tool_version": "0"}
+
+
+def tables(*clip_ids: str, maker: RowMaker | None = None) -> dict[str, object]:
+    maker = maker or RowMaker((), (), PROVENANCE)
+    outcomes = [ClipOutcome(ClipRef(clip_id, "", 1, 1), Status.FAILED, "decode", "E", "no") for clip_id in clip_ids]
+    return {"files": maker.files(outcomes), "windows": maker.windows(outcomes)}
+
+
+def new_store(folder: Path) -> RunStore:
+    store = RunStore(folder)
+    store.create()
+    return store
+
+
+@pytest.mark.parametrize("name", ["files/.part-00000.parquet.tmp", "windows/.part-00000.parquet.tmp"])
+def test_a_link_under_a_staged_name_is_not_followed(tmp_path: Path, name: str) -> None:
+    precious = tmp_path / "precious.txt"
+    precious.write_text("precious")
+    (tmp_path / "run").mkdir()
+    store = new_store(tmp_path / "run")
+    (tmp_path / "run" / name).symlink_to(precious)
+    store.commit(0, tables("a.wav"), 1)
+    assert precious.read_text() == "precious"
+    assert all(store.path(table, 0).is_file() and not store.path(table, 0).is_symlink() for table in TABLES)
+
+
+def test_the_journal_is_not_written_through_a_link(tmp_path: Path) -> None:
+    precious = tmp_path / "precious.txt"
+    precious.write_text("precious")
+    (tmp_path / "journal.jsonl").symlink_to(precious)
+    with pytest.raises(OSError, match="symbolic link"):
+        Filesystem().append(tmp_path / "journal.jsonl", b"{}\n")
+    assert precious.read_text() == "precious"
