@@ -40,11 +40,11 @@ __all__ = ["command"]
 def command(run_a: str, run_b: str, tolerance: float, limit: int) -> int:
     """Say which files have another label in RUN_B than in RUN_A, by how much, and what else differs.
 
-    Processing times are not compared. Exit codes: 0 no difference, 1 some, 7 one of them is no run.
+    Processing times and vanished files are not compared. Exit codes: 0 no difference, 1 some, 7 one of them is no run.
     """
     from ser_batch.run.compare import compare_runs  # noqa: PLC0415 - loads pyarrow, not for --help
 
-    found = compare_runs(run_a, run_b, tolerance)
+    found = compare_runs(run_a, run_b, tolerance=tolerance)
     if found.is_equal:
         click.echo(f"No difference in {found.n_common:,} files.")
         return ExitCode.OK
@@ -55,18 +55,20 @@ def command(run_a: str, run_b: str, tolerance: float, limit: int) -> int:
 
 def _lines(found: Comparison, limit: int) -> Iterator[str]:
     n_shown = limit or None
-    yield f"{found.n_common:,} files in both runs, {len(found.changes):,} with another label."
-    for title, clip_ids in (("Only in RUN_A", found.only_a), ("Only in RUN_B", found.only_b)):
+    yield f"{found.n_common:,} files in both runs, {len(found.changed):,} with another label."
+    for title, clip_ids in zip(("Only in RUN_A", "Only in RUN_B"), found.only, strict=True):
         if clip_ids:
             yield f"\n{title}: {len(clip_ids):,} files"
             yield from (f"  {printable(clip_id)}" for clip_id in clip_ids[:n_shown])
-    if found.changes:
+    # A change whose size is unknown, like that from a label to a failure, comes last.
+    changes = sorted(found.changed.to_pylist(), key=lambda row: (math.isnan(row["by"]), -row["by"]))
+    if changes:
         yield "\nLabels, RUN_A -> RUN_B:"
-        for (old, new), n_files in Counter((change.old, change.new) for change in found.changes).most_common():
+        for (old, new), n_files in Counter((row["before"], row["after"]) for row in changes).most_common():
             yield f"  {n_files:>9,}  {printable(old)} -> {printable(new)}"
         yield "\nFiles, the largest change of a probability first:"
-        for change in found.changes[:n_shown]:
-            yield f"  {change.by:6.3f}  {printable(f'{change.old} -> {change.new}  {change.clip_id}')}"
+        for row in changes[:n_shown]:
+            yield f"  {row['by']:6.3f}  {printable('{before} -> {after}  {clip_id}'.format(**row))}"
     if found.missing_columns:
         yield f"\nColumns of one run alone: {', '.join(map(printable, found.missing_columns))}"
     if found.columns:

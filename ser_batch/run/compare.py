@@ -1,8 +1,9 @@
-"""Two runs over the same audio: which files got another label, and by how much."""
+"""Two runs over the same recordings: which files got another label, and what else differs."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,77 +14,131 @@ from numpy.typing import NDArray
 from ser_batch.run.read import Run, open_run
 from ser_batch.run.schema import TIMING_COLUMNS
 
-__all__ = ["Comparison", "LabelChange", "compare_runs"]
+__all__ = ["NO_LABEL", "Comparison", "compare_runs"]
 
+#: Stands for the emotion of a file that has none.
+NO_LABEL = "none"
 
-@dataclass(frozen=True, slots=True)
-class LabelChange:
-    """One file whose label differs."""
-
-    clip_id: str
-    #: Emotion in either run; the status where there is none.
-    old: str
-    new: str
-    #: Largest change of a probability; NaN where one of the runs has none.
-    by: float
+_LABEL_COLUMNS = ("clip_id", "status", "emotion", "confidence", "vanished")
 
 
 @dataclass(eq=False)
 class Comparison:
-    """How run B differs from run A; times are not compared."""
+    """How the second run differs from the first. Files that have vanished are left out on both sides."""
 
-    n_common: int = 0
-    only_a: list[str] = field(default_factory=list)
-    only_b: list[str] = field(default_factory=list)
-    #: The largest change first.
-    changes: list[LabelChange] = field(default_factory=list)
-    #: Column -> (rows that differ, largest difference; NaN for what is no number).
+    #: Labels of either run, in its model's order.
+    labels: tuple[tuple[str, ...], tuple[str, ...]]
+    n_files: tuple[int, int]
+    n_common: int
+    #: Files that have a label in both.
+    n_labelled: int
+    #: clip_ids that one run alone has.
+    only: tuple[list[str], list[str]]
+    #: Labels in both -> files; `NO_LABEL` where there is none.
+    transitions: Counter[tuple[str, str]]
+    #: Statuses in both -> files, where they differ.
+    statuses: Counter[tuple[str, str]]
+    #: Mean absolute difference of confidence over files that have a label in both; NaN where there is no such file.
+    confidence_shift: float
+    #: Files whose label differs, or whose status where one of them has no label: clip_id, before, after,
+    #: confidence_before, confidence_after, labelled (whether both have a label), and by, the largest change of a
+    #: probability (NaN for unknown).
+    changed: pa.Table
+    #: Column -> (files that differ, largest difference; NaN for what is no number). Empty unless asked for.
     columns: dict[str, tuple[int, float]] = field(default_factory=dict)
     #: Columns that one of the runs does not have.
     missing_columns: list[str] = field(default_factory=list)
 
     @property
     def is_equal(self) -> bool:
-        return not (self.only_a or self.only_b or self.changes or self.columns or self.missing_columns)
+        return not (any(self.only) or len(self.changed) or self.columns or self.missing_columns)
 
 
-def compare_runs(run_a: str | os.PathLike[str], run_b: str | os.PathLike[str], tolerance: float = 1e-4) -> Comparison:
-    """Compare the file-level tables of two runs by clip_id.
+def compare_runs(
+    first: Run | str | os.PathLike[str], second: Run | str | os.PathLike[str], tolerance: float | None = None
+) -> Comparison:
+    """Compare the table ``files`` of two runs by clip_id.
 
     Parameters
     ----------
-    run_a, run_b : path
-    tolerance : float
-        Largest difference of a number that counts as none: absolute, or relative for numbers above 1.
+    first, second : Run or path
+    tolerance : float, optional
+        Compare all columns but times, too, with this as the largest difference of a number that counts as none:
+        absolute, or relative for numbers above 1. Without, labels alone are read and compared.
 
     Raises
     ------
     RunError
         One of them is no run or cannot be read.
     """
-    first, second = open_run(run_a), open_run(run_b)
-    names_a, names_b = (_compared(run) for run in (first, second))
-    names = [name for name in names_a if name in names_b]
-    a, b = (run.read(columns=names, metadata=False) for run in (first, second))
+    runs = [run if isinstance(run, Run) else open_run(run) for run in (first, second)]
+    names = [[name for name in run.schema("files").names if name not in TIMING_COLUMNS] for run in runs]
+    common = [name for name in names[0] if name in names[1]]
+    compared = common if tolerance is not None else [name for name in common if name in _LABEL_COLUMNS]
+    a, b = (_present(run.read(columns=compared, metadata=False)) for run in runs)
     ids_a, ids_b = (table.column("clip_id").combine_chunks() for table in (a, b))
     place = pc.index_in(ids_a, value_set=ids_b)
-    common_a = a.filter(place.is_valid())
-    common_b = b.take(place.drop_null())
+    both_a, both_b = a.filter(place.is_valid()), b.take(place.drop_null())
+    joined = _joined(both_a, both_b)
+    labelled = joined.filter(joined.column("labelled"))
+    shift = np.abs(_numbers(labelled, "confidence_before") - _numbers(labelled, "confidence_after"))
     result = Comparison(
-        n_common=len(common_a),
-        only_a=ids_a.filter(place.is_null()).to_pylist(),
-        only_b=ids_b.filter(pc.invert(pc.is_in(ids_b, value_set=ids_a))).to_pylist(),
-        missing_columns=sorted({*names_a} ^ {*names_b}),
+        labels=(runs[0].labels, runs[1].labels),
+        n_files=(len(a), len(b)),
+        n_common=len(joined),
+        n_labelled=len(labelled),
+        only=(
+            ids_a.filter(place.is_null()).to_pylist(),
+            ids_b.filter(pc.invert(pc.is_in(ids_b, value_set=ids_a))).to_pylist(),
+        ),
+        transitions=_pairs(joined, "label_a", "label_b"),
+        statuses=Counter({pair: n for pair, n in _pairs(joined, "status_a", "status_b").items() if pair[0] != pair[1]}),
+        confidence_shift=float(np.nanmean(shift)) if len(shift) else float("nan"),
+        changed=joined.filter(pc.not_equal(joined.column("before"), joined.column("after"))).select(
+            ["clip_id", "before", "after", "confidence_before", "confidence_after", "labelled", "by"]
+        ),
     )
-    for name in names:
-        if found := _difference(common_a.column(name), common_b.column(name), tolerance):
-            result.columns[name] = found
-    result.changes = _label_changes(common_a, common_b)
+    if tolerance is not None:
+        result.missing_columns = sorted({*names[0]} ^ {*names[1]})
+        for name in both_a.column_names:
+            if found := _difference(both_a.column(name), both_b.column(name), tolerance):
+                result.columns[name] = found
     return result
 
 
-def _compared(run: Run) -> list[str]:
-    return [name for name in run.schema("files").names if name not in TIMING_COLUMNS]
+def _present(rows: pa.Table) -> pa.Table:
+    return rows.filter(pc.invert(rows.column("vanished"))).drop_columns(["vanished"])
+
+
+def _joined(a: pa.Table, b: pa.Table) -> pa.Table:
+    """Put what labels are about side by side."""
+    columns = {"clip_id": a.column("clip_id")}
+    for side, when, rows in (("a", "before", a), ("b", "after", b)):
+        status, emotion = rows.column("status").cast(pa.string()), pa.nulls(len(rows), pa.string())
+        confidence = pa.nulls(len(rows), pa.float32())
+        if "emotion" in rows.column_names:
+            emotion, confidence = rows.column("emotion").cast(pa.string()), rows.column("confidence")
+        columns |= {
+            f"status_{side}": status,
+            f"label_{side}": pc.fill_null(emotion, NO_LABEL),
+            when: pc.coalesce(emotion, status),
+            f"confidence_{when}": confidence,
+        }
+    probabilities = [name for name in a.column_names if name.startswith("p_")]
+    by = np.full(len(a), np.nan)
+    for name in probabilities:
+        by = np.fmax(by, np.abs(_numbers(a, name) - _numbers(b, name)))
+    columns["labelled"] = pc.and_(*(pc.not_equal(columns[f"label_{side}"], NO_LABEL) for side in "ab"))
+    return pa.table({**columns, "by": pa.array(by)})
+
+
+def _pairs(rows: pa.Table, left: str, right: str) -> Counter[tuple[str, str]]:
+    found = rows.select([left, right]).group_by([left, right]).aggregate([([], "count_all")]).to_pylist()
+    return Counter({(row[left], row[right]): row["count_all"] for row in found})
+
+
+def _numbers(rows: pa.Table, column: str) -> NDArray[np.float64]:
+    return np.asarray(pc.fill_null(rows.column(column).cast(pa.float64()), float("nan")).to_numpy())
 
 
 def _difference(a: pa.ChunkedArray, b: pa.ChunkedArray, tolerance: float) -> tuple[int, float] | None:
@@ -98,28 +153,3 @@ def _difference(a: pa.ChunkedArray, b: pa.ChunkedArray, tolerance: float) -> tup
     x, y = (np.array(column.to_pylist(), dtype=object) for column in (a, b))
     n_rows = int((x != y).sum())
     return (n_rows, float("nan")) if n_rows else None
-
-
-def _label_changes(a: pa.Table, b: pa.Table) -> list[LabelChange]:
-    labels = [name for name in a.column_names if name.startswith("p_")]
-    old, new = (_outcomes(table) for table in (a, b))
-    rows = np.flatnonzero(old != new)
-    clip_ids = a.column("clip_id")
-    apart = np.full(len(old), np.nan)
-    if labels:
-        apart = np.abs(_matrix(a, labels) - _matrix(b, labels)).max(axis=1)
-    changes = [LabelChange(clip_ids[int(row)].as_py(), old[row], new[row], float(apart[row])) for row in rows]
-    return sorted(changes, key=lambda change: (not np.isnan(change.by), -change.by))
-
-
-def _outcomes(table: pa.Table) -> NDArray[np.object_]:
-    """Emotion of each row, or its status where it has none."""
-    statuses = np.array(table.column("status").to_pylist(), dtype=object)
-    if "emotion" not in table.column_names:
-        return statuses
-    emotions = np.array(table.column("emotion").to_pylist(), dtype=object)
-    return np.where(emotions == None, statuses, emotions)  # noqa: E711 - element by element
-
-
-def _matrix(table: pa.Table, names: list[str]) -> NDArray[np.float64]:
-    return np.column_stack([np.asarray(table.column(name).to_numpy(), np.float64) for name in names])
