@@ -13,10 +13,10 @@ from ser_batch.config import Config
 from ser_batch.errors import ConfigError, NothingToDoError
 from ser_batch.interrupt import Interruptions
 from ser_batch.plugins import PluginRecipe
-from ser_batch.run.manifest import Ingredients, gather
 from ser_batch.run.steps import reached
 from ser_batch.run.summary import RunSummary
 from ser_batch.stages.discover import FileList, Found, discover
+from ser_batch.stages.ingredients import Ingredients, gather
 from ser_batch.stages.pool import Extraction, worker_count
 from ser_batch.stages.predict import predict_outcomes
 from ser_batch.stages.progress import Progress

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ser_batch.contracts import check_spec
 from ser_batch.errors import ModelError, PluginError, SerBatchError
-from ser_batch.plugins import blamed
+from ser_batch.plugins import blamed, plugin_version
 from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, Corpus, Extractor, LabelledClip
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ __all__ = [
     "clip_finished",
     "load_classifier",
     "read_clip",
+    "reader_versions",
     "register_commands",
     "register_corpora",
     "register_extractors",
@@ -118,6 +119,15 @@ def read_clip(
         raise PluginError("No plugin could read the file.")
     _, pieces = found
     return iter(pieces)
+
+
+def reader_versions(manager: pluggy.PluginManager) -> dict[str, str | int]:
+    """Return plugin -> version of all that read audio, sorted by name.
+
+    The version is the attribute ``READER_VERSION`` of the plugin, else that of its package, else a hash of its file.
+    """
+    readers = [implementation.plugin_name for implementation in _by_name(manager, "read_clip")]
+    return {name: plugin_version(manager, name, "READER_VERSION") for name in readers}
 
 
 def load_classifier(manager: pluggy.PluginManager, name: str, device: str) -> Classifier:

@@ -6,6 +6,7 @@ Code of plugins runs inside `blamed`, here and wherever else it is called: what 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -39,6 +40,7 @@ __all__ = [
     "blamed",
     "describe_plugins",
     "hook_names",
+    "plugin_version",
 ]
 
 #: Built-in plugins: name -> module. Loaded by name so that no floor imports upwards.
@@ -187,6 +189,38 @@ def _check_hooks_exist(manager: pluggy.PluginManager) -> None:
         raise PluginError(f"Plugin {plugin!r} implements a hook {hook!r} that does not exist.{hint}") from error
 
 
+def _package(name: str) -> tuple[str, str] | None:
+    """Return name and version of the distribution that a plugin comes from; None for a single file."""
+    if name in BUILT_IN:
+        return "ser-batch", __version__
+    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=name):
+        if point.dist is not None:
+            return point.dist.name, point.dist.version
+    return None
+
+
+def plugin_version(manager: pluggy.PluginManager, name: str, attribute: str) -> str | int:
+    """Return what tells the code of a plugin from other states of it.
+
+    That is what it declares as `attribute`, else the version of its package, else a hash of its file.
+
+    Raises
+    ------
+    PluginError
+        It declares something that is neither a whole number nor text.
+    """
+    plugin = manager.get_plugin(name)
+    declared = getattr(plugin, attribute, None)
+    if declared is not None:
+        if isinstance(declared, str | int):
+            return declared
+        raise PluginError(f"Plugin {name!r}: {attribute} must be a whole number or text, not {declared!r}.")
+    if package := _package(name):
+        return package[1]
+    file = getattr(plugin, "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
+
+
 @dataclass(frozen=True, slots=True)
 class PluginInfo:
     """What is known of one loaded plugin."""
@@ -211,14 +245,9 @@ def describe_plugins(manager: pluggy.PluginManager, offered: Mapping[str, tuple[
     offered : mapping
         As `ser_batch.hooks.register_extractors` returns it: name -> (plugin, extractor).
     """
-    points = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
     found = []
     for name, plugin in sorted(manager.list_name_plugin()):
-        package, version = str(getattr(plugin, "__file__", None) or "?"), ""
-        if name in BUILT_IN:
-            package, version = "ser-batch", __version__
-        elif name in points and (distribution := points[name].dist) is not None:
-            package, version = distribution.name, distribution.version
+        package, version = _package(name) or (str(getattr(plugin, "__file__", None) or "?"), "")
         implemented = {caller.name for caller in manager.get_hookcallers(plugin) or ()}
         hooks = tuple(hook for hook in hook_names() if hook in implemented)
         specs = tuple(extractor.spec for owner, extractor in offered.values() if owner == name)

@@ -11,6 +11,7 @@ import numpy as np
 import pluggy
 import pytest
 
+from ser_batch.audio import READER_VERSION
 from ser_batch.config import Config
 from ser_batch.contracts import check_block
 from ser_batch.errors import ConfigError, ExitCode, PluginError
@@ -18,6 +19,7 @@ from ser_batch.hooks import (
     clip_finished,
     load_classifier,
     read_clip,
+    reader_versions,
     register_commands,
     register_corpora,
     register_extractors,
@@ -336,3 +338,21 @@ def test_a_block_that_breaks_its_promise_is_explained(bad: object, message: str)
 def test_a_tensor_that_was_not_declared_is_refused() -> None:
     with pytest.raises(PluginError, match=r"returned a tensor, but its spec declares none"):
         check_block("tuner", FeatureSpec("tone", 1, SPEC.scalars), block(), 3)
+
+
+def test_a_reader_has_a_version_of_its_own_or_of_its_package_or_of_its_file(
+    write: Write, install: Callable[[str, str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "from ser_batch import hookimpl\n{}@hookimpl\ndef read_clip(ref): return None\n"
+    install("ser-batch-zebra", "zebra_reader", code.format(""))
+    files = write("a.py", code.format("READER_VERSION = 7\n")), write("b.py", code.format(""))
+    manager = PluginRecipe(files=files, built_in=("ser_batch.audio",), entry_points=("ser-batch-zebra",)).build()
+    versions = reader_versions(manager)
+    assert list(versions) == ["a.py", "b.py", "ser-batch-zebra", "ser_batch.audio"]
+    assert (versions["a.py"], versions["ser-batch-zebra"]) == (7, "2.5")
+    assert versions["ser_batch.audio"] == READER_VERSION
+    again = reader_versions(build(write("b.py", code.format(""))).build())
+    assert again["b.py"] == versions["b.py"]
+    assert reader_versions(build(write("b.py", code.format("import os\n"))).build()) != again
+    with pytest.raises(PluginError, match=r"'c\.py': READER_VERSION must be a whole number or text, not \[1\]"):
+        reader_versions(build(write("c.py", code.format("READER_VERSION = [1]\n"))).build())

@@ -42,21 +42,19 @@ def command(folder: str | None, n_files: int, no_model: bool, **options: Any) ->
     Prints files per second, audio hours per hour and the time of each stage, all on the CPU. Nothing is kept.
     """
     from ser_batch.engine import find_audio  # noqa: PLC0415 - imports for a call, not for --help
-    from ser_batch.run.manifest import gather  # noqa: PLC0415
+    from ser_batch.stages.ingredients import gather  # noqa: PLC0415
     from ser_batch.stages.measure import measure_speed, sample_refs  # noqa: PLC0415
     from ser_batch.stages.pool import worker_count  # noqa: PLC0415
-    from ser_batch.stages.worker import Setup  # noqa: PLC0415
 
     config = config_of(options, **({"model": ""} if no_model else {}))
     recipe = recipe_of(options)
     ingredients = gather(recipe.build(), recipe, config)
-    setup = Setup(recipe, config, tuple(spec.extractor for spec in ingredients.specs), config.predict.model, True)
     n_jobs = worker_count(config.extract.jobs)
     with tempfile.TemporaryDirectory(prefix="ser-batch-") as made:
         if folder is None:
             _make_recordings(Path(made))
         found = find_audio([folder or made], config)
-        speed = measure_speed(sample_refs(found, n_files), setup, n_jobs)
+        speed = measure_speed(sample_refs(found, n_files), ingredients.setup(predict=True), n_jobs)
     _print(speed, n_jobs, ingredients.model.get("name"))
     return ExitCode.OK
 

@@ -11,8 +11,8 @@ import click
 from ser_batch.cli.progress import hours_text
 from ser_batch.engine import find_audio
 from ser_batch.errors import ExitCode
-from ser_batch.run.manifest import gather
 from ser_batch.run.metadata import read_file_table
+from ser_batch.stages.ingredients import gather
 from ser_batch.stages.measure import estimate_audio_s, measure_speed, sample_refs
 from ser_batch.stages.pool import worker_count
 from ser_batch.text import printable

@@ -1,38 +1,30 @@
-"""``run.json``: what a run is made of, and the fingerprint of all that changes its results."""
+"""``run.json``: what a run is made of, where, and how far it has come."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser_batch import hooks
 from ser_batch._version import __version__
-from ser_batch.audio import READER_VERSION
 from ser_batch.config import Config
 from ser_batch.errors import RunError
-from ser_batch.plugins import PluginRecipe, describe_plugins
-from ser_batch.records import Classifier, FeatureSpec
-from ser_batch.stages.analyse import select_extractors
+from ser_batch.plugins import describe_plugins
 from ser_batch.stages.discover import FileList, read_file_list
-from ser_batch.stages.worker import Setup
+from ser_batch.stages.ingredients import Ingredients
 
 if TYPE_CHECKING:
     import pluggy
 
 __all__ = [
-    "Ingredients",
     "config_of_run",
-    "differences",
-    "gather",
     "inputs_of_run",
     "new_manifest",
     "read_manifest",
@@ -40,82 +32,6 @@ __all__ = [
 
 #: Libraries whose versions a run records.
 _LIBRARIES = ("joblib", "numpy", "onnxruntime", "pluggy", "pyarrow", "scipy", "soundfile", "soxr", "torch")
-
-#: What of a model file is repeated in the run, so that its results can be understood without it.
-_CARD_FIELDS = ("format_version", "features", "temperature", "pooling", "training", "scores", "created")
-_TRAINING_FIELDS = ("corpora", "licences", "seeds", "n_clips", "n_speakers", "tool_version")
-
-
-@dataclass(frozen=True)
-class Ingredients:
-    """All that decides the results of a scan, known before the first file is read."""
-
-    config: Config
-    recipe: PluginRecipe
-    specs: tuple[FeatureSpec, ...]
-    labels: tuple[str, ...]
-    model: Mapping[str, Any]
-    #: Plugins that read audio, the built-in one included.
-    readers: tuple[str, ...]
-
-    def settings(self) -> dict[str, Any]:
-        """Return everything that changes results, flat, by a name that people recognise."""
-        settings = {f"audio.{key}": value for key, value in self.config.as_dict()["audio"].items()}
-        settings |= {f"extractor {spec.extractor}": spec.version for spec in self.specs}
-        settings["readers"] = [*self.readers, READER_VERSION]
-        if self.model:
-            settings |= {"model weights": self.model["sha256"], "labels": list(self.labels)}
-            settings["predict.abstain"] = self.config.predict.abstain
-        return settings
-
-    def fingerprint(self) -> str:
-        """Return a hash of `settings`, 16 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:16]
-
-    def setup(self, predict: bool) -> Setup:
-        """Return what a worker builds; `predict` says whether it predicts, too."""
-        extractors = tuple(spec.extractor for spec in self.specs)
-        return Setup(self.recipe, self.config, extractors, self.config.predict.model, predict)
-
-
-def gather(manager: pluggy.PluginManager, recipe: PluginRecipe, config: Config) -> Ingredients:
-    """Find out what a scan under `config` is made of, without computing anything.
-
-    Raises
-    ------
-    ModelError, PluginError
-        The model or an extractor is missing or does not fit.
-    """
-    offered = hooks.register_extractors(manager, config)
-    model: dict[str, Any] = {}
-    classifier: Classifier | None = None
-    if config.predict.model:
-        # For the CPU whatever computes later: that loads no weights into a device.
-        classifier = hooks.load_classifier(manager, config.predict.model, "cpu")
-        model = {
-            "name": classifier.name,
-            "sha256": classifier.sha256,
-            "needs": [list(need) for need in classifier.needs],
-        }
-        card = getattr(getattr(classifier, "checkpoint", None), "meta", {})
-        model |= {key: card[key] for key in _CARD_FIELDS if key in card}
-        if "training" in model:
-            # The keys of all training speakers and files are for `evaluate` alone, and a hundred kilobytes.
-            model["training"] = {key: model["training"][key] for key in _TRAINING_FIELDS if key in model["training"]}
-    needs = classifier.needs if classifier else ()
-    selected = select_extractors(offered, config.extract.extractors, needs)
-    # An extractor that gives a tensor and nothing else works for the model alone.
-    selected = {
-        name: item for name, item in selected.items() if item[1].spec.scalars or name in {need for need, _ in needs}
-    }
-    return Ingredients(
-        config=config,
-        recipe=recipe,
-        specs=tuple(extractor.spec for _, extractor in selected.values()),
-        labels=tuple(classifier.labels) if classifier else (),
-        model=model,
-        readers=tuple(sorted(item.plugin_name for item in manager.hook.read_clip.get_hookimpls())),
-    )
 
 
 def new_manifest(ingredients: Ingredients, manager: pluggy.PluginManager, old: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,21 +93,6 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
             f"{path} cannot be read ({error}). Restore it, or delete it and give --recompute changed: parts stay."
         ) from error
     return manifest
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Say, one line each, which settings differ between two runs."""
-    absent = "absent"
-    return [
-        f"{name}: {_short(old.get(name, absent))} -> {_short(new.get(name, absent))}"
-        for name in sorted({*old, *new})
-        if old.get(name, absent) != new.get(name, absent)
-    ]
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:12]}…"
 
 
 def _version(library: str) -> str:

@@ -19,7 +19,7 @@ from ser_batch.errors import RunError
 from ser_batch.interrupt import Interruptions
 from ser_batch.records import ClipOutcome, Status
 from ser_batch.run.journal import Filesystem, lock_run
-from ser_batch.run.manifest import Ingredients, differences, new_manifest, read_manifest
+from ser_batch.run.manifest import new_manifest, read_manifest
 from ser_batch.run.metadata import FileTable
 from ser_batch.run.plan import Plan, Shard, make_plan, read_index
 from ser_batch.run.rows import RowMaker
@@ -27,6 +27,7 @@ from ser_batch.run.steps import reached
 from ser_batch.run.store import RunStore
 from ser_batch.run.summary import RunSummary, summarise
 from ser_batch.stages.discover import FileList, Found
+from ser_batch.stages.ingredients import Ingredients, differences
 from ser_batch.stages.progress import Progress
 from ser_batch.stages.watch import end_orphans
 

@@ -15,9 +15,9 @@ import soundfile
 
 from ser_batch.records import ClipOutcome, ClipRef, Status
 from ser_batch.stages.discover import Found
+from ser_batch.stages.ingredients import Setup
 from ser_batch.stages.pool import Extraction
 from ser_batch.stages.progress import Progress
-from ser_batch.stages.worker import Setup
 
 __all__ = ["Speed", "estimate_audio_s", "measure_speed", "sample_refs"]
 

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, TypeVar
 from ser_batch.errors import PluginError, RunError
 from ser_batch.records import ClipOutcome, ClipRef, Status
 from ser_batch.stages.analyse import analyse_clip, select_extractors
+from ser_batch.stages.ingredients import Setup
 from ser_batch.stages.progress import Progress
 from ser_batch.stages.watch import Watchdog
-from ser_batch.stages.worker import BEAT_PREFIX, Beat, Setup, read_beat, read_spool, run_chunk, start_worker
+from ser_batch.stages.worker import BEAT_PREFIX, Beat, read_beat, read_spool, run_chunk, start_worker
 
 if TYPE_CHECKING:
     from joblib.externals.loky import ProcessPoolExecutor

@@ -23,17 +23,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser_batch import hooks
-from ser_batch.config import Config
 from ser_batch.dsp.voice import synthetic_voice
-from ser_batch.plugins import PluginRecipe
 from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, Extractor, Status
-from ser_batch.stages.analyse import Change, analyse_clip, select_extractors
+from ser_batch.stages.analyse import analyse_clip, select_extractors
+from ser_batch.stages.ingredients import Setup
 from ser_batch.windows import plan_windows
 
 if TYPE_CHECKING:
     import pluggy
 
-__all__ = ["BEAT_PREFIX", "Beat", "Setup", "Workshop", "read_beat", "read_spool", "run_chunk", "start_worker"]
+__all__ = ["BEAT_PREFIX", "Beat", "Workshop", "read_beat", "read_spool", "run_chunk", "start_worker"]
 
 BEAT_PREFIX = "beat-"
 
@@ -45,24 +44,6 @@ _STAGES = ("start", "decode", "extract", "predict", "idle")
 _START_LIMIT_S = 900.0
 #: Audio per started stretch of which a file is given its time limit once more.
 _LIMIT_PER_AUDIO_S = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """All that a worker needs to begin; small, picklable and hashable."""
-
-    recipe: PluginRecipe
-    config: Config
-    #: Extractors to run, those of the model included.
-    extractors: tuple[str, ...]
-    #: Model to load; "" = none.
-    model: str
-    #: False where the parent predicts, on a GPU: blocks keep their tensors then.
-    predict: bool
-    #: Without a model, whether blocks keep their tensors, those of long recordings included.
-    keep_tensors: bool = False
-    #: Done to each file once it is decoded.
-    change: Change | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ import gc, sys
 from ser_batch.config import Config
 from ser_batch.extractors import mel, prosodic, quality, voice_quality
 from ser_batch.plugins import PluginRecipe
-from ser_batch.stages.worker import Setup, Workshop
+from ser_batch.stages.ingredients import Setup
+from ser_batch.stages.worker import Workshop
 assert "numba" not in sys.modules, "importing loads numba"
 config = Config()
 Workshop(Setup(PluginRecipe(entry_points=()), config, config.extract.extractors, model="", predict=True))

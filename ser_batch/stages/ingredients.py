@@ -1,0 +1,157 @@
+"""What a scan, a training or a worker is made of: all that decides its numbers, and what differs between two."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ser_batch import hooks
+from ser_batch.config import Config
+from ser_batch.plugins import PluginRecipe
+from ser_batch.records import Classifier, Extractor, FeatureSpec
+from ser_batch.stages.analyse import Change, select_extractors
+
+if TYPE_CHECKING:
+    import pluggy
+
+__all__ = ["Ingredients", "Setup", "differences", "gather", "ingredients_of"]
+
+#: What of a model file is repeated in a run, so that its results can be understood without it.
+_CARD_FIELDS = ("format_version", "features", "temperature", "pooling", "training", "scores", "created")
+_TRAINING_FIELDS = ("corpora", "licences", "seeds", "n_clips", "n_speakers", "tool_version")
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """All that a worker needs to begin; small, picklable and hashable."""
+
+    recipe: PluginRecipe
+    config: Config
+    #: Extractors to run, those of the model included.
+    extractors: tuple[str, ...]
+    #: Model to load; "" = none.
+    model: str
+    #: False where the parent predicts, on a GPU: blocks keep their tensors then.
+    predict: bool
+    #: Without a model, whether blocks keep their tensors, those of long recordings included.
+    keep_tensors: bool = False
+    #: Done to each file once it is decoded.
+    change: Change | None = None
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """All that decides the results of a scan, known before the first file is read."""
+
+    config: Config
+    recipe: PluginRecipe
+    specs: tuple[FeatureSpec, ...]
+    labels: tuple[str, ...]
+    model: Mapping[str, Any]
+    #: Plugins that read audio, the built-in one included -> version.
+    readers: Mapping[str, str | int]
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that changes results, flat, by a name that people recognise."""
+        settings = {f"audio.{key}": value for key, value in self.config.as_dict()["audio"].items()}
+        settings |= {f"extractor {spec.extractor}": spec.version for spec in self.specs}
+        settings |= {f"reader {plugin}": version for plugin, version in self.readers.items()}
+        if self.model:
+            settings |= {"model weights": self.model["sha256"], "labels": list(self.labels)}
+            settings["predict.abstain"] = self.config.predict.abstain
+        return settings
+
+    def fingerprint(self) -> str:
+        """Return a hash of `settings`, 16 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def setup(self, predict: bool) -> Setup:
+        """Return what a worker builds; `predict` says whether it predicts, too."""
+        extractors = tuple(spec.extractor for spec in self.specs)
+        return Setup(self.recipe, self.config, extractors, self.config.predict.model, predict)
+
+
+def gather(manager: pluggy.PluginManager, recipe: PluginRecipe, config: Config) -> Ingredients:
+    """Find out what a scan under `config` is made of, without computing anything.
+
+    Raises
+    ------
+    ModelError, PluginError
+        The model or an extractor is missing or does not fit.
+    """
+    offered = hooks.register_extractors(manager, config)
+    # For the CPU whatever computes later: that loads no weights into a device.
+    name = config.predict.model
+    classifier = hooks.load_classifier(manager, name, "cpu") if name else None
+    needs = classifier.needs if classifier else ()
+    selected = select_extractors(offered, config.extract.extractors, needs)
+    # An extractor that gives a tensor and nothing else works for the model alone.
+    needed = {name for name, _ in needs}
+    selected = {name: item for name, item in selected.items() if item[1].spec.scalars or name in needed}
+    return ingredients_of(manager, recipe, config, selected, classifier)
+
+
+def ingredients_of(
+    manager: pluggy.PluginManager,
+    recipe: PluginRecipe,
+    config: Config,
+    extractors: Mapping[str, tuple[str, Extractor]],
+    classifier: Classifier | None,
+) -> Ingredients:
+    """Return the ingredients that are already loaded.
+
+    Parameters
+    ----------
+    manager : pluggy.PluginManager
+    recipe : PluginRecipe
+        What `manager` was built from.
+    config : Config
+    extractors : mapping
+        Those that run: name -> (plugin, extractor).
+    classifier : Classifier or None
+
+    Raises
+    ------
+    PluginError
+        The version of a reader is neither a number nor text.
+    """
+    return Ingredients(
+        config=config,
+        recipe=recipe,
+        specs=tuple(extractor.spec for _, extractor in extractors.values()),
+        labels=tuple(classifier.labels) if classifier else (),
+        model=_card(classifier) if classifier else {},
+        readers=hooks.reader_versions(manager),
+    )
+
+
+def _card(classifier: Classifier) -> dict[str, Any]:
+    model: dict[str, Any] = {
+        "name": classifier.name,
+        "sha256": classifier.sha256,
+        "needs": [list(need) for need in classifier.needs],
+    }
+    card = getattr(getattr(classifier, "checkpoint", None), "meta", {})
+    model |= {key: card[key] for key in _CARD_FIELDS if key in card}
+    if "training" in model:
+        # The keys of all training speakers and files are for `evaluate` alone, and a hundred kilobytes.
+        model["training"] = {key: model["training"][key] for key in _TRAINING_FIELDS if key in model["training"]}
+    return model
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Say, one line each, which settings differ between two runs."""
+    absent = "absent"
+    return [
+        f"{name}: {_short(old.get(name, absent))} -> {_short(new.get(name, absent))}"
+        for name in sorted({*old, *new})
+        if old.get(name, absent) != new.get(name, absent)
+    ]
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:12]}…"
