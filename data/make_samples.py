@@ -1,4 +1,4 @@
-"""Makes the clips of data/samples: synthetic voices in many formats, and some files that are wrong on purpose.
+"""Makes data/samples, synthetic voices in many formats, and data/broken, files that are wrong on purpose.
 
 Run ``python data/make_samples.py`` from anywhere, with espeak-ng installed. The clips show that the pipeline works;
 they say nothing about how well emotions are recognised, since espeak-ng has none.
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 Samples = NDArray[np.float64]
 
-FOLDER = Path(__file__).resolve().parent / "samples"
+FOLDER = Path(__file__).resolve().parent
 
 SENTENCES = (
     "The kettle is on, and the rain has stopped at last.",
@@ -183,21 +183,29 @@ def write(path: Path, samples: Samples, sample: Sample) -> None:
 
 
 def write_odd_files(folder: Path) -> None:
-    """Files that are wrong on purpose; each must become a row of its own."""
+    """Recordings in which there is next to nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     soundfile.write(folder / "silence.flac", np.zeros(4 * 16_000), 16_000)
     soundfile.write(folder / "twenty_milliseconds.wav", 0.3 * np.sin(np.arange(320) * 0.08), 16_000)
+
+
+def write_broken_files(folder: Path, sound: bytes) -> None:
+    """Files that are wrong on purpose, one of them half of `sound`; each must become a row that says so."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "text_named.wav").write_text("These are the minutes of a meeting, not a recording of it.\n")
-    sound = (folder.parent / "voices" / "low_slow.flac").read_bytes()
     (folder / "broken_in_the_middle.flac").write_bytes(sound[: len(sound) // 2])
 
 
 def main() -> None:
     """Make all clips anew."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where to write (default: data/samples)")
-    folder = parser.parse_args().folder
-    shutil.rmtree(folder, ignore_errors=True)
+    parser.add_argument(
+        "--folder", type=Path, default=FOLDER, help="where to write samples/ and broken/ (default: data)"
+    )
+    parent = parser.parse_args().folder
+    folder = parent / "samples"
+    for old in (folder, parent / "broken"):
+        shutil.rmtree(old, ignore_errors=True)
     for sample in plan():
         write(folder / sample.path, sample.treat(say(sample.text, sample.voice, sample.rate, sample.pitch)), sample)
     talk = Sample(
@@ -205,6 +213,7 @@ def main() -> None:
     )
     write(folder / talk.path, long_conversation(), talk)
     write_odd_files(folder / "odd")
+    write_broken_files(parent / "broken", (folder / "voices/low_slow.flac").read_bytes())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from repository import REPOSITORY
 
 #: Folders and files of the checkout that make up the sdist.
 SOURCES = (
-    *("ser_batch", "configs", "models", "tests", "docs", "plugins", "benchmarks"),
+    *("ser_batch", "configs", "models", "tests", "docs", "plugins", "benchmarks", "scripts"),
     *("setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "constraints.txt", "data"),
 )
 

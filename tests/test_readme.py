@@ -17,22 +17,22 @@ from repository import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
 
-#: What becomes of the samples that are wrong on purpose; all others are ok.
-ODD = {
-    "odd/broken_in_the_middle.flac": {"partial", "failed"},
-    "odd/text_named.wav": {"failed"},
-}
 
-
-def block(heading: str, language: str) -> str:
-    """Return the first code block below a heading."""
+def blocks(heading: str, language: str) -> list[str]:
+    """Return the code blocks below a heading."""
     section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    found = re.search(rf"```{language}\n(.+?)```", section, re.DOTALL)
-    assert found
-    return found[1]
+    return re.findall(rf"```{language}\n(.+?)```", section, re.DOTALL)
 
 
-def run(words: list[str], folder: Path, codes: tuple[int, ...] = (0,)) -> str:
+def commands(block: str) -> list[list[str]]:
+    """Return the words of each command of a block."""
+    return [shlex.split(line[2:], comments=True) for line in block.splitlines() if line.startswith("$ ")]
+
+
+PROGRAMS = {"ser-batch": [sys.executable, "-m", "ser_batch"], "python": [sys.executable]}
+
+
+def run(words: list[str], folder: Path, code: int = 0) -> str:
     done = subprocess.run(
         words,
         cwd=folder,
@@ -42,7 +42,7 @@ def run(words: list[str], folder: Path, codes: tuple[int, ...] = (0,)) -> str:
         timeout=900,  # the first scan in a fresh clone compiles kernels: a minute, more on a busy machine
         check=False,
     )
-    assert done.returncode in codes, f"{words}\n{done.stdout}{done.stderr}"
+    assert done.returncode == code, f"{words}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
@@ -50,14 +50,15 @@ def run(words: list[str], folder: Path, codes: tuple[int, ...] = (0,)) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the five lines were typed."""
     folder = tmp_path_factory.mktemp("readme")
-    shutil.copytree(REPOSITORY / "data/samples", folder / "data/samples")
-    lines = [line[2:] for line in block("Five lines", "console").splitlines() if line.startswith("$ ")]
-    assert len(lines) == 5
-    programs = {"ser-batch": [sys.executable, "-m", "ser_batch"], "python": [sys.executable]}
-    for line in lines:
-        program, *arguments = shlex.split(line, comments=True)
-        # Two samples are broken on purpose, which the README says, and so does the exit code of the scan.
-        run([*programs[program], *arguments], folder, codes=(1,) if arguments[0] == "scan" else (0,))
+    for name in ("samples", "broken"):
+        shutil.copytree(REPOSITORY / "data" / name, folder / "data" / name)
+    five, broken = blocks("Five lines", "console")
+    assert len(commands(five)) == 5
+    for program, *arguments in commands(five):
+        run([*PROGRAMS[program], *arguments], folder)
+    [(program, *arguments)] = commands(broken)
+    assert "ends with code 1" in broken
+    run([*PROGRAMS[program], *arguments], folder, code=1)
     return folder
 
 
@@ -66,13 +67,41 @@ def files(folder: Path) -> pd.DataFrame:
     return pd.read_parquet(folder / "runs/samples/files").set_index("clip_id")
 
 
-def test_every_sample_is_a_row_and_only_what_is_broken_fails(files: pd.DataFrame) -> None:
-    samples = REPOSITORY / "data/samples"
-    assert set(files.index) == {path.relative_to(samples).as_posix() for path in samples.rglob("*") if path.is_file()}
+def names_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_sample_is_a_row_that_is_ok(files: pd.DataFrame) -> None:
+    assert set(files.index) == names_in(REPOSITORY / "data/samples")
     assert f"label {len(files)} sample files" in README
-    for clip_id, status in files["status"].items():
-        assert status in ODD.get(str(clip_id), {"ok"}), files.loc[clip_id]
-    assert files.loc[list(ODD), "error_message"].str.len().gt(10).all()
+    assert f"label the {len(files)} sample files" in README
+    assert (files["status"] == "ok").all()
+
+
+def test_every_broken_file_is_a_row_that_says_what_happened(folder: Path) -> None:
+    files = pd.read_parquet(folder / "runs/broken/files").set_index("clip_id")
+    assert set(files.index) == names_in(REPOSITORY / "data/broken")
+    assert files.loc["text_named.wav", "status"] == "failed"
+    assert files.loc["broken_in_the_middle.flac", "status"] in {"partial", "failed"}
+    assert files["error_message"].str.len().gt(10).all()
+
+
+def test_the_two_commands_are_those_that_ci_runs_and_need_no_more_than_python() -> None:
+    two = blocks("Install", "console")[0]
+    ci = (REPOSITORY / ".ci/run").read_text()
+    assert [words[0] for words in commands(two)] == ["sh", "sh"]
+    for words in commands(two):
+        assert shlex.join(words) in ci
+        done = subprocess.run(
+            words,
+            cwd=REPOSITORY,
+            env={"PATH": os.environ["PATH"], "PYTHON": "false", "VENV": "nowhere"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("Python 3.11 or newer is needed.")
 
 
 def test_rows_that_are_ok_have_probabilities_that_sum_to_1(files: pd.DataFrame) -> None:
@@ -113,7 +142,7 @@ def test_the_report_and_the_export_are_there(folder: Path) -> None:
 
 
 def test_the_python_example_runs_and_agrees_with_the_scan(folder: Path, files: pd.DataFrame) -> None:
-    code = block("In Python", "python") + "\nprint(emotion, *(f'{value:.6f}' for value in probabilities.values()))"
+    code = blocks("In Python", "python")[0] + "\nprint(emotion, *(f'{value:.6f}' for value in probabilities.values()))"
     last = run([sys.executable, "-c", code], folder).splitlines()[-1].split()
     row = files.loc["voices/low_slow.flac"]
     assert last[0] == row["emotion"]
