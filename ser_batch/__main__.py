@@ -5,8 +5,11 @@ import sys
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    from ser_batch.cli.main import main as run  # noqa: PLC0415 - workers import this module and must not load click
+    # Late, since workers import this module and must not load click.
+    from ser_batch.cli.main import main as run  # noqa: PLC0415
+    from ser_batch.cli.streams import guard_streams  # noqa: PLC0415
 
+    guard_streams()
     sys.exit(run())
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from ser_batch.errors import ConfigError
+from ser_batch.text import did_you_mean
 
 __all__ = [
     "DEVICES",
@@ -77,7 +77,7 @@ class PredictConfig:
     abstain: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self.device in DEVICES, "predict.device", f"one of {', '.join(DEVICES)}")
+        require_one_of(self.device, DEVICES, "predict.device")
         require(self.batch_size >= 1, "predict.batch_size", "1 or more")
         require(0 <= self.abstain < 1, "predict.abstain", "from 0 to below 1")
 
@@ -157,9 +157,8 @@ def overlay(target: Any, values: Mapping[str, Any], source: str, prefix: str = "
     changes: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{source}: unknown key {prefix + key!r}.{hint} Known here: {', '.join(sorted(known))}.")
+            near = did_you_mean(key, known)
+            raise ConfigError(f"{source}: unknown key {prefix + key!r}.{near} Known here: {', '.join(sorted(known))}.")
         current = getattr(target, key)
         if is_dataclass(current):
             if not isinstance(value, Mapping):
@@ -194,3 +193,8 @@ def _plain(value: Any) -> Any:
 def require(condition: bool, key: str, rule: str) -> None:
     if not condition:
         raise ConfigError(f"{key} must be {rule}.")
+
+
+def require_one_of(value: str, known: Sequence[str], key: str) -> None:
+    if value not in known:
+        raise ConfigError(f"{key} must be one of {', '.join(known)}, not {value!r}.{did_you_mean(value, known)}")

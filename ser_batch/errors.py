@@ -27,7 +27,7 @@ class ExitCode(IntEnum):
     SOME_FILES_FAILED = 1
     #: A wrong option, value or configuration key (click uses the same code).
     USAGE = 2
-    #: A missing or unreadable input.
+    #: An input is missing or cannot be read, or an output cannot be written.
     INPUT = 3
     #: No audio file was found where the user pointed.
     NOTHING_TO_DO = 4
@@ -39,6 +39,8 @@ class ExitCode(IntEnum):
     RUN = 7
     #: Labels, speakers or folds of training data, or a table about the files, are not usable.
     DATA = 8
+    #: A fault of `ser-batch` itself or of a plugin; the message says where the traceback is.
+    UNFORESEEN = 70
     #: Ctrl-C or SIGTERM; what was committed stays and the same command goes on.
     INTERRUPTED = 130
 
@@ -56,7 +58,7 @@ class ConfigError(SerBatchError):
 
 
 class InputError(SerBatchError):
-    """An input path is missing or cannot be read."""
+    """An input path is missing or cannot be read, or an output path cannot be written."""
 
     exit_code = ExitCode.INPUT
 

@@ -5,7 +5,6 @@ Code of plugins runs inside `blamed`, here and wherever else it is called: what 
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import importlib.metadata
@@ -30,7 +29,7 @@ from ser_batch.errors import PluginError, SerBatchError
 from ser_batch.hookspecs import ENTRY_POINT_GROUP
 from ser_batch.interrupt import Interrupted
 from ser_batch.records import Extractor, FeatureSpec
-from ser_batch.text import message_of
+from ser_batch.text import did_you_mean, message_of
 
 __all__ = [
     "BUILT_IN",
@@ -184,8 +183,7 @@ def _check_hooks_exist(manager: pluggy.PluginManager) -> None:
     except pluggy.PluginValidationError as error:
         plugin = manager.get_name(error.plugin) or "?"
         hook = str(error).split("'")[1] if "'" in str(error) else "?"
-        near = difflib.get_close_matches(hook, hook_names(), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else f" Hooks: {', '.join(hook_names())}."
+        hint = did_you_mean(hook, hook_names()) or f" Hooks: {', '.join(hook_names())}."
         raise PluginError(f"Plugin {plugin!r} implements a hook {hook!r} that does not exist.{hint}") from error
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
+from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
 
 from ser_batch.errors import ConfigError, ModelError
+from ser_batch.text import did_you_mean
 
 __all__ = ["config_path", "model_path", "shipped_configs", "shipped_models"]
 
@@ -19,9 +22,12 @@ def shipped_models() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _folder("ser_batch.models").glob("*.safetensors")))
 
 
-def shipped_configs() -> tuple[str, ...]:
-    """Names of the configurations that come with the package."""
-    return tuple(sorted(path.stem for path in _folder("ser_batch.configs").glob("*.toml")))
+def shipped_configs(sections: Collection[str] | None = None) -> tuple[str, ...]:
+    """Names of the configurations that come with the package, or of those that have no other sections than these."""
+    paths = sorted(_folder("ser_batch.configs").glob("*.toml"))
+    if sections is None:
+        return tuple(path.stem for path in paths)
+    return tuple(path.stem for path in paths if set(tomllib.loads(path.read_text(encoding="utf-8"))) <= set(sections))
 
 
 def model_path(name: str) -> Path:
@@ -40,22 +46,32 @@ def model_path(name: str) -> Path:
         return path
     if path.is_file():
         raise ModelError(f"Model {name} is not a .safetensors file; other formats can run code when they are opened.")
+    shipped = shipped_models()
     raise ModelError(
-        f"No model {name!r}. Shipped models: {', '.join(shipped_models()) or 'none'}; or give a .safetensors path."
+        f"No model {name!r}.{did_you_mean(name, shipped)} Shipped models: {', '.join(shipped) or 'none'}; "
+        f"or give a .safetensors path."
     )
 
 
-def config_path(name: str) -> Path:
+def config_path(name: str, sections: Collection[str] | None = None) -> Path:
     """Return the TOML file for a shipped name or a path.
+
+    Parameters
+    ----------
+    name : str
+    sections : collection of str, optional
+        Those that a fitting one may have: a training has others than a scan.
 
     Raises
     ------
     ConfigError
-        Neither a shipped name nor an existing file.
+        Neither a shipped name that fits nor an existing file.
     """
-    path = _folder("ser_batch.configs") / f"{name}.toml"
-    if "/" not in name and path.is_file():
-        return path
+    shipped = shipped_configs(sections)
+    if name in shipped:
+        return _folder("ser_batch.configs") / f"{name}.toml"
     if Path(name).is_file():
         return Path(name)
-    raise ConfigError(f"No configuration {name!r}. Shipped: {', '.join(shipped_configs()) or 'none'}; or give a path.")
+    problem = f"The configuration {name!r} is for other commands." if name in shipped_configs() else ""
+    problem = problem or f"No configuration {name!r}.{did_you_mean(name, shipped)}"
+    raise ConfigError(f"{problem} Shipped: {', '.join(shipped) or 'none'}; or give a path.")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Iterable
 
-__all__ = ["message_of", "printable"]
+__all__ = ["did_you_mean", "message_of", "printable"]
 
 #: Longest message of an exception that is kept; libraries and plugins may raise whole documents.
 _MESSAGE_CHARACTERS = 500
@@ -20,6 +22,13 @@ def printable(text: str | os.PathLike[str]) -> str:
     if shown.isprintable():
         return shown
     return "".join(letter if letter.isprintable() else _escaped(letter) for letter in shown)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'this'?`` for the nearest of the known words, "" where none is near."""
+    by_folded = {item.casefold(): item for item in known}
+    near = difflib.get_close_matches(word.casefold(), by_folded, n=1)
+    return f" Did you mean {by_folded[near[0]]!r}?" if near else ""
 
 
 def message_of(error: BaseException, note: str = "") -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -74,9 +76,17 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["scan", ".", "-o", "run", "--device", "cdua"], ExitCode.USAGE, "Did you mean 'cuda'?"),
         (["scan", ".", "-o", "run", "--config", "nowhere"], ExitCode.USAGE, "No configuration 'nowhere'"),
         (["scan", ".", "-o", "run", "--config", "wrong.toml"], ExitCode.USAGE, "Did you mean 'window_s'?"),
+        (["scan", ".", "-o", "run", "--config", "defualt"], ExitCode.USAGE, "'defualt'. Did you mean 'default'?"),
+        (["scan", ".", "-o", "run", "--config", "quick"], ExitCode.USAGE, "'quick' is for other commands"),
+        (["scan", ".", "-o", "run", "--config", "device.toml"], ExitCode.USAGE, "not 'cdua'. Did you mean 'cuda'?"),
+        (
+            ["train", "--data", ".", "--config", "default"],
+            ExitCode.USAGE,
+            "Shipped: quick, train7; or",
+        ),
         (["features", "voice.wav", "-o", "full"], ExitCode.RUN, "full"),
-        (["scan", "voice.wav", "-o", "run", "--model", "ser99"], ExitCode.MODEL, "No model 'ser99'"),
-        (["features", "voice.wav", "-o", "run", "--extractor", "melon"], ExitCode.PLUGIN, "melon"),
+        (["scan", "voice.wav", "-o", "run", "--model", "ser99"], ExitCode.MODEL, "No model 'ser99'. Did you mean 'ser"),
+        (["features", "voice.wav", "-o", "run", "--extractor", "melon"], ExitCode.PLUGIN, "Did you mean 'mel'?"),
         (["predict", "nowhere.wav"], ExitCode.SOME_FILES_FAILED, "nowhere.wav"),
         (["show", "nowhere"], ExitCode.RUN, "nowhere"),
         (["report", "full"], ExitCode.RUN, "full is not a run"),
@@ -100,6 +110,7 @@ def test_a_mistake_costs_one_line(
     if "voice.wav" in arguments:
         (tmp_path / "voice.wav").write_bytes((REPOSITORY / "data/samples/formats/SHOUTED_SUFFIX.WAV").read_bytes())
     (tmp_path / "wrong.toml").write_text("[audio]\nwindows_s = 3\n")
+    (tmp_path / "device.toml").write_text("[predict]\ndevice = 'cdua'\n")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").touch()
     assert main(arguments) == code
@@ -111,13 +122,45 @@ def test_a_mistake_costs_one_line(
     assert (tmp_path / "full/notes.txt").exists()
 
 
+def install(folder: Path, name: str, code: str) -> None:
+    """Install a plugin of one module, as pip would."""
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[ser_batch]\n{name} = {name}_plugin\n")
+    (folder / f"{name}_plugin.py").write_text(code)
+
+
+@pytest.mark.parametrize("fault", ["1 / 0", "raise SystemExit(0)", "raise MemoryError", "open('/nowhere/x')"])
+def test_what_nobody_foresaw_is_one_line_that_says_where_the_traceback_is(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(
+        tmp_path,
+        "faulty",
+        "import click, ser_batch\n"
+        "@ser_batch.hookimpl\n"
+        "def register_commands(cli):\n"
+        "    @cli.command('stumble')\n"
+        "    def stumble():\n"
+        f"        {fault}\n",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SER_BATCH_PLUGINS", "faulty")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert main(["stumble"]) == ExitCode.UNFORESEEN
+    output = capsys.readouterr()
+    [line] = output.err.splitlines()
+    assert "faulty_plugin.py, line 6" in line
+    log = re.search(r"The traceback is in (.+\.log)\.$", line)
+    assert log
+    assert "Traceback (most recent call last)" in Path(log[1]).read_text()
+
+
 def test_a_broken_installed_plugin_does_not_take_help_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    info = tmp_path / "broken-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[ser_batch]\nbroken = no_such_module\n")
+    install(tmp_path, "broken", "import no_such_module")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("SER_BATCH_PLUGINS", "broken")
     assert main(["--help"]) == ExitCode.OK
@@ -173,15 +216,3 @@ def test_the_module_is_the_command() -> None:
     )
     assert done.returncode == ExitCode.PLUGIN
     assert done.stderr.startswith("Error: No extractor or plugin")
-
-
-def test_a_reader_that_goes_away_is_no_error() -> None:
-    done = subprocess.run(
-        f"{sys.executable} -m ser_batch plugins --json | head -c 1",
-        shell=True,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "["
-    assert "BrokenPipe" not in done.stderr

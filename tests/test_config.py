@@ -128,5 +128,5 @@ def test_a_pickled_model_is_never_opened(tmp_path: Path) -> None:
     pickled.touch()
     with pytest.raises(ModelError, match="can run code"):
         model_path(str(pickled))
-    with pytest.raises(ModelError, match=r"No model 'ser99'\. Shipped models: "):
+    with pytest.raises(ModelError, match=r"No model 'ser99'\. Did you mean 'ser\d'\? Shipped models: "):
         model_path("ser99")

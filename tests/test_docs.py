@@ -19,6 +19,7 @@ from repository import REPOSITORY
 from ser_batch import hookspecs
 from ser_batch.cli.main import COMMANDS
 from ser_batch.config import Config
+from ser_batch.errors import ExitCode
 from ser_batch.plugins import hook_names
 
 DOCS = REPOSITORY / "docs"
@@ -128,7 +129,7 @@ def test_command_page_is_what_the_commands_say() -> None:
 
 
 def test_every_exit_code_has_a_meaning() -> None:
-    assert len(list(command_page().exit_codes())) == 10
+    assert len(list(command_page().exit_codes())) == len(ExitCode)
     assert all(not row.endswith("|  |") for row in command_page().exit_codes())
 
 

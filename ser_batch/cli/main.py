@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import click
 
 from ser_batch._version import __version__
+from ser_batch.cli.streams import OutputLostError
 from ser_batch.errors import ExitCode, PluginError, SerBatchError
 from ser_batch.hookspecs import ENTRY_POINT_GROUP
-from ser_batch.text import printable
+from ser_batch.text import did_you_mean, message_of, printable
 
 __all__ = ["build_cli", "main"]
 
@@ -59,12 +61,10 @@ class _LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            import difflib  # noqa: PLC0415 - only when a command is misspelt
-
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1) if args else []
+            near = did_you_mean(args[0], self.list_commands(ctx)) if args else ""
             if not near:
                 raise
-            raise click.UsageError(f"No such command {args[0]!r}. Did you mean {near[0]!r}?", ctx) from error
+            raise click.UsageError(f"No such command {args[0]!r}.{near}", ctx) from error
 
 
 def build_cli() -> click.Group:
@@ -106,9 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         result = build_cli().main(args=argv, prog_name="ser-batch", standalone_mode=False)
         return int(result) if isinstance(result, int) else ExitCode.OK
     except SerBatchError as error:
-        # A message may quote file names and what plugins said.
-        lines = [printable(line) for line in f"Error: {error}".split("\n")]
-        click.echo("\n".join(lines), err=True)
+        _say_error(str(error))
         return error.exit_code
     except click.ClickException as error:
         error.show()
@@ -116,5 +114,35 @@ def main(argv: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        return ExitCode.OK
+    except OutputLostError as lost:
+        if lost.error.errno == errno.EPIPE:  # whoever read it, such as head, has enough
+            return ExitCode.OK
+        _say_error(f"Standard output cannot be written: {lost}.")
+        return ExitCode.INPUT
+    except (Exception, SystemExit) as error:
+        _say_unforeseen(error)
+        return ExitCode.UNFORESEEN
+
+
+def _say_error(message: str) -> None:
+    # A message may quote file names and what plugins said.
+    lines = [printable(line) for line in f"Error: {message}".split("\n")]
+    click.echo("\n".join(lines), err=True)
+
+
+def _say_unforeseen(error: BaseException) -> None:
+    """Say in one line what happened and where, and keep the traceback in a file for whoever mends it."""
+    import tempfile  # noqa: PLC0415 - only when something is wrong
+    import traceback  # noqa: PLC0415
+
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    message = f"{type(error).__name__}: {message_of(error)} (in {frame.filename}, line {frame.lineno})"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="ser-batch-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as log:
+            log.write("".join(traceback.format_exception(error)))
+        kept = f"The traceback is in {log.name}."
+    except OSError as unwritable:
+        kept = f"The traceback could not be kept: {unwritable.strerror}."
+    _say_error(f"Unforeseen, please report it: {' '.join(message.split())} {kept}")

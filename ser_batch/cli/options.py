@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ser_batch.config import DEVICES
+from ser_batch.config import DEVICES, Config, load_config
 from ser_batch.errors import ConfigError
+from ser_batch.text import did_you_mean
 
 if TYPE_CHECKING:
-    from ser_batch.config import Config
     from ser_batch.plugins import PluginRecipe
     from ser_batch.stages.discover import FileList
 
@@ -51,10 +50,7 @@ class OneOf(click.Choice):
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
-            near = difflib.get_close_matches(str(value).lower(), self.choices, n=1)
-            raise click.BadParameter(
-                f"{error.message}{f' Did you mean {near[0]!r}?' if near else ''}", ctx, param
-            ) from None
+            raise click.BadParameter(error.message + did_you_mean(str(value), self.choices), ctx, param) from None
 
 
 def _together(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
@@ -198,11 +194,10 @@ def inputs_of(options: dict[str, Any]) -> tuple[str, ...] | FileList:
 
 def config_of(options: dict[str, Any], **fixed: Any) -> Config:
     """Return the configuration: defaults, then a file, then options of the command line, then `fixed`."""
-    from ser_batch.config import load_config  # noqa: PLC0415
     from ser_batch.resources import config_path  # noqa: PLC0415
 
     name = options.get("config_name")
-    config = load_config(config_path(name) if name else None)
+    config = load_config(config_path(name, Config().as_dict()) if name else None)
     given = {option: value for option in _OVERRIDES if (value := options.get(option)) not in (None, ())} | fixed
     values: dict[str, dict[str, Any]] = {}
     for option, value in given.items():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import click
 
 from ser_batch.cli.progress import hours_text
+from ser_batch.cli.streams import OutputLostError
 from ser_batch.run.summary import RunSummary
 from ser_batch.text import printable
 
@@ -14,7 +16,12 @@ __all__ = ["counts_text", "failure_lines", "print_summary"]
 
 
 def print_summary(summary: RunSummary) -> None:
-    """Print counts, emotions, failures, and where everything is."""
+    """Print counts, emotions, failures, and where everything is; where nothing can be printed, the run stands."""
+    with suppress(OutputLostError):
+        _print(summary)
+
+
+def _print(summary: RunSummary) -> None:
     counts, run_dir = summary.counts, printable(summary.run_dir)
     if summary.n_processed:
         click.echo(f"{counts_text(counts)} {hours_text(summary.audio_s)} of audio.")

@@ -126,9 +126,9 @@ def read_config(name: str | None, changes: tuple[str, ...]) -> TrainConfig:
 
     from ser_batch.errors import ConfigError  # noqa: PLC0415
     from ser_batch.resources import config_path  # noqa: PLC0415
-    from ser_batch.training.train_config import load_train_config  # noqa: PLC0415
+    from ser_batch.training.train_config import TrainConfig, load_train_config  # noqa: PLC0415
 
-    config = load_train_config(config_path(name) if name else None)
+    config = load_train_config(config_path(name, TrainConfig().as_dict()) if name else None)
     for item in changes:
         key, separator, text = item.partition("=")
         section, _, name_in_section = key.strip().partition(".")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,6 +12,7 @@ from ser_batch.corpora.files import audio_files
 from ser_batch.corpora.labels import label_rows
 from ser_batch.errors import DataError
 from ser_batch.records import Corpus, LabelledClip
+from ser_batch.text import did_you_mean
 
 __all__ = ["SPEAKERS_FILE", "folders_by_emotion", "has_emotion_folders"]
 
@@ -62,8 +62,7 @@ def _emotion_of(directory: Path) -> str:
     emotion = canonical_emotion(directory.name)
     if emotion is None:
         names = [name for emotion, others in EMOTIONS.items() for name in (emotion, *others)]
-        near = difflib.get_close_matches(directory.name.lower(), names, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(directory.name, names)
         raise DataError(
             f"Folder {directory} names an emotion that nobody knows.{hint} Known: {', '.join(EMOTIONS)}. "
             f"Rename the folder, or move it out of {directory.parent}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from ser_batch.corpora.files import audio_files
 from ser_batch.corpora.folders import has_emotion_folders
 from ser_batch.errors import DataError, InputError, PluginError, SerBatchError
 from ser_batch.records import Corpus, LabelledClip
+from ser_batch.text import did_you_mean
 
 __all__ = ["detect_corpus", "read_corpus"]
 
@@ -70,9 +70,7 @@ def read_corpus(folder: Path, corpora: Sequence[Corpus], name: str | None = None
     else:
         by_name = {corpus.name: corpus for corpus in corpora}
         if name not in by_name:
-            near = difflib.get_close_matches(name, by_name, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise DataError(f"No corpus {name!r}.{hint} Known: {', '.join(by_name)}.")
+            raise DataError(f"No corpus {name!r}.{did_you_mean(name, by_name)} Known: {', '.join(by_name)}.")
         corpus = by_name[name]
     try:
         clips = sorted(corpus.read(folder), key=lambda clip: clip.path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ser_batch.errors import RunError
+from ser_batch.text import did_you_mean
 
 if TYPE_CHECKING:
     from ser_batch.run.read import Run, TableName
@@ -77,16 +77,14 @@ def check_clauses(clauses: Sequence[Sequence[Condition]], enums: Mapping[str, Se
         known = enums[column]
         for item in value if isinstance(value, list | tuple | set | frozenset) else [value]:
             if isinstance(item, str) and item not in known:
-                near = difflib.get_close_matches(item.lower(), known, n=1)
-                hint = f"Did you mean {near[0]!r}?" if near else f"It is one of {', '.join(known) or 'none'}."
-                raise RunError(f"No row of {table} can have the {column} {item!r}. {hint}")
+                hint = did_you_mean(item, known) or f" It is one of {', '.join(known) or 'none'}."
+                raise RunError(f"No row of {table} can have the {column} {item!r}.{hint}")
 
 
 def check_column(name: str, known: Sequence[str], folder: Path, table: str) -> None:
     """Raise a `RunError` that names the nearest known column, unless `name` is known."""
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else f" Columns: {', '.join(known)}."
+        hint = did_you_mean(name, known) or f" Columns: {', '.join(known)}."
         raise RunError(f"Table {table} of {folder} has no column {name!r}.{hint}")
 
 

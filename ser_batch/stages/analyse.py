@@ -16,7 +16,7 @@ from ser_batch.contracts import check_block
 from ser_batch.errors import ModelError, PluginError
 from ser_batch.plugins import blamed
 from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, Extractor, FeatureBlock, FeatureSpec, Status
-from ser_batch.text import message_of
+from ser_batch.text import did_you_mean, message_of
 from ser_batch.windows import piece_windows, whole_pieces
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def select_extractors(
     for name in sorted(names):
         if name not in offered:
             raise PluginError(
-                f"No plugin offers an extractor {name!r}. On offer: {', '.join(sorted(offered)) or 'none'}. "
-                f"Load its plugin with --plugin FILE, or install it."
+                f"No plugin offers an extractor {name!r}.{did_you_mean(name, offered)} "
+                f"On offer: {', '.join(sorted(offered)) or 'none'}. Load its plugin with --plugin FILE, or install it."
             )
     for name, version in needs:
         plugin, extractor = offered[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 from collections import Counter
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from ser_batch.corpora.emotions import EMOTIONS
 from ser_batch.errors import DataError
 from ser_batch.records import Corpus, LabelledClip
+from ser_batch.text import did_you_mean
 from ser_batch.training.train_config import DataConfig
 
 __all__ = ["Dataset", "Split", "content_hashes", "cross_validation_folds", "speaker_key", "split_speakers"]
@@ -98,8 +98,7 @@ def _require_every_label(labels: Sequence[str], counts: Counter[str]) -> None:
     for label in labels:
         if counts[label]:
             continue
-        near = difflib.get_close_matches(label, [*counts, *EMOTIONS], n=1)
-        hint = f" Did you mean {near[0]!r}?" if near and label not in EMOTIONS else ""
+        hint = did_you_mean(label, [*counts, *EMOTIONS]) if label not in EMOTIONS else ""
         found = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items())) or "nothing"
         raise DataError(
             f"No clip of {label!r} among the data.{hint} Found: {found}. "

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ser_batch.config import overlay, require
+from ser_batch.config import overlay, require, require_one_of
 from ser_batch.errors import ConfigError
 from ser_batch.training.augment import AugmentConfig
 
@@ -97,8 +97,8 @@ class FitConfig:
         require(0 <= self.copy_share <= 1, "fit.copy_share", "from 0 to 1")
         require(0 <= self.recolour <= 1, "fit.recolour", "from 0 to 1")
         require(0 <= self.branch_dropout <= 0.5, "fit.branch_dropout", "from 0 to 0.5")
-        require(self.optimiser in ("muon", "adamw"), "fit.optimiser", "muon or adamw")
-        require(self.branches in ("hybrid", "mel", "dense"), "fit.branches", "one of hybrid, mel, dense")
+        require_one_of(self.optimiser, ("muon", "adamw"), "fit.optimiser")
+        require_one_of(self.branches, ("hybrid", "mel", "dense"), "fit.branches")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,68 @@
+"""Standard output and error that are closed, full or given up by their reader: a scan goes on, and its code stands."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from ser_batch import load_results
+from ser_batch.dsp.voice import synthetic_voice
+from ser_batch.errors import ExitCode
+
+full_device = pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audio")
+    soundfile.write(folder / "a.wav", synthetic_voice(1.0), 22_050)
+    (folder / "b.wav").write_text("no audio")
+    return folder
+
+
+def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a line of bash in which SER is ser-batch."""
+    return subprocess.run(
+        ["bash", "-c", line.replace("SER", f"{sys.executable} -m ser_batch")],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    "streams",
+    [
+        ">&- 2>&-",
+        "<&- >&- 2>&-",
+        pytest.param(">/dev/full 2>/dev/full", marks=full_device),
+        "2> >(exec true) > >(exec true)",
+    ],
+)
+def test_a_scan_does_not_care_whether_anybody_listens(streams: str, audio: Path, tmp_path: Path) -> None:
+    line = f"SER features {audio} -o run --jobs 1 --no-report {streams}; echo $? >code"
+    done = shell(line, tmp_path)
+    assert (tmp_path / "code").read_text().strip() == str(ExitCode.SOME_FILES_FAILED.value), done.stderr
+    assert "Traceback" not in done.stderr
+    assert set(load_results(tmp_path / "run")["status"]) == {"ok", "failed"}
+    # Nothing that was meant for the terminal has found its way into a file of the run.
+    assert shell("SER verify run", tmp_path).returncode == ExitCode.OK
+
+
+@full_device
+@pytest.mark.parametrize("command", ["plugins", "plugins --json", "model info", "--help"])
+def test_what_a_full_disk_swallows_is_said(command: str, tmp_path: Path) -> None:
+    done = shell(f"SER {command} >/dev/full", tmp_path)
+    assert done.stderr == "Error: Standard output cannot be written: No space left on device.\n"
+    assert done.returncode == ExitCode.INPUT
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
+    done = shell("set -o pipefail; SER plugins --json | head -c 1", tmp_path)
+    assert (done.stdout, done.stderr, done.returncode) == ("[", "", ExitCode.OK)
