@@ -6,6 +6,7 @@ import base64
 import hashlib
 import importlib.util
 import os
+from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from ser_batch.atomic import write_atomic
 from ser_batch.errors import RunError
 from ser_batch.plugins import PluginRecipe
 from ser_batch.report import formats
-from ser_batch.report.context import report_context
+from ser_batch.report.context import Page, report_context
+from ser_batch.report.drawing import Drawing
 from ser_batch.report.facts import left_out, run_facts, score_text
 from ser_batch.report.filetable import AudioPlace, as_script_json, file_table, find_audio
 from ser_batch.report.moments import find_moments
@@ -38,6 +40,7 @@ def build_report(
     audio: str | os.PathLike[str] | None = None,
     recipe: PluginRecipe | None = None,
     table: bool = True,
+    drawing: Drawing | None = None,
 ) -> Path:
     """Write the report of a run, or of what differs between two, and return its path.
 
@@ -58,25 +61,30 @@ def build_report(
         Plugins that may add sections; by default all installed ones.
     table : bool
         Include the table of files; without it the report takes about 0.3 MB, for a mail or a page.
+    drawing : Drawing, optional
+        Draws the charts; one of its own, unless given.
 
     Raises
     ------
     RunError
         Not a run, a run of a newer schema, or the report cannot be written.
     """
-    if other is not None:
-        from ser_batch.report.compare import comparison_page  # noqa: PLC0415 - only for two runs
+    with ExitStack() as stack:
+        draws = drawing or stack.enter_context(Drawing())
+        if other is not None:
+            from ser_batch.report.compare import comparison_page  # noqa: PLC0415 - only for two runs
 
-        target = Path(output) if output else Path(other) / "comparison.html"
-        return _written(target, comparison_page(run_dir, other, target.parent, audio, _render))
-    target = Path(output) if output else Path(run_dir) / "report.html"
-    run = open_run(run_dir)
-    survey = survey_run(run)
-    place = find_audio(run, target.parent, Path(audio) if audio else None, survey.table)
-    return _written(target, _report_page(run, survey, place, plugin_sections(run.folder, recipe), table))
+            target = Path(output) if output else Path(other) / "comparison.html"
+            return _written(target, _filled(comparison_page(run_dir, other, target.parent, audio), draws))
+        target = Path(output) if output else Path(run_dir) / "report.html"
+        run = open_run(run_dir)
+        survey = survey_run(run)
+        place = find_audio(run, target.parent, Path(audio) if audio else None, survey.table)
+        page = _report_page(run, survey, place, plugin_sections(run.folder, recipe), table)
+        return _written(target, _filled(page, draws))
 
 
-def _report_page(run: Run, survey: Survey, place: AudioPlace, plugins: list[dict[str, Any]], with_table: bool) -> str:
+def _report_page(run: Run, survey: Survey, place: AudioPlace, plugins: list[dict[str, Any]], with_table: bool) -> Page:
     picked = [row for rows in survey.confident.values() for row in rows] + survey.unsure
     picked += [outlier.row for outlier in survey.outliers]
     if survey.table is not None and survey.labels:
@@ -107,10 +115,10 @@ def _report_page(run: Run, survey: Survey, place: AudioPlace, plugins: list[dict
         ("about", "How this was made", True),
     ]
     context["sections"] = [(anchor, title) for anchor, title, shown in sections if shown]
-    return _render("report.html.j2", survey.labels, table.payload, context)
+    return Page("report.html.j2", survey.labels, table.payload, context)
 
 
-def _render(template: str, labels: tuple[str, ...], payload: dict[str, Any], context: dict[str, Any]) -> str:
+def _filled(page: Page, drawing: Drawing) -> str:
     """Fill a template that extends ``base.html.j2``."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ser_batch.report"),
@@ -119,21 +127,21 @@ def _render(template: str, labels: tuple[str, ...], payload: dict[str, Any], con
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {name: getattr(formats, name) for name in formats.__all__}
+    environment.filters |= {name: getattr(formats, name) for name in formats.__all__} | {"drawn": drawing.markup}
     script = _template("report.js")
     colours = environment.get_template("colours.css.j2")
-    page = {
+    frame = {
         "tool_version": __version__,
         # Only this very script may run: anything that slipped in from a file name or a plugin may not.
         "script": Markup(script),
         "script_hash": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "style": Markup(_template("style.css")),
-        "colours_light": Markup(colours.render(dark=False, emotions=css_variables(labels, dark=False))),
-        "colours_dark": Markup(colours.render(dark=True, emotions=css_variables(labels, dark=True))),
-        "data": as_script_json(payload),
-        "table_library": Markup(_table_library()) if payload["rows"] else "",
+        "colours_light": Markup(colours.render(dark=False, emotions=css_variables(page.labels, dark=False))),
+        "colours_dark": Markup(colours.render(dark=True, emotions=css_variables(page.labels, dark=True))),
+        "data": as_script_json(page.payload),
+        "table_library": Markup(_table_library()) if page.payload["rows"] else "",
     }
-    return environment.get_template(template).render(**page, **context)
+    return environment.get_template(page.template).render(**frame, **page.context)
 
 
 def _template(name: str) -> str:

@@ -1,24 +1,27 @@
-"""Charts as static SVG: Vega-Lite specifications, drawn by vl-convert when the report is built.
+"""Charts as Vega-Lite specifications; `ser_batch.report.drawing` draws them when the report is built.
 
-Colours are CSS variables, so one picture serves light and dark; each chart is drawn wide and narrow, so that its text
-keeps its size on a phone.
+Colours are CSS variables, so one picture serves light and dark.
 """
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup, escape
 
 from ser_batch.report.moments import Timeline
 from ser_batch.report.palette import variable
 from ser_batch.report.survey import N_CONFIDENCE_BINS, Survey
 from ser_batch.report.tallies import ShareRow
+from ser_batch.text import printable
 
 __all__ = [
     "MOST_CHARTED_GROUPS",
+    "Chart",
     "confidence_chart",
     "coverage_chart",
     "emotions_chart",
@@ -59,19 +62,46 @@ _CONFIG: dict[str, Any] = {
 _PERCENT = {"format": "%", "title": None, "tickCount": 5}
 
 
-def _drawn(label: str, spec: Callable[[int], dict[str, Any]], wide: int = _WIDE) -> Markup:
-    """Draw a specification wide and narrow; `label` says in words what the picture shows."""
-    import vl_convert  # noqa: PLC0415 - starts a JavaScript engine
+@dataclass(frozen=True)
+class Chart:
+    """A picture to be drawn, twice: so that its text keeps its size on a phone."""
 
-    parts = []
-    for kind, width in (("wide", wide), ("narrow", _NARROW)):
-        full = {"config": _CONFIG, "autosize": {"type": "fit", "contains": "padding"}, **spec(width)}
-        svg = vl_convert.vegalite_to_svg(full, allowed_base_urls=[])
-        # One picture with one description: the table under the chart gives the numbers to those who cannot see it.
-        before, after = svg.split("<svg ", 1)
-        after = after.replace('class="marks"', f'class="chart-{kind}"', 1)
-        parts.append(f'{before}<svg role="img" aria-label="{escape(label)}" {after}')
-    return Markup("".join(parts))
+    #: What it shows, in words.
+    label: str
+    #: Vega-Lite specifications.
+    wide: dict[str, Any]
+    narrow: dict[str, Any]
+
+
+def _chart(label: str, spec: Callable[[int], dict[str, Any]], wide: int = _WIDE) -> Chart:
+    """Make a chart of what `spec` returns for a width in px."""
+    base = {"config": _CONFIG, "autosize": {"type": "fit", "contains": "padding"}}
+    return Chart(_text(label, 1_000), _drawable(base | spec(wide)), _drawable(base | spec(_NARROW)))
+
+
+#: Keys of a specification that hold code of ours.
+_EXPRESSIONS = {"labelExpr", "calculate", "filter"}
+
+
+def _drawable(value: Any) -> Any:
+    """Return a specification with all text from outside in it made harmless."""
+    if isinstance(value, dict):
+        return {key: item if key in _EXPRESSIONS else _drawable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_drawable(item) for item in value]
+    return _text(value) if isinstance(value, str) else value
+
+
+#: What XML cannot hold; the chart engine ends at it.
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def _text(text: str, longest: int = 200) -> str:
+    """Cut and escape text: the chart engine takes an hour over a name of a megabyte."""
+    if len(text) > longest:
+        # Two long names stay two.
+        text = f"{text[:longest]}… {zlib.crc32(text.encode(errors='backslashreplace')):08x}"
+    return _FORBIDDEN.sub(lambda found: printable(found.group()), text)
 
 
 def _colour(labels: Sequence[str]) -> dict[str, Any]:
@@ -79,7 +109,7 @@ def _colour(labels: Sequence[str]) -> dict[str, Any]:
     return {"field": "emotion", "type": "nominal", "scale": scale, "legend": None}
 
 
-def emotions_chart(survey: Survey, row: ShareRow) -> Markup:
+def emotions_chart(survey: Survey, row: ShareRow) -> Chart:
     """Draw the share of each emotion with its interval, and the mean of its probability as a tick."""
     mean = survey.probability_sum / max(survey.n_labelled, 1)
     values = [
@@ -130,10 +160,10 @@ def emotions_chart(survey: Survey, row: ShareRow) -> Markup:
         }
 
     told = ", ".join(f"{value['emotion']} {value['text']}" for value in sorted(values, key=lambda v: -v["share"]))
-    return _drawn(f"Bar chart of the share of files per emotion: {told}.", spec)
+    return _chart(f"Bar chart of the share of files per emotion: {told}.", spec)
 
 
-def groups_chart(title: str, labels: Sequence[str], rows: Sequence[ShareRow]) -> Markup:
+def groups_chart(title: str, labels: Sequence[str], rows: Sequence[ShareRow]) -> Chart:
     """Draw the share of each emotion in each group: with intervals where there is room, stacked on a phone."""
     shown = rows[:MOST_CHARTED_GROUPS]
     values = [
@@ -196,10 +226,10 @@ def groups_chart(title: str, labels: Sequence[str], rows: Sequence[ShareRow]) ->
             },
         }
 
-    return _drawn(f"Chart of the share of each emotion by {title}; the table below gives the numbers.", spec)
+    return _chart(f"Chart of the share of each emotion by {title}; the table below gives the numbers.", spec)
 
 
-def periods_chart(period: str, labels: Sequence[str], rows: Sequence[ShareRow]) -> Markup:
+def periods_chart(period: str, labels: Sequence[str], rows: Sequence[ShareRow]) -> Chart:
     """Draw the share of each emotion per period, and under it how many files there are."""
     dated = sorted(rows, key=lambda row: row.name)
     values = [
@@ -232,10 +262,10 @@ def periods_chart(period: str, labels: Sequence[str], rows: Sequence[ShareRow]) 
             ],
         }
 
-    return _drawn(f"Stacked bars of the share of each emotion per {period}, with the number of files under them.", spec)
+    return _chart(f"Stacked bars of the share of each emotion per {period}, with the number of files under them.", spec)
 
 
-def confidence_chart(survey: Survey, abstain: float) -> Markup:
+def confidence_chart(survey: Survey, abstain: float) -> Chart:
     """Draw how many files have which confidence, by emotion; a line marks the threshold of `uncertain`."""
     width_of_bin = 1 / N_CONFIDENCE_BINS
     values = [
@@ -273,10 +303,10 @@ def confidence_chart(survey: Survey, abstain: float) -> Markup:
             layers.append({"mark": mark, "data": {"values": [{}]}, "encoding": {"x": {"datum": abstain}}})
         return {"width": width, "height": 220, "data": {"values": values}, "layer": layers}
 
-    return _drawn("Histogram of confidence, stacked by emotion; the table below gives the numbers.", spec, _HALF)
+    return _chart("Histogram of confidence, stacked by emotion; the table below gives the numbers.", spec, _HALF)
 
 
-def coverage_chart(coverage: Sequence[tuple[float, float]]) -> Markup:
+def coverage_chart(coverage: Sequence[tuple[float, float]]) -> Chart:
     """Draw which share of files remains when those below a confidence are set aside."""
     values = [{"threshold": t, "share": share} for t, share in coverage]
 
@@ -294,10 +324,10 @@ def coverage_chart(coverage: Sequence[tuple[float, float]]) -> Markup:
             },
         }
 
-    return _drawn("Curve of the share of files that remain at each threshold of confidence.", spec, _HALF)
+    return _chart("Curve of the share of files that remain at each threshold of confidence.", spec, _HALF)
 
 
-def timeline_chart(labels: Sequence[str], timeline: Timeline) -> Markup:
+def timeline_chart(labels: Sequence[str], timeline: Timeline) -> Chart:
     """Draw the probabilities of a recording over time, stacked."""
     values = []
     for (start_s, end_s), row in zip(timeline.steps_s, timeline.probabilities, strict=True):
@@ -333,10 +363,10 @@ def timeline_chart(labels: Sequence[str], timeline: Timeline) -> Markup:
             },
         }
 
-    return _drawn(f"Timeline of the emotions in {timeline.clip_id}; its strongest moments are listed below.", spec)
+    return _chart(f"Timeline of the emotions in {timeline.clip_id}; its strongest moments are listed below.", spec)
 
 
-def stages_chart(stage_s: dict[str, float]) -> Markup:
+def stages_chart(stage_s: dict[str, float]) -> Chart:
     """Draw the processing time of each stage."""
     total = sum(stage_s.values()) or 1.0
     values = [{"stage": name, "s": s, "text": f"{s / total:.0%}"} for name, s in stage_s.items()]
@@ -362,10 +392,10 @@ def stages_chart(stage_s: dict[str, float]) -> Markup:
             "layer": [{"mark": {"type": "bar", "height": 14, "color": _INK_2}}, text],
         }
 
-    return _drawn("Bar chart of processing time per stage.", spec)
+    return _chart("Bar chart of processing time per stage.", spec)
 
 
-def transitions_chart(before: Sequence[str], after: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
+def transitions_chart(before: Sequence[str], after: Sequence[str], counts: Sequence[Sequence[int]]) -> Chart:
     """Draw how many files went from which label in one run to which in the other."""
     most = max((n for i, row in enumerate(counts) for j, n in enumerate(row) if before[i] != after[j]), default=0)
     values = [
@@ -399,4 +429,4 @@ def transitions_chart(before: Sequence[str], after: Sequence[str], counts: Seque
             ],
         }
 
-    return _drawn("Table of labels in the first run against labels in the second.", spec)
+    return _chart("Table of labels in the first run against labels in the second.", spec)

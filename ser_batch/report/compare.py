@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pyarrow as pa
 
 from ser_batch.errors import RunError
 from ser_batch.report import charts
+from ser_batch.report.context import Page
 from ser_batch.report.filetable import find_audio
 from ser_batch.report.formats import count, percent
 from ser_batch.run.compare import Comparison, compare_runs
@@ -29,9 +29,8 @@ def comparison_page(
     second: str | os.PathLike[str],
     report_folder: Path,
     audio: str | os.PathLike[str] | None,
-    render: Callable[..., str],
-) -> str:
-    """Return the HTML that compares two runs; `render` fills a template."""
+) -> Page:
+    """Return the page that compares two runs."""
     runs = open_run(first), open_run(second)
     for run in runs:
         if not run.labels:
@@ -74,7 +73,7 @@ def comparison_page(
             ("about", "What differs"),
         ],
     }
-    return render("compare.html.j2", labels, payload, context)
+    return Page("compare.html.j2", labels, payload, context)
 
 
 def _surest_first(changed: pa.Table) -> pa.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from ser_batch.report.survey import LOW_MARGIN, N_CONFIDENCE_BINS, Survey
 from ser_batch.report.tallies import Groups, ShareRow
 from ser_batch.run.read import Run
 
-__all__ = ["report_context"]
+__all__ = ["Page", "report_context"]
 
 _MOST_LISTED_GROUPS = 100
 _MOST_PROBLEMS = 50
@@ -30,6 +31,19 @@ _CLUSTERED = (
     "Lines are 95 % intervals by bootstrap over the metadata column {column!r}: as if other speakers had been recorded."
 )
 _MODEL_ERROR = "No interval covers what the model itself gets wrong."
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page to be filled."""
+
+    #: Name of a template that extends ``base.html.j2``.
+    template: str
+    labels: tuple[str, ...]
+    #: What the page's script reads.
+    payload: dict[str, Any]
+    #: Variables of the template.
+    context: dict[str, Any]
 
 
 def report_context(run: Run, survey: Survey, moments: Moments, table: FileTable) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -17,6 +18,7 @@ from ser_batch.cli.main import main
 from ser_batch.errors import ExitCode, RunError
 from ser_batch.plugins import PluginRecipe
 from ser_batch.report.build import build_report
+from ser_batch.report.drawing import Drawing
 from ser_batch.report.facts import score_text
 from ser_batch.report.filetable import AudioPlace, find_audio
 from ser_batch.report.sections import plugin_sections
@@ -69,8 +71,24 @@ class Page(HTMLParser):
         return json.loads(next(text for text in self.texts if text.startswith('{"')))
 
 
-def report(run: Path, **options: object) -> Page:
-    return Page(build_report(run, **options).read_text(encoding="utf-8"))
+#: One chart engine for the reports of this file.
+ENGINE: list[Drawing] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engine() -> Iterator[None]:
+    with Drawing() as drawing:
+        ENGINE.append(drawing)
+        yield
+        ENGINE.clear()
+
+
+def build(run: Path, **options: Any) -> Path:
+    return build_report(run, drawing=next(iter(ENGINE), None), **options)
+
+
+def report(run: Path, **options: Any) -> Page:
+    return Page(build(run, **options).read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +181,7 @@ def test_names_and_messages_of_any_kind_are_text(tmp_path: Path) -> None:
     }
     info["host"] = {"platform": HOSTILE[0]}
     plan = RunPlan(clip_ids=HOSTILE, failed_share=0.3, long_every=2, info=info)
-    html = build_report(make_run(tmp_path / "run<b>", 0, plan)).read_text(encoding="utf-8")
+    html = build(make_run(tmp_path / "run<b>", 0, plan)).read_text(encoding="utf-8")
     page = Page(html)
     assert [kind["type"] for kind in page.of("script")] == ["application/json", "text/plain", "module"]
     assert not list(page.of("img"))
@@ -175,7 +193,7 @@ def test_names_and_messages_of_any_kind_are_text(tmp_path: Path) -> None:
 
 
 def test_the_text_of_the_page_cannot_end_or_open_a_script(tmp_path: Path) -> None:
-    html = build_report(make_run(tmp_path / "run", 0, RunPlan(clip_ids=HOSTILE))).read_text(encoding="utf-8")
+    html = build(make_run(tmp_path / "run", 0, RunPlan(clip_ids=HOSTILE))).read_text(encoding="utf-8")
     inside = re.findall(r"<script[^>]*>(.*?)</script>", html, re.DOTALL)
     assert len(inside) == 3
     assert not any("<!--" in part for part in inside)
@@ -223,12 +241,12 @@ def test_unfinished_and_damaged_runs_are_shown_with_a_note(tmp_path: Path) -> No
 def test_a_run_of_a_newer_schema_is_refused_with_the_cure(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 10, RunPlan(info={"schema_version": 99}))
     with pytest.raises(RunError, match="Upgrade ser-batch"):
-        build_report(run)
+        build(run)
 
 
 def test_a_report_that_cannot_be_written_says_where(run: Path) -> None:
     with pytest.raises(RunError, match=r"cannot be written to /nowhere/report\.html"):
-        build_report(run, output="/nowhere/report.html")
+        build(run, output="/nowhere/report.html")
 
 
 # The recordings
@@ -334,7 +352,7 @@ def test_a_plugin_that_cannot_be_loaded_is_said(run: Path, tmp_path: Path) -> No
 def test_a_large_run_is_cut_to_a_size_that_a_browser_opens_and_says_so(tmp_path: Path) -> None:
     names = [f"{'long-folder-name/' * 12}{i:06}.flac" for i in range(12_000)]
     run = make_run(tmp_path / "run", 0, RunPlan(clip_ids=names, shard_size=4_000))
-    path = build_report(run)
+    path = build(run)
     assert path.stat().st_size < 5_000_000
     page = Page(path.read_text())
     n_shown = len(page.data["rows"])
@@ -343,7 +361,7 @@ def test_a_large_run_is_cut_to_a_size_that_a_browser_opens_and_says_so(tmp_path:
 
 
 def test_a_report_without_its_table_is_small_enough_to_mail(run: Path, tmp_path: Path) -> None:
-    path = build_report(run, output=tmp_path / "small.html", table=False)
+    path = build(run, output=tmp_path / "small.html", table=False)
     page = Page(path.read_text())
     assert path.stat().st_size < 500_000
     assert page.data["rows"] == []
