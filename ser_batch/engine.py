@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ser_batch import hooks
 from ser_batch.config import Config
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     import pluggy
 
     from ser_batch.records import Classifier
+    from ser_batch.run.metadata import FileTable
     from ser_batch.run.open import OpenRun
 
-__all__ = ["MODES", "RunSummary", "scan"]
+__all__ = ["MODES", "Prepared", "RunSummary", "find_audio", "prepare", "scan"]
 
 #: What to do with a run that exists: go on; delete its results and begin again; process again what other settings made;
 #: process the failed files again and nothing else.
@@ -85,8 +86,7 @@ def scan(
     KeyboardInterrupt
         Ctrl-C or SIGTERM. What was committed stays, and the same call goes on from there.
     """
-    from ser_batch.run.metadata import read_file_table  # noqa: PLC0415 - loads pyarrow
-    from ser_batch.run.open import open_run  # noqa: PLC0415
+    from ser_batch.run.open import open_run  # noqa: PLC0415 - loads pyarrow
 
     begin = time.monotonic()
     if mode not in MODES:
@@ -95,11 +95,7 @@ def scan(
         inputs = [inputs]
     config, plugins, progress = config or Config(), plugins or PluginRecipe(), progress or Progress()
     with Interruptions() as interruptions:
-        manager = plugins.build()
-        hooks.validate_config(manager, config)
-        found = find_audio(inputs, config)
-        about = read_file_table(metadata, found) if metadata is not None else None
-        ingredients = gather(manager, plugins, config)
+        manager, found, about, ingredients = prepare(inputs, config, plugins, metadata)
         with open_run(Path(run_dir), ingredients, found, mode, interruptions) as run:
             unlisted = (f"Cannot list {folder}" for folder in found.unreadable)
             for notice in [*unlisted, *run.notices, *(about.notices if about else ())]:
@@ -116,6 +112,27 @@ def scan(
             if report:
                 _build_report(run.run_dir, plugins, progress)
             return run.summary(n_processed=run.plan.n_files)
+
+
+class Prepared(NamedTuple):
+    """A scan that is checked, and has touched nothing yet."""
+
+    manager: pluggy.PluginManager
+    found: Found
+    #: The user's table about the files.
+    about: FileTable | None
+    ingredients: Ingredients
+
+
+def prepare(inputs: Any, config: Config, plugins: PluginRecipe, metadata: str | os.PathLike[str] | None) -> Prepared:
+    """Check everything about a scan but its run folder; arguments and errors are those of `scan`."""
+    from ser_batch.run.metadata import read_file_table  # noqa: PLC0415 - loads pyarrow
+
+    manager = plugins.build()
+    hooks.validate_config(manager, config)
+    found = find_audio(inputs, config)
+    about = read_file_table(metadata, found) if metadata is not None else None
+    return Prepared(manager, found, about, gather(manager, plugins, config))
 
 
 def find_audio(inputs: Any, config: Config) -> Found:

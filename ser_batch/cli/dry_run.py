@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from ser_batch.cli.progress import hours_text
-from ser_batch.engine import find_audio
+from ser_batch.engine import prepare
 from ser_batch.errors import ExitCode
-from ser_batch.run.metadata import read_file_table
-from ser_batch.stages.ingredients import gather
+from ser_batch.run.open import preview_run
 from ser_batch.stages.measure import estimate_audio_s, measure_speed, sample_refs
 from ser_batch.stages.pool import worker_count
 from ser_batch.text import printable
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from ser_batch.config import Config
     from ser_batch.plugins import PluginRecipe
     from ser_batch.stages.discover import FileList, Found
+    from ser_batch.stages.ingredients import Ingredients
 
 __all__ = ["show_plan"]
 
@@ -29,21 +29,35 @@ _SAMPLE_PER_WORKER = 12
 
 
 def show_plan(
-    inputs: tuple[str, ...] | FileList, run_dir: Path, config: Config, recipe: PluginRecipe, metadata: str | None
+    inputs: tuple[str, ...] | FileList,
+    run_dir: Path,
+    mode: str,
+    config: Config,
+    recipe: PluginRecipe,
+    metadata: str | None,
 ) -> int:
-    """Print the plan of a scan; nothing is written."""
-    manager = recipe.build()
-    found = find_audio(inputs, config)
-    for notice in read_file_table(metadata, found).notices if metadata else ():
+    """Print the plan of a scan, which is checked as the scan would be; nothing is written."""
+    _, found, about, ingredients = prepare(inputs, config, recipe, metadata)
+    plan = preview_run(run_dir, ingredients, found, mode)
+    for notice in (*(f"Cannot list {folder}" for folder in found.unreadable), *(about.notices if about else ())):
         click.echo(printable(notice))
-    ingredients = gather(manager, recipe, config)
-    audio_s = estimate_audio_s(found)
-    _print_files(found, audio_s)
+    click.echo(f"{len(found):,} files below {printable(found.root)}, {plan.n_files:,} of them to do.")
+    click.echo(f"Left out: {found.n_hidden:,} hidden entries, {found.n_unmatched:,} of other kinds.")
     click.echo(f"Model: {ingredients.model.get('name') or 'none, features alone'}")
     click.echo(f"Extractors: {', '.join(f'{spec.extractor} {spec.version}' for spec in ingredients.specs)}")
-    if (run_dir / "run.json").exists():
-        click.echo(f"{printable(run_dir)} is a run: only what it does not have yet is processed.")
-    n_jobs = worker_count(config.extract.jobs)
+    if plan.n_files:
+        _print_work(found.only(plan.positions()), ingredients)
+    return ExitCode.OK
+
+
+def _print_work(found: Found, ingredients: Ingredients) -> None:
+    """Print how much audio there is to do, and how long it takes, measured on a sample of it."""
+    audio_s = estimate_audio_s(found)
+    click.echo(f"To do: about {hours_text(sum(audio_s.values()))} of audio")
+    for suffix, n_files in found.by_suffix().most_common():
+        about = f"about {hours_text(audio_s[suffix])}" if suffix in audio_s else "no header could be read"
+        click.echo(f"  {printable(suffix) or 'no suffix':<10} {n_files:>10,}   {about}")
+    n_jobs = worker_count(ingredients.config.extract.jobs)
     speed = measure_speed(sample_refs(found, _SAMPLE_PER_WORKER * n_jobs), ingredients.setup(predict=True), n_jobs)
     for reason, n_files in speed.failures.items():
         click.echo(f"{n_files:,} of {speed.n_files:,} files of the sample failed: {printable(reason)}")
@@ -53,16 +67,3 @@ def show_plan(
             f"About {timedelta(seconds=round(seconds))} with {n_jobs} workers on the CPU, "
             f"at {speed.audio_per_s:.0f} h/h, measured on {speed.n_files} of the files."
         )
-    return ExitCode.OK
-
-
-def _print_files(found: Found, audio_s: dict[str, float]) -> None:
-    click.echo(
-        f"{len(found):,} files, about {hours_text(sum(audio_s.values()))} of audio, below {printable(found.root)}"
-    )
-    for suffix, n_files in found.by_suffix().most_common():
-        about = f"about {hours_text(audio_s[suffix])}" if suffix in audio_s else "no header could be read"
-        click.echo(f"  {printable(suffix) or 'no suffix':<10} {n_files:>10,}   {about}")
-    click.echo(f"Left out: {found.n_hidden:,} hidden entries, {found.n_unmatched:,} of other kinds.")
-    for folder in found.unreadable:
-        click.echo(f"Cannot list {folder}")

@@ -123,7 +123,11 @@ run_options = _together(
     click.option(
         "-o", "--output", "run_dir", required=True, metavar="RUN", type=click.Path(), help="Folder of the run."
     ),
-    click.option("--dry-run", is_flag=True, help="Show what would be done, with an estimate of the time."),
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Check all, and show what would be done and for how long; write nothing.",
+    ),
     click.option("--resume", "mode", flag_value="resume", default="resume", help="Go on with the run (the default)."),
     click.option("--restart", "mode", flag_value="restart", help="Delete the run's results and begin again."),
     click.option("--recompute", type=OneOf(["changed"]), help="Process again what other settings or versions made."),

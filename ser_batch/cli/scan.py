@@ -54,7 +54,7 @@ def run_scan(options: dict[str, Any], **fixed: Any) -> int:
     if options["dry_run"]:
         from ser_batch.cli.dry_run import show_plan  # noqa: PLC0415 - loads more than --help needs
 
-        return show_plan(inputs, run_dir, config, recipe, options["metadata"])
+        return show_plan(inputs, run_dir, mode, config, recipe, options["metadata"])
     from ser_batch.cli.progress import make_progress  # noqa: PLC0415
     from ser_batch.engine import scan  # noqa: PLC0415
 

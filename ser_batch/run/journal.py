@@ -15,7 +15,7 @@ from pathlib import Path
 from ser_batch.atomic import NO_FOLLOW, flush_folder, open_new
 from ser_batch.errors import RunError
 
-__all__ = ["Entry", "Filesystem", "Journal", "holder_of", "lock_run", "sha256_of"]
+__all__ = ["Entry", "Filesystem", "Journal", "holder_of", "in_use", "lock_run", "sha256_of"]
 
 
 class Filesystem:
@@ -169,13 +169,16 @@ def lock_run(run_dir: Path) -> Iterator[None]:
         except OSError:
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise RunError(
-                f"{run_dir} is being written by {holder}. Wait for it or stop it, or use another run folder."
-            ) from None
+            raise in_use(run_dir, holder) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
         yield
+
+
+def in_use(run_dir: Path, holder: str) -> RunError:
+    """Return the error that says who writes a run."""
+    return RunError(f"{run_dir} is being written by {holder}. Wait for it or stop it, or use another run folder.")
 
 
 def holder_of(run_dir: Path) -> str:

@@ -18,7 +18,7 @@ from ser_batch import hooks
 from ser_batch.errors import RunError
 from ser_batch.interrupt import Interruptions
 from ser_batch.records import ClipOutcome, Status
-from ser_batch.run.journal import Filesystem, lock_run
+from ser_batch.run.journal import Filesystem, holder_of, in_use, lock_run
 from ser_batch.run.manifest import new_manifest, read_manifest
 from ser_batch.run.metadata import FileTable
 from ser_batch.run.plan import Plan, Shard, make_plan, read_index
@@ -34,7 +34,7 @@ from ser_batch.stages.watch import end_orphans
 if TYPE_CHECKING:
     import pluggy
 
-__all__ = ["OpenRun", "open_run"]
+__all__ = ["OpenRun", "open_run", "preview_run"]
 
 #: What a folder may hold and still become a run: what a scan makes before its ``run.json``.
 _BEGINNINGS = {"files", "windows", "journal.jsonl", "metadata.csv", "metadata.parquet", "files-from.list"}
@@ -69,11 +69,7 @@ def open_run(
         with _said("the folder"):
             stack.enter_context(lock_run(run_dir))
         reached("locked")
-        manifest = read_manifest(run_dir) if (run_dir / "run.json").exists() else {}
-        if mode == "retry" and not manifest:
-            raise RunError(f"{run_dir} is not a run, so there is nothing to try again.")
-        if mode in ("resume", "retry"):
-            _check_same(run_dir, manifest, ingredients, found)
+        manifest = _manifest_for(run_dir, mode, ingredients, found)
         store = RunStore(run_dir)
         with _said("the folder"):
             store.create()
@@ -85,11 +81,7 @@ def open_run(
             end_orphans(scratch)
             shutil.rmtree(scratch, ignore_errors=True)
         reached("recovered")
-        fingerprint = ingredients.fingerprint()
-        index = read_index(store, fingerprint)
-        if mode in ("resume", "retry") and not manifest and not index.is_current.all():
-            raise RunError(f"{run_dir} has parts made with other settings, but no run.json that says which. {_CURES}")
-        plan = make_plan(found, index, ingredients.config.run.shard_size, retry=mode == "retry")
+        plan = _plan(store, manifest, mode, ingredients, found)
         reached("planned")
         run = OpenRun(run_dir, store, ingredients, plan, manifest, notices)
         run.interruptions = interruptions
@@ -100,6 +92,44 @@ def open_run(
             raise
 
 
+def preview_run(run_dir: Path, ingredients: Ingredients, found: Found, mode: str) -> Plan:
+    """Return what `open_run` would plan, and refuse what it would refuse, without writing anything.
+
+    Raises
+    ------
+    RunError
+        As for `open_run`.
+    """
+    _check_ours(run_dir)
+    there = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RunError(f"{run_dir} cannot be used for a run: {there} is not to be written.")
+    if holder := holder_of(run_dir):
+        raise in_use(run_dir, holder)
+    manifest = _manifest_for(run_dir, mode, ingredients, found)
+    store = RunStore(run_dir)
+    if mode != "restart":
+        store.look()
+    return _plan(store, manifest, mode, ingredients, found)
+
+
+def _manifest_for(run_dir: Path, mode: str, ingredients: Ingredients, found: Found) -> dict[str, Any]:
+    """Return ``run.json``, empty for a new run; refuse to go on with results of other audio or other settings."""
+    manifest = read_manifest(run_dir) if (run_dir / "run.json").exists() else {}
+    if mode == "retry" and not manifest:
+        raise RunError(f"{run_dir} is not a run, so there is nothing to try again.")
+    if mode in ("resume", "retry"):
+        _check_same(run_dir, manifest, ingredients, found)
+    return manifest
+
+
+def _plan(store: RunStore, manifest: dict[str, Any], mode: str, ingredients: Ingredients, found: Found) -> Plan:
+    index = read_index(store, ingredients.fingerprint())
+    if mode in ("resume", "retry") and not manifest and not index.is_current.all():
+        raise RunError(f"{store.run_dir} has parts made with other settings, but no run.json that says which. {_CURES}")
+    return make_plan(found, index, ingredients.config.run.shard_size, retry=mode == "retry")
+
+
 _CURES = (
     "Use --new-run DIR to keep both, --recompute changed to process what this concerns again in this run, "
     "or --restart to delete its results and begin again."
@@ -108,10 +138,20 @@ _CURES = (
 
 def _claim(run_dir: Path) -> None:
     """Make the folder, unless it is there and holds something else."""
+    _check_ours(run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{run_dir} cannot be used for a run: {error.strerror}.") from None
+
+
+def _check_ours(run_dir: Path) -> None:
+    """Refuse a folder that holds something else than a run."""
+    try:
         names = {path.name for path in run_dir.iterdir()}
-    except (FileExistsError, NotADirectoryError):
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
         raise RunError(f"{run_dir} is a file. Give -o a folder that is new, empty or a run.") from None
     except OSError as error:
         raise RunError(f"{run_dir} cannot be used for a run: {error.strerror}.") from None

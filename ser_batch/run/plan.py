@@ -88,6 +88,10 @@ class Plan:
         """Files to process."""
         return len(self.new) + sum(len(positions) for positions in self.rewrites.values())
 
+    def positions(self) -> NDArray[np.int64]:
+        """Positions in `found` of the files to process, ascending."""
+        return np.sort(np.concatenate([self.new, *self.rewrites.values()]))
+
     @property
     def is_empty(self) -> bool:
         return not len(self.new) and not self.rewrites

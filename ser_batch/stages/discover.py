@@ -13,7 +13,7 @@ import stat
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from operator import eq
 from pathlib import Path, PurePosixPath
@@ -57,6 +57,16 @@ class Found:
         clip_id = self.clip_ids[index]
         path = os.path.join(self.root, self.odd_names.get(clip_id, clip_id))  # noqa: PTH118 - Path normalises names
         return ClipRef(clip_id, path, self.sizes_bytes[index], self.mtimes_ns[index])
+
+    def only(self, positions: Iterable[int]) -> Found:
+        """Return some of the files; what was left out, and why, stays."""
+        places = list(positions)
+        return replace(
+            self,
+            clip_ids=[self.clip_ids[place] for place in places],
+            sizes_bytes=array("q", (self.sizes_bytes[place] for place in places)),
+            mtimes_ns=array("q", (self.mtimes_ns[place] for place in places)),
+        )
 
     def by_suffix(self) -> Counter[str]:
         return Counter(os.path.splitext(clip_id)[1].lower() for clip_id in self.clip_ids)  # noqa: PTH122 - a million

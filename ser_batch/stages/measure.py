@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections import defaultdict
@@ -120,8 +121,10 @@ def estimate_audio_s(found: Found) -> dict[str, float]:
         for index in sample:
             ref = found.ref(index)
             try:
-                audio_s += soundfile.info(os.fsencode(ref.path)).duration
-                n_bytes += ref.size_bytes
+                # A pipe that somebody named would keep us waiting.
+                if stat.S_ISREG(os.stat(ref.path).st_mode):  # noqa: PTH116
+                    audio_s += soundfile.info(os.fsencode(ref.path)).duration
+                    n_bytes += ref.size_bytes
             except (OSError, soundfile.LibsndfileError):
                 continue
         if n_bytes:

@@ -179,16 +179,6 @@ def register_extractors(config):
     assert not [name for name in pd.read_parquet(tmp_path / "run" / "files").columns if name.startswith("p_")]
 
 
-def test_a_dry_run_shows_files_hours_and_an_estimate_and_writes_nothing(audio, model, tmp_path, capsys):
-    code = main(["scan", str(audio), "-o", str(tmp_path / "run"), "--model", str(model), "--dry-run", "--jobs", "1"])
-    shown = capsys.readouterr().out
-    assert code == 0
-    assert "4 files" in shown and ".flac" in shown and "1 of other kinds" in shown
-    assert "with 1 workers on the CPU" in shown
-    assert "1 of 4 files of the sample failed: decode: DecodeError" in shown
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize("name", ["empty", "other"])
 def test_nothing_to_analyse_says_where_and_what_was_looked_for(tmp_path, capsys, name):
     (tmp_path / name).mkdir()
