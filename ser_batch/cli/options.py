@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ser_batch.config import DEVICES, Config, load_config
-from ser_batch.errors import ConfigError
 from ser_batch.text import did_you_mean
 
 if TYPE_CHECKING:
     from ser_batch.plugins import PluginRecipe
-    from ser_batch.stages.discover import FileList
 
 __all__ = [
     "OneOf",
@@ -27,7 +25,6 @@ __all__ = [
     "corpus_option",
     "device_option",
     "input_options",
-    "inputs_of",
     "jobs_option",
     "json_option",
     "limit_options",
@@ -176,24 +173,6 @@ _OVERRIDES = {
     "timeout_s": ("extract", "timeout_s"),
     "memory_limit_mb": ("extract", "memory_limit_mb"),
 }
-
-
-def inputs_of(options: dict[str, Any]) -> tuple[str, ...] | FileList:
-    """Return what to analyse.
-
-    Raises
-    ------
-    ConfigError
-        Neither inputs nor a list of files was given, or both.
-    """
-    if bool(options["inputs"]) == bool(options["files_from"]):
-        raise ConfigError("Give either one INPUT or more (directories or files), or --files-from LIST.")
-    if not options["files_from"]:
-        inputs: tuple[str, ...] = options["inputs"]
-        return inputs
-    from ser_batch.stages.discover import read_file_list  # noqa: PLC0415
-
-    return read_file_list(Path(options["files_from"]))
 
 
 def config_of(options: dict[str, Any], **fixed: Any) -> Config:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,12 +12,14 @@ from ser_batch.cli.options import (
     config_of,
     device_option,
     input_options,
-    inputs_of,
     model_option,
     recipe_of,
     run_options,
 )
 from ser_batch.errors import ConfigError, ExitCode
+
+if TYPE_CHECKING:
+    from ser_batch.stages.discover import FileList
 
 __all__ = ["command", "run_scan"]
 
@@ -49,7 +51,7 @@ def command(**options: Any) -> int:
 
 def run_scan(options: dict[str, Any], **fixed: Any) -> int:
     """Scan as options of the command line say; `fixed` overrides the configuration."""
-    inputs, config, recipe = inputs_of(options), config_of(options, **fixed), recipe_of(options)
+    inputs, config, recipe = _inputs_of(options), config_of(options, **fixed), recipe_of(options)
     run_dir, mode = _target(options)
     if options["dry_run"]:
         from ser_batch.cli.dry_run import show_plan  # noqa: PLC0415 - loads more than --help needs
@@ -96,3 +98,21 @@ def _target(options: dict[str, Any]) -> tuple[Path, str]:
     if (folder / "run.json").exists():
         raise ConfigError(f"--new-run {folder}: there is a run already. Name a new folder, or give it as -o.")
     return folder, mode
+
+
+def _inputs_of(options: dict[str, Any]) -> tuple[str, ...] | FileList:
+    """Return what to analyse.
+
+    Raises
+    ------
+    ConfigError
+        Neither inputs nor a list of files was given, or both.
+    """
+    if bool(options["inputs"]) == bool(options["files_from"]):
+        raise ConfigError("Give either one INPUT or more (directories or files), or --files-from LIST.")
+    if not options["files_from"]:
+        inputs: tuple[str, ...] = options["inputs"]
+        return inputs
+    from ser_batch.stages.discover import read_file_list  # noqa: PLC0415
+
+    return read_file_list(Path(options["files_from"]))

@@ -181,7 +181,7 @@ def read_data(
             raise ConfigError(f"--corpus {item!r} must be NAME=PATH, for example ravdess=downloads/ravdess.")
         clips += read_corpus(Path(path), corpora, corpus)
     if not clips:
-        raise ConfigError("Nothing to read: give a folder with --data FOLDER, or a corpus with --corpus NAME=PATH.")
+        raise ConfigError("Nothing to read: give a folder of labelled audio, or a corpus with --corpus NAME=PATH.")
     return clips, corpora
 
 

@@ -39,7 +39,7 @@ def detect_corpus(folder: Path, corpora: Sequence[Corpus]) -> Corpus:
     what = "holds no audio files" if not names else "looks like none of the known corpora"
     raise DataError(
         f"Folder {folder} {what}. Expected a corpus as downloaded ({known}), or folders named by emotion "
-        f"such as {folder}/anger/; name the corpus with --corpus NAME={folder}."
+        f"such as {folder}/anger/; name the corpus: `ser-batch train --corpus NAME={folder}`."
     )
 
 

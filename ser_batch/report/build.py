@@ -153,7 +153,10 @@ def _table_library() -> str:
     # Found without being imported, which would take longer than all the rest of the report.
     spec = importlib.util.find_spec("itables")
     if spec is None or spec.origin is None:
-        raise RunError("The report needs the package itables for its table: pip install itables, or give --no-table.")
+        raise RunError(
+            "The report needs the package itables for its table: pip install itables. Without the table, "
+            "`ser-batch report RUN --no-table` builds it."
+        )
     code = (Path(spec.origin).parent / "html" / "dt_bundle.js").read_text(encoding="utf-8")
     # Neither the end of the script element nor what makes HTML look for a second one may stand in it as it is.
     return code.replace("</script", "<\\/script").replace("<!--", "<\\u0021--")
@@ -164,6 +167,6 @@ def _written(target: Path, page: str) -> Path:
         write_atomic(target, page)
     except OSError as error:
         raise RunError(
-            f"The report cannot be written to {target}: {error.strerror}. Give another file with -o."
+            f"The report cannot be written to {target}: {error.strerror}. `ser-batch report -o FILE` writes another."
         ) from None
     return target

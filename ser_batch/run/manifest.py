@@ -18,10 +18,11 @@ from ser_batch.config import Config
 from ser_batch.errors import RunError
 from ser_batch.plugins import describe_plugins
 from ser_batch.stages.discover import FileList, read_file_list
-from ser_batch.stages.ingredients import Ingredients
 
 if TYPE_CHECKING:
     import pluggy
+
+    from ser_batch.stages.ingredients import Ingredients
 
 __all__ = [
     "config_of_run",
@@ -90,7 +91,7 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
         raise RunError(f"{run_dir} is not a run: it has no run.json.") from None
     except (OSError, ValueError) as error:
         raise RunError(
-            f"{path} cannot be read ({error}). Restore it, or delete it and give --recompute changed: parts stay."
+            f"{path} cannot be read ({error}). Restore it, or delete it and give `ser-batch scan --recompute changed`."
         ) from error
     return manifest
 

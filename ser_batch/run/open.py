@@ -131,8 +131,8 @@ def _plan(store: RunStore, manifest: dict[str, Any], mode: str, ingredients: Ing
 
 
 _CURES = (
-    "Use --new-run DIR to keep both, --recompute changed to process what this concerns again in this run, "
-    "or --restart to delete its results and begin again."
+    "`ser-batch scan` keeps both with --new-run DIR, processes what this concerns again in this run with --recompute "
+    "changed, and deletes its results and begins again with --restart."
 )
 
 
@@ -152,14 +152,14 @@ def _check_ours(run_dir: Path) -> None:
     except FileNotFoundError:
         return
     except NotADirectoryError:
-        raise RunError(f"{run_dir} is a file. Give -o a folder that is new, empty or a run.") from None
+        raise RunError(f"{run_dir} is a file. Give a folder that is new, empty or a run.") from None
     except OSError as error:
         raise RunError(f"{run_dir} cannot be used for a run: {error.strerror}.") from None
     foreign = {name for name in names - _BEGINNINGS if not name.startswith(".")}
     if "run.json" not in names and foreign:
         raise RunError(
             f"{run_dir} exists and is not a run of ser-batch (it holds {sorted(foreign)[0]!r}). "
-            f"Give -o a folder that is new, empty or a run."
+            f"Give a folder that is new, empty or a run."
         )
 
 
@@ -170,7 +170,7 @@ def _check_same(run_dir: Path, manifest: dict[str, Any], ingredients: Ingredient
     if manifest.get("root") != found.root:
         raise RunError(
             f"{run_dir} was made from {manifest.get('root')}, this scan is of {found.root}. Give the same inputs, or "
-            f"another run folder. If the audio was moved, --recompute changed takes over what has not changed."
+            f"another run folder. If audio was moved, `ser-batch scan --recompute changed` keeps what is unchanged."
         )
     if manifest.get("fingerprint") != ingredients.fingerprint():
         lines = "\n  ".join(differences(manifest.get("settings", {}), ingredients.settings()))

@@ -161,7 +161,7 @@ def check_leakage(training: dict[str, Any], speakers: Sequence[str], hashes: Seq
         names = ", ".join(shared[:5]) + (" …" if len(shared) > 5 else "")
         raise DataError(
             f"{len(shared)} of the speakers were in the training of this model ({names}): a score on them says how "
-            f"well it remembers. Leave them out, or score the recipe with --cross-validate."
+            f"well it remembers. Leave them out, or score the recipe: `ser-batch evaluate --cross-validate`."
         )
     text = training.get("audio", "")
     stored = {text[start : start + HASH_DIGITS] for start in range(0, len(text), HASH_DIGITS)}
@@ -169,5 +169,5 @@ def check_leakage(training: dict[str, Any], speakers: Sequence[str], hashes: Seq
     if count:
         raise DataError(
             f"{count} of the files have the very same content as files this model was trained on. Leave them out, or "
-            f"score the recipe with --cross-validate."
+            f"score the recipe: `ser-batch evaluate --cross-validate`."
         )

@@ -229,8 +229,8 @@ def _check_scores(config: TrainConfig, options: TrainOptions) -> None:
     if options.scores is None:
         if not config.data.validation_share:
             raise ConfigError(
-                "With data.validation_share = 0 nobody is left to set the temperature by. Score it with `ser-batch "
-                "evaluate --cross-validate FOLDS --json FILE`, and give that FILE with --scores; or set a share."
+                "With data.validation_share = 0 nobody is left to set the temperature by. Set a share; or score it by "
+                "`ser-batch evaluate --cross-validate FOLDS --json FILE`, and `ser-batch train --scores FILE`."
             )
         return
     known = {"": options.scores, **options.scores.get("also", {})}
