@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser_batch.contracts import check_spec
+from ser_batch.contracts import CheckedClassifier, check_clips, check_spec
 from ser_batch.errors import ModelError, PluginError, SerBatchError
 from ser_batch.plugins import blamed, plugin_version
-from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, Corpus, Extractor, LabelledClip
+from ser_batch.records import Clip, ClipOutcome, ClipRef, Corpus, Extractor, LabelledClip
+from ser_batch.text import shown
 
 if TYPE_CHECKING:
     import click
@@ -62,7 +63,7 @@ def _listed(plugin: str, hook: str, answer: Any, what: str) -> Sequence[Any]:
     if answer is None:
         return ()
     if not isinstance(answer, Sequence) or isinstance(answer, str):
-        raise PluginError(f"Plugin {plugin!r}: {hook} must return a list of {what}, not {answer!r}.")
+        raise PluginError(f"Plugin {plugin!r}: {hook} must return a list of {what}, not {shown(answer)}.")
     return answer
 
 
@@ -102,7 +103,7 @@ def read_clip(
     Raises
     ------
     PluginError
-        No plugin takes the file.
+        No plugin takes the file; or a piece, when it is its turn, is not what was asked for.
     Exception
         What the reader raises, here or between pieces: its type and message say why the file cannot be decoded.
     """
@@ -110,15 +111,15 @@ def read_clip(
         manager,
         "read_clip",
         passing=Exception,
-        ref=ref,
+        ref=replace(ref),  # a copy, of which a plugin may do what it likes
         sample_rate_hz=sample_rate_hz,
         piece_s=piece_s,
         overlap_s=overlap_s,
     )
     if found is None:
         raise PluginError("No plugin could read the file.")
-    _, pieces = found
-    return iter(pieces)
+    plugin, pieces = found
+    return check_clips(plugin, pieces, sample_rate_hz, piece_s, overlap_s)
 
 
 def reader_versions(manager: pluggy.PluginManager) -> dict[str, str | int]:
@@ -130,21 +131,20 @@ def reader_versions(manager: pluggy.PluginManager) -> dict[str, str | int]:
     return {name: plugin_version(manager, name, "READER_VERSION") for name in readers}
 
 
-def load_classifier(manager: pluggy.PluginManager, name: str, device: str) -> Classifier:
-    """Load a model by the first plugin that knows it.
+def load_classifier(manager: pluggy.PluginManager, name: str, device: str) -> CheckedClassifier:
+    """Load a model by the first plugin that knows it; what it gives later is checked too.
 
     Raises
     ------
     ModelError
         No plugin knows it, or it cannot be used.
     PluginError
-        A plugin failed.
+        A plugin failed, or what it returned is no classifier.
     """
     found = _first(manager, "load_classifier", name=name, device=device)
     if found is None:
         raise ModelError(f"No plugin could load the model {name!r}.")
-    classifier: Classifier = found[1]
-    return classifier
+    return CheckedClassifier(*found)
 
 
 def register_corpora(manager: pluggy.PluginManager) -> list[Corpus]:
@@ -161,7 +161,9 @@ def register_corpora(manager: pluggy.PluginManager) -> list[Corpus]:
         plugin = implementation.plugin_name
         for corpus in _listed(plugin, "register_corpora", _call(implementation, "register_corpora"), "corpora"):
             if not isinstance(corpus, Corpus):
-                raise PluginError(f"Plugin {plugin!r}: register_corpora returned {corpus!r}, which is not a Corpus.")
+                raise PluginError(
+                    f"Plugin {plugin!r}: register_corpora returned {shown(corpus)}, which is not a Corpus."
+                )
             if corpus.name in owners:
                 raise PluginError(
                     f"Plugin {plugin!r} offers a corpus named {corpus.name!r}, which plugin {owners[corpus.name]!r} "
@@ -243,4 +245,6 @@ def report_sections(
 def _section(plugin: str, item: object) -> tuple[str, str]:
     if isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(text, str) for text in item):
         return item[0], item[1]
-    raise PluginError(f"Plugin {plugin!r}: report_sections must return (title, HTML) pairs of strings, not {item!r}.")
+    raise PluginError(
+        f"Plugin {plugin!r}: report_sections must return (title, HTML) pairs of strings, not {shown(item)}."
+    )

@@ -24,7 +24,7 @@ from ser_batch.text import printable
 
 if TYPE_CHECKING:
     from ser_batch.classifier.device import DeviceChoice
-    from ser_batch.records import Classifier
+    from ser_batch.contracts import CheckedClassifier
 
 __all__ = ["EmotionPredictor", "EmotionResult"]
 
@@ -108,13 +108,13 @@ class EmotionPredictor:
         self._arrays = _Arrays()
         self._manager.register(self._arrays)
         hooks.validate_config(self._manager, self._config)
-        self.classifier: Classifier
+        self.classifier: CheckedClassifier
         self.device: DeviceChoice
         self.classifier, self.device = open_classifier(self._manager, model, device)
         if self.device.note:
             _log.warning("%s", self.device.note)
         offered = hooks.register_extractors(self._manager, self._config)
-        self._extractors = select_extractors(offered, (), self.classifier.needs)
+        self._extractors = select_extractors(offered, (), self.classifier)
 
     @property
     def labels(self) -> tuple[str, ...]:

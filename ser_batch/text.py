@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import difflib
 import os
+import reprlib
 from collections.abc import Iterable
 
-__all__ = ["did_you_mean", "message_of", "printable"]
+__all__ = ["did_you_mean", "message_of", "printable", "shown"]
 
 #: Longest message of an exception that is kept; libraries and plugins may raise whole documents.
 _MESSAGE_CHARACTERS = 500
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = 80
 
 
 def printable(text: str | os.PathLike[str]) -> str:
@@ -41,6 +45,11 @@ def message_of(error: BaseException, note: str = "") -> str:
     if note:
         text = f"{text}; {note}"
     return text if len(text) <= _MESSAGE_CHARACTERS else f"{text[: _MESSAGE_CHARACTERS - 1]}…"
+
+
+def shown(value: object) -> str:
+    """Return the ``repr`` of anything, shortened; one that raises costs its text alone."""
+    return _repr.repr(value)
 
 
 def _escaped(letter: str) -> str:

@@ -65,7 +65,7 @@ def test_a_file_gives_the_very_numbers_of_the_scan(predictor: EmotionPredictor, 
     config = Config().with_values({"predict": {"model": str(model)}})
     manager = OWN.build()
     classifier = load_classifier(manager, str(model), "cpu")
-    extractors = select_extractors(register_extractors(manager, config), config.extract.extractors, classifier.needs)
+    extractors = select_extractors(register_extractors(manager, config), config.extract.extractors, classifier)
     stat = call.stat()
     ref = ClipRef("call.wav", str(call), stat.st_size, stat.st_mtime_ns)
     outcome = analyse_clip(ref, config, extractors, classifier, manager)

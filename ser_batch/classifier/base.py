@@ -33,6 +33,8 @@ class CheckpointClassifier(ABC):
         self.labels = checkpoint.labels
         self.needs = checkpoint.needs
         self.device = device
+        self.columns = checkpoint.meta["columns"]
+        self.card = checkpoint.meta
         #: What embeddings depend on; models that differ in their last layer alone share it.
         self.listening_sha256 = checkpoint.listening_sha256
         self.n_embedding = checkpoint.network.fusion_units

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pluggy
 
     from ser_batch.classifier.base import CheckpointClassifier
-    from ser_batch.records import Classifier
+    from ser_batch.contracts import CheckedClassifier
 
 __all__ = [
     "PARITY_TOLERANCE",
@@ -84,7 +84,7 @@ def choose_device(requested: str) -> DeviceChoice:
     )
 
 
-def open_classifier(manager: pluggy.PluginManager, name: str, requested: str) -> tuple[Classifier, DeviceChoice]:
+def open_classifier(manager: pluggy.PluginManager, name: str, requested: str) -> tuple[CheckedClassifier, DeviceChoice]:
     """Load a model on the device chosen for a request, or on the CPU where that device cannot be trusted with it.
 
     Parameters
@@ -98,7 +98,7 @@ def open_classifier(manager: pluggy.PluginManager, name: str, requested: str) ->
 
     Returns
     -------
-    classifier : Classifier
+    classifier : CheckedClassifier
     choice : DeviceChoice
         Print and record it; its `device` is that of the classifier.
 
@@ -115,6 +115,8 @@ def open_classifier(manager: pluggy.PluginManager, name: str, requested: str) ->
     except DeviceError as error:
         choice = DeviceChoice("cpu", f"{error} Computing on the CPU.")
         classifier = hooks.load_classifier(manager, name, "cpu")
+    if classifier.device == "cpu" != choice.device:
+        choice = DeviceChoice("cpu", f"Model {classifier.name!r} computes on the CPU alone.")
     return classifier, choice
 
 

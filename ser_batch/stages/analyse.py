@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch import hooks
-from ser_batch.contracts import check_block
+from ser_batch.contracts import CheckedClassifier, check_block
 from ser_batch.errors import ModelError, PluginError
 from ser_batch.plugins import blamed
 from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, Extractor, FeatureBlock, FeatureSpec, Status
-from ser_batch.text import did_you_mean, message_of
+from ser_batch.text import did_you_mean, message_of, shown
 from ser_batch.windows import piece_windows, whole_pieces
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _unobserved(stage: str, audio_s: float) -> None:
 
 
 def select_extractors(
-    offered: Mapping[str, tuple[str, Extractor]], wanted: Iterable[str], needs: Iterable[tuple[str, int]] = ()
+    offered: Mapping[str, tuple[str, Extractor]], wanted: Iterable[str], classifier: CheckedClassifier | None = None
 ) -> dict[str, tuple[str, Extractor]]:
     """Pick extractors by name, those that a model needs included.
 
@@ -58,7 +58,8 @@ def select_extractors(
     offered : mapping
         As `ser_batch.hooks.register_extractors` returns it: name -> (plugin, extractor).
     wanted : iterable of str
-    needs : iterable of (name, version)
+    classifier : CheckedClassifier, optional
+        The model that they are for.
 
     Returns
     -------
@@ -70,8 +71,9 @@ def select_extractors(
     PluginError
         A name that nobody offers.
     ModelError
-        The model was trained with another version of an extractor.
+        The model was trained with another version of an extractor, or with other columns.
     """
+    needs = classifier.needs if classifier else ()
     names = {*wanted, *(name for name, _ in needs)}
     for name in sorted(names):
         if name not in offered:
@@ -86,6 +88,15 @@ def select_extractors(
                 f"The model was trained with version {version} of extractor {name!r}; plugin {plugin!r} offers version "
                 f"{extractor.spec.version}. Use the model that belongs to this version, or train one."
             )
+    for name, trained in classifier.columns.items() if classifier else ():
+        if name in names:
+            plugin, extractor = offered[name]
+            given = extractor.spec.columns[: len(trained)]
+            if given != trained:
+                raise ModelError(
+                    f"The model was trained with other columns of extractor {name!r} than plugin {plugin!r} offers: "
+                    f"{shown(trained)} are {shown(given)}. Use the model that belongs to them, or train one."
+                )
     return {name: offered[name] for name in sorted(names)}
 
 

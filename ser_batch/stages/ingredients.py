@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ser_batch import hooks
 from ser_batch.config import Config
+from ser_batch.contracts import CheckedClassifier
 from ser_batch.plugins import PluginRecipe
-from ser_batch.records import Classifier, Extractor, FeatureSpec
+from ser_batch.records import Extractor, FeatureSpec
 from ser_batch.stages.analyse import Change, select_extractors
 
 if TYPE_CHECKING:
@@ -86,10 +87,9 @@ def gather(manager: pluggy.PluginManager, recipe: PluginRecipe, config: Config) 
     # For the CPU whatever computes later: that loads no weights into a device.
     name = config.predict.model
     classifier = hooks.load_classifier(manager, name, "cpu") if name else None
-    needs = classifier.needs if classifier else ()
-    selected = select_extractors(offered, config.extract.extractors, needs)
+    selected = select_extractors(offered, config.extract.extractors, classifier)
     # An extractor that gives a tensor and nothing else works for the model alone.
-    needed = {name for name, _ in needs}
+    needed = {name for name, _ in classifier.needs} if classifier else set()
     selected = {name: item for name, item in selected.items() if item[1].spec.scalars or name in needed}
     return ingredients_of(manager, recipe, config, selected, classifier)
 
@@ -99,7 +99,7 @@ def ingredients_of(
     recipe: PluginRecipe,
     config: Config,
     extractors: Mapping[str, tuple[str, Extractor]],
-    classifier: Classifier | None,
+    classifier: CheckedClassifier | None,
 ) -> Ingredients:
     """Return the ingredients that are already loaded.
 
@@ -111,7 +111,7 @@ def ingredients_of(
     config : Config
     extractors : mapping
         Those that run: name -> (plugin, extractor).
-    classifier : Classifier or None
+    classifier : CheckedClassifier or None
 
     Raises
     ------
@@ -128,14 +128,13 @@ def ingredients_of(
     )
 
 
-def _card(classifier: Classifier) -> dict[str, Any]:
+def _card(classifier: CheckedClassifier) -> dict[str, Any]:
     model: dict[str, Any] = {
         "name": classifier.name,
         "sha256": classifier.sha256,
         "needs": [list(need) for need in classifier.needs],
     }
-    card = getattr(getattr(classifier, "checkpoint", None), "meta", {})
-    model |= {key: card[key] for key in _CARD_FIELDS if key in card}
+    model |= {key: classifier.card[key] for key in _CARD_FIELDS if key in classifier.card}
     if "training" in model:
         # The keys of all training speakers and files are for `evaluate` alone, and a hundred kilobytes.
         model["training"] = {key: model["training"][key] for key in _TRAINING_FIELDS if key in model["training"]}

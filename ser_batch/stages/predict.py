@@ -1,4 +1,4 @@
-"""Prediction in the parent, on a GPU: windows of many files in one batch."""
+"""Prediction in the parent, on a GPU: windows of many files in one batch. A file that cannot be predicted is a row."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from ser_batch.records import Classifier, ClipOutcome, FeatureBlock, Status
+from ser_batch.text import message_of
 
 __all__ = ["predict_outcomes"]
 
@@ -47,8 +48,13 @@ def predict_outcomes(outcomes: Sequence[ClipOutcome], classifier: Classifier, ba
 def _predict(outcomes: list[ClipOutcome], indices: Sequence[int], classifier: Classifier) -> None:
     """Predict some outcomes in one batch, in place; a batch that fails is tried file by file, to fail few."""
     begin = time.perf_counter()
+    predictions = []
     try:
         probabilities, weights = classifier.predict(_stacked([outcomes[index].blocks for index in indices]))
+        first = 0
+        for index in indices:
+            part = slice(first, first := first + len(outcomes[index].windows_s))
+            predictions.append(classifier.pool(probabilities[part], weights[part]))
     except Exception as error:
         if len(indices) == 1:
             outcomes[indices[0]] = _failed(outcomes[indices[0]], error)
@@ -57,15 +63,11 @@ def _predict(outcomes: list[ClipOutcome], indices: Sequence[int], classifier: Cl
             _predict(outcomes, [index], classifier)
         return
     per_window_s = (time.perf_counter() - begin) / len(probabilities)
-    first = 0
-    for index in indices:
+    for index, prediction in zip(indices, predictions, strict=True):
         outcome = outcomes[index]
-        part = slice(first, first + len(outcome.windows_s))
         blocks = tuple(FeatureBlock(block.extractor, block.scalars, block.clip_scalars) for block in outcome.blocks)
-        prediction = classifier.pool(probabilities[part], weights[part])
         seconds = {**outcome.seconds, "predict": per_window_s * len(outcome.windows_s)}
         outcomes[index] = replace(outcome, blocks=blocks, prediction=prediction, seconds=seconds)
-        first = part.stop
 
 
 def _stacked(files: Sequence[Sequence[FeatureBlock]]) -> dict[str, FeatureBlock]:
@@ -88,7 +90,7 @@ def _failed(outcome: ClipOutcome, error: Exception) -> ClipOutcome:
         Status.FAILED,
         "predict",
         type(error).__name__,
-        str(error),
+        message_of(error),
         outcome.duration_s,
         outcome.source_rate_hz,
         outcome.source_channels,

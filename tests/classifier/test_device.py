@@ -15,7 +15,7 @@ from random_model import random_blocks, random_checkpoint
 from ser_batch import hookspecs
 from ser_batch.classifier import device as device_module
 from ser_batch.classifier import loader
-from ser_batch.classifier.checkpoint import Checkpoint, save
+from ser_batch.classifier.checkpoint import Checkpoint, load, save
 from ser_batch.classifier.device import DeviceChoice, DeviceError, check_parity, choose_device, open_classifier
 from ser_batch.classifier.onnx_classifier import OnnxClassifier
 from ser_batch.errors import ConfigError, ModelError
@@ -94,7 +94,7 @@ print(choose_device("auto").device, choose_device("cpu").device, "torch" in sys.
 
 def test_a_model_opens_on_the_cpu(manager: pluggy.PluginManager, stored: Path) -> None:
     classifier, choice = open_classifier(manager, str(stored), "cpu")
-    assert isinstance(classifier, OnnxClassifier)
+    assert isinstance(classifier.inner, OnnxClassifier)
     assert (classifier.device, choice) == ("cpu", DeviceChoice("cpu"))
     assert classifier.name == "random0"
 
@@ -181,7 +181,7 @@ def test_the_fallback_of_a_distrusted_gpu_is_said(
 
 
 def test_a_model_of_a_plugin_comes_before_the_built_in_loader(manager: pluggy.PluginManager, stored: Path) -> None:
-    own = OnnxClassifier(random_checkpoint(seed=9))
+    own = OnnxClassifier(load(stored))
 
     class Plugin:
         @hookimpl
@@ -189,8 +189,23 @@ def test_a_model_of_a_plugin_comes_before_the_built_in_loader(manager: pluggy.Pl
             return own if name == "mine" else None
 
     manager.register(Plugin())
-    assert open_classifier(manager, "mine", "cpu")[0] is own
-    assert open_classifier(manager, str(stored), "cpu")[0].name == "random0"
+    assert open_classifier(manager, "mine", "cpu")[0].inner is own
+    assert open_classifier(manager, str(stored), "cpu")[0].inner is not own
+
+
+def test_a_model_of_a_plugin_that_knows_the_cpu_alone_says_so(
+    manager: pluggy.PluginManager, stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Plugin:
+        @hookimpl
+        def load_classifier(self) -> OnnxClassifier:
+            return OnnxClassifier(load(stored))
+
+    manager.register(Plugin())
+    monkeypatch.setattr(device_module, "choose_device", lambda requested: DeviceChoice("cuda"))
+    classifier, choice = open_classifier(manager, "mine", "cuda")
+    assert classifier.device == "cpu"
+    assert choice == DeviceChoice("cpu", "Model 'random0' computes on the CPU alone.")
 
 
 @pytest.fixture(params=["cuda", "mps"])

@@ -11,6 +11,7 @@ from random_model import store_random_model
 from ser_batch.classifier import device
 from ser_batch.classifier.checkpoint import load
 from ser_batch.config import Config
+from ser_batch.contracts import CheckedClassifier
 from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.engine import scan
 from ser_batch.records import ClipOutcome, ClipRef, FeatureBlock, Prediction, Status
@@ -64,6 +65,23 @@ def test_a_batch_that_fails_costs_the_file_that_is_to_blame():
     assert [item.status for item in done] == [Status.OK, Status.FAILED, Status.OK]
     assert (done[1].stage, done[1].error_type) == ("predict", "RuntimeError")
     assert done[1].prediction is None and not done[1].blocks
+
+
+def test_a_plugin_that_pools_badly_costs_the_file_that_is_to_blame():
+    class Pools(Counting):
+        def pool(self, window_probabilities, weights):
+            if window_probabilities[0, 1] == 1:
+                raise SystemExit(0)
+            if window_probabilities[0, 1] == 0:
+                raise ValueError("x" * 10_000)
+            return super().pool(window_probabilities, weights)
+
+    outcomes = [outcome("a", [0.1]), outcome("b", [1.0]), outcome("c", [0.0]), outcome("d", [0.8])]
+    done = predict_outcomes(outcomes, CheckedClassifier("mine", Pools()), batch_size=64)
+    assert [item.status for item in done] == [Status.OK, Status.FAILED, Status.FAILED, Status.OK]
+    assert (done[1].stage, done[1].error_type) == ("predict", "PluginError")
+    assert done[1].error_message == "Plugin 'mine': model 'counting' failed in pool: SystemExit: 0"
+    assert len(done[2].error_message) == 500
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import soundfile
 
 from ser_batch.audio import DecodeError
 from ser_batch.config import Config
+from ser_batch.contracts import CheckedClassifier
 from ser_batch.errors import ModelError, PluginError
 from ser_batch.hookspecs import hookimpl
 from ser_batch.plugins import PluginRecipe
@@ -51,6 +52,10 @@ class Sign:
     def pool(self, window_probabilities, weights):
         mean = np.average(window_probabilities, axis=0, weights=weights).astype(np.float32)
         return Prediction(self.labels[mean.argmax()], mean, window_probabilities, float(mean.max()), 0.0, 0.0)
+
+
+def checked(classifier) -> CheckedClassifier:
+    return CheckedClassifier("signs", classifier)
 
 
 @pytest.fixture(scope="module")
@@ -212,11 +217,23 @@ def test_ctrl_c_ends_the_work_of_a_caller_in_the_same_process(manager, long_file
 
 def test_extractors_are_selected_with_those_of_the_model_at_its_versions():
     offered = {"level": ("p", Level())}
-    assert list(select_extractors(offered, [], [("level", 2)])) == ["level"]
+    model = checked(Sign())
+    assert list(select_extractors(offered, [], model)) == ["level"]
+    model.needs = (("level", 1),)
     with pytest.raises(ModelError, match="version 1 of extractor 'level'; plugin 'p' offers version 2"):
-        select_extractors(offered, [], [("level", 1)])
+        select_extractors(offered, [], model)
     with pytest.raises(PluginError, match="No plugin offers an extractor 'pitch'"):
         select_extractors(offered, ["pitch"])
+
+
+def test_columns_of_a_model_are_held_against_those_of_the_extractor():
+    offered = {"level": ("p", Level())}
+    model = checked(Sign())
+    model.columns = {"level": ("level__power", "level__undefined_hz")}
+    assert list(select_extractors(offered, [], model)) == ["level"]
+    model.columns = {"level": ("level__undefined_hz", "level__power")}
+    with pytest.raises(ModelError, match=r"other columns of extractor 'level' than plugin 'p' offers: .*undefined_hz"):
+        select_extractors(offered, [], model)
 
 
 def test_tensors_are_kept_over_all_pieces_where_they_are_asked_for(manager, long_file):
