@@ -151,7 +151,7 @@ OWN = ("--data", "raw", "--config", "own.toml")
         (no_audio, ("--data", "raw"), ExitCode.DATA, ("raw holds no audio files",)),
         (a_file_in_place_of_a_folder, ("--data", "raw"), ExitCode.INPUT, ("raw",)),
         (nothing, ("--data", "raw"), ExitCode.INPUT, ("raw does not exist",)),
-        (nothing, (), ExitCode.USAGE, ("--data FOLDER", "--corpus NAME=PATH")),
+        (nothing, (), ExitCode.USAGE, ("give a folder", "--corpus NAME=PATH")),
         (nothing, ("--corpus", "ravdess"), ExitCode.USAGE, ("'ravdess'", "NAME=PATH")),
         (one_speaker, ("--corpus", "ravdes=raw"), ExitCode.DATA, ("'ravdes'", "Did you mean 'ravdess'")),
         (one_speaker, ("--data", "raw", "--config", "fast"), ExitCode.USAGE, ("'fast'", "quick")),
