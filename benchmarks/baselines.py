@@ -119,7 +119,7 @@ def main() -> None:
         clip
         for item in sorted(options.corpora.iterdir())
         if item.is_dir()
-        for clip in read_corpus(item, BUILT_IN_CORPORA)
+        for clip in read_corpus(item, BUILT_IN_CORPORA).clips
     ]
     config = DataConfig()
     dataset = Dataset.build(clips, config)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ser_batch.contracts import CheckedClassifier, check_clips, check_spec
 from ser_batch.errors import ModelError, PluginError, SerBatchError
 from ser_batch.plugins import blamed, plugin_version
-from ser_batch.records import Clip, ClipOutcome, ClipRef, Corpus, Extractor, LabelledClip
+from ser_batch.records import Clip, ClipOutcome, ClipRef, Corpus, CorpusItem, Extractor
 from ser_batch.text import shown
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def register_corpora(manager: pluggy.PluginManager) -> list[Corpus]:
 def _with_blame(plugin: str, corpus: Corpus) -> Corpus:
     where = f"Plugin {plugin!r}: corpus {corpus.name!r} failed"
 
-    def read(folder: Path) -> Iterable[LabelledClip]:
+    def read(folder: Path) -> Iterable[CorpusItem]:
         with blamed(f"{where} on {folder}"):
             return list(corpus.read(folder))
 

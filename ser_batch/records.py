@@ -17,11 +17,14 @@ __all__ = [
     "ClipOutcome",
     "ClipRef",
     "Corpus",
+    "CorpusItem",
     "Extractor",
     "FeatureBlock",
     "FeatureSpec",
     "LabelledClip",
+    "PassedOver",
     "Prediction",
+    "Remark",
     "Status",
 ]
 
@@ -215,6 +218,25 @@ class LabelledClip:
 
 
 @dataclass(frozen=True, slots=True)
+class PassedOver:
+    """One file that the reader of a corpus knows and does not take."""
+
+    path: str
+    #: What all files passed over for this reason are, in the plural: "songs".
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """One line that the reader of a corpus has to say."""
+
+    text: str
+
+
+CorpusItem = LabelledClip | PassedOver | Remark
+
+
+@dataclass(frozen=True, slots=True)
 class Corpus:
     """How the files of one corpus are read.
 
@@ -225,9 +247,11 @@ class Corpus:
     title, licence, url, language : str
         For model cards.
     read : callable
-        Takes the folder and yields `LabelledClip`; raises `DataError` for labels that cannot be used.
+        Takes the folder and yields `LabelledClip`, `PassedOver` for what it knows and does not take, and `Remark`; what
+        it never mentions counts as named otherwise. Raises `DataError` for labels that cannot be used.
     looks_like : callable
-        Takes the folder and names of up to a few hundred audio files in it; True when they are of this corpus.
+        Takes the folder and paths, relative to it, of up to a thousand files in it; True when they are of this corpus.
+        It is asked for single files, too.
     folds : tuple of tuple of str
         Speakers held out together by ``--cross-validate given``; empty where none are published.
     """
@@ -237,6 +261,6 @@ class Corpus:
     licence: str
     url: str
     language: str
-    read: Callable[[Path], Iterable[LabelledClip]]
+    read: Callable[[Path], Iterable[CorpusItem]]
     looks_like: Callable[[Path, Sequence[str]], bool]
     folds: tuple[tuple[str, ...], ...] = ()

@@ -24,7 +24,7 @@ __all__ = ["command"]
 @click.argument("dest", metavar="[DEST]", type=click.Path(path_type=Path), default=Path("data/raw"))
 @click.option("--link/--copy", default=False, show_default=True, help="Symbolic links to SRC, or copies.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-@click.option("--all-emotions", is_flag=True, help="Take calm, neutral, boredom and distress too.")
+@click.option("--all-emotions", is_flag=True, help="Take calm, neutral, boredom, distress and labels of your own, too.")
 @plugin_option
 def command(
     corpus: str, source: Path, dest: Path, link: bool, dry_run: bool, all_emotions: bool, plugins: tuple[str, ...]
@@ -32,25 +32,26 @@ def command(
     """Sort the clips of CORPUS, as downloaded to SRC, into DEST/<emotion>/ (by default data/raw/<emotion>/).
 
     CORPUS is ravdess, crema-d, tess, savee, emo-db, emovo, nemo, emogator, labels (a folder with labels.csv or
-    labels.tsv), raw (folders by emotion), or a corpus of a plugin. Files get their speaker before the name; speaker
-    and sex are listed in DEST/speakers.csv. Nothing is overwritten, and the same command again does what is left to do.
+    labels.tsv), raw (folders by emotion), a corpus of a plugin, or auto: whatever SRC holds. Every file found is
+    accounted for. Files get their speaker before the name; speaker, sex and corpus are listed in DEST/speakers.csv.
+    Nothing is overwritten, and the same command again does what is left to do.
     """
     from tqdm import tqdm  # noqa: PLC0415 - not for --help
 
     from ser_batch import hooks  # noqa: PLC0415
-    from ser_batch.corpora.emotions import EMOTIONS  # noqa: PLC0415
+    from ser_batch.corpora.emotions import BASIC_EMOTIONS  # noqa: PLC0415
     from ser_batch.corpora.organize import check_destination, place, plan_sorting  # noqa: PLC0415
     from ser_batch.corpora.reading import read_corpus  # noqa: PLC0415
     from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
-    from ser_batch.training.train_config import DataConfig  # noqa: PLC0415
 
     corpora = hooks.register_corpora(PluginRecipe(files=plugins).build())
-    clips = read_corpus(source, corpora, corpus)
     check_destination(source, dest)
-    sorting = plan_sorting(clips, dest, EMOTIONS if all_emotions else DataConfig().labels)
-    known = next(item for item in corpora if item.name == corpus)
-    click.echo(f"{known.title}; licence: {known.licence}")
-    for line in _table(sorting):
+    reading = read_corpus(source, corpora, None if corpus == "auto" else corpus)
+    sorting = plan_sorting(reading.clips, dest, None if all_emotions else BASIC_EMOTIONS)
+    used = {account.corpus for account in reading.accounts}
+    for known in (item for item in corpora if item.name in used):
+        click.echo(f"{known.title}; licence: {known.licence}")
+    for line in (*map(printable, reading.lines()), *_table(sorting)):
         click.echo(line)
     n_new = sum(not item.is_there for item in sorting.placements)
     n_there = len(sorting.placements) - n_new
@@ -71,8 +72,6 @@ def _table(sorting: Sorting) -> Iterator[str]:
         yield f"Left out: {_counts(sorting.not_wanted)} (take them with --all-emotions)."
     if sorting.not_known:
         yield f"Left out, since nobody knows these emotions: {_counts(sorting.not_known)}."
-    if sorting.n_repeated:
-        yield f"{sorting.n_repeated:,} files lie twice in the download, with the same name and content; taken once."
     n_unknown = sum(not item.clip.speaker for item in sorting.placements)
     if n_unknown:
         yield (

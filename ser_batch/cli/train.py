@@ -160,7 +160,7 @@ def _read_scores(path: Path) -> Any:
 def read_data(
     data: tuple[Path, ...], named: tuple[str, ...], recipe: object
 ) -> tuple[list[LabelledClip], list[Corpus]]:
-    """Return the clips of all folders that were given, and all corpora that are known.
+    """Return the clips of all folders that were given, and all corpora that are known; say what became of each file.
 
     Raises
     ------
@@ -168,21 +168,25 @@ def read_data(
         Nothing was given, or NAME=PATH without a name.
     """
     from ser_batch import hooks  # noqa: PLC0415
-    from ser_batch.corpora.reading import read_corpus  # noqa: PLC0415
+    from ser_batch.corpora.reading import read_corpora  # noqa: PLC0415
     from ser_batch.errors import ConfigError  # noqa: PLC0415
     from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
+    from ser_batch.text import printable  # noqa: PLC0415
 
     assert isinstance(recipe, PluginRecipe)
     corpora = hooks.register_corpora(recipe.build())
-    clips = [clip for folder in data for clip in read_corpus(folder, corpora)]
+    sources: list[tuple[Path, str | None]] = [(folder, None) for folder in data]
     for item in named:
         corpus, separator, path = item.partition("=")
         if not separator:
             raise ConfigError(f"--corpus {item!r} must be NAME=PATH, for example ravdess=downloads/ravdess.")
-        clips += read_corpus(Path(path), corpora, corpus)
-    if not clips:
+        sources.append((Path(path), corpus))
+    if not sources:
         raise ConfigError("Nothing to read: give a folder of labelled audio, or a corpus with --corpus NAME=PATH.")
-    return clips, corpora
+    reading = read_corpora(sources, corpora)
+    for line in reading.lines():
+        click.echo(printable(line), err=True)
+    return reading.clips, corpora
 
 
 class speaking:

@@ -8,7 +8,7 @@ from ser_batch.corpora.crema_d import CREMA_D
 from ser_batch.corpora.emo_db import EMO_DB
 from ser_batch.corpora.emogator import EMOGATOR
 from ser_batch.corpora.emovo import EMOVO
-from ser_batch.corpora.folders import folders_by_emotion
+from ser_batch.corpora.folders import RAW
 from ser_batch.corpora.labels import LABELS
 from ser_batch.corpora.nemo import NEMO
 from ser_batch.corpora.ravdess import RAVDESS
@@ -19,11 +19,16 @@ from ser_batch.records import Corpus
 
 __all__ = ["BUILT_IN_CORPORA", "register_corpora"]
 
-_DOWNLOADS = (RAVDESS, CREMA_D, TESS, SAVEE, EMO_DB, EMOVO, NEMO, EMOGATOR)
-
 BUILT_IN_CORPORA: tuple[Corpus, ...] = (
-    *_DOWNLOADS,
-    folders_by_emotion([corpus.name for corpus in _DOWNLOADS]),
+    RAVDESS,
+    CREMA_D,
+    TESS,
+    SAVEE,
+    EMO_DB,
+    EMOVO,
+    NEMO,
+    EMOGATOR,
+    RAW,
     LABELS,
 )
 

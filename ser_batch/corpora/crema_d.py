@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from ser_batch.corpora.labels import label_rows
+from ser_batch.corpora.labels import label_columns
 from ser_batch.corpora.name_pattern import NamePattern
-from ser_batch.records import Corpus, LabelledClip
+from ser_batch.records import Corpus, CorpusItem, LabelledClip
+from ser_batch.tables.table import read_table
 
 __all__ = ["CREMA_D"]
 
@@ -21,13 +22,21 @@ _NAMES = NamePattern(
 )
 
 
-def _read(folder: Path) -> Iterable[LabelledClip]:
-    tables = (parent / "VideoDemographics.csv" for parent in (folder, folder.parent))
-    table = next((path for path in tables if path.is_file()), None)
-    rows = label_rows(table, ("speaker", "sex")) if table else []
-    sexes = {f"crema-d-{row['speaker']}": row["sex"].lower() for row in rows}
-    for clip in _NAMES.read(folder):
-        yield replace(clip, sex=sexes.get(clip.speaker, ""))
+def _read(folder: Path) -> Iterable[CorpusItem]:
+    sexes = _sexes(folder)
+    for item in _NAMES.read(folder):
+        yield replace(item, sex=sexes.get(item.speaker, "")) if isinstance(item, LabelledClip) else item
+
+
+def _sexes(folder: Path) -> dict[str, str]:
+    paths = (parent / "VideoDemographics.csv" for parent in (folder, folder.parent))
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return {}
+    table = read_table(path)
+    columns = label_columns(table, ("speaker", "sex"))
+    rows = zip(table.columns[columns["speaker"]], table.columns[columns["sex"]], strict=True)
+    return {f"crema-d-{actor}": sex.lower() for actor, sex in rows}
 
 
 CREMA_D = Corpus(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["EMOTIONS", "canonical_emotion"]
+import difflib
+import re
+
+__all__ = ["BASIC_EMOTIONS", "EMOTIONS", "canonical_emotion", "near_emotion"]
 
 EMOTIONS: dict[str, tuple[str, ...]] = {
     "anger": ("angry", "ang", "hot anger"),
@@ -16,9 +19,18 @@ EMOTIONS: dict[str, tuple[str, ...]] = {
     "boredom": ("bored",),
     "distress": (),
 }
+#: The six that `organize` takes where nothing else is said (Ekman 1992).
+BASIC_EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
 _BY_NAME = {name: emotion for emotion, names in EMOTIONS.items() for name in (emotion, *names)}
 
 
 def canonical_emotion(name: str) -> str | None:
-    """Return the canonical name of an emotion, or None where nobody knows it."""
-    return _BY_NAME.get(name.strip().lower().replace("_", " ").replace("-", " "))
+    """Return the canonical name of an emotion, or None where it is none that is known; a number before it may stand."""
+    words = re.sub(r"[\s_-]+", " ", name.strip().lower())
+    return _BY_NAME.get(words) or _BY_NAME.get(re.sub(r"^\d+[ .]*", "", words))
+
+
+def near_emotion(name: str) -> str | None:
+    """Return the name of an emotion that `name` may be a slip of the pen for."""
+    near = difflib.get_close_matches(name.lower(), list(_BY_NAME), n=1, cutoff=0.8)
+    return near[0] if near else None

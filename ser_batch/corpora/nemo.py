@@ -16,7 +16,7 @@ _NAME = re.compile(r"[A-Z]{2}\d_(anger|fear|happiness|neutral|sadness|surprised)
 
 def _looks_like(folder: Path, names: Sequence[str]) -> bool:
     hits = sum(_NAME.fullmatch(PurePosixPath(name).stem) is not None for name in names)
-    return has_labels(folder) and hits > 0.9 * len(names) > 0
+    return hits > 0.9 * len(names) > 0 and has_labels(folder)
 
 
 NEMO = Corpus(

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ser_batch.atomic import open_atomic, write_atomic
-from ser_batch.corpora.emotions import EMOTIONS
+from ser_batch.corpora.files import audio_files
 from ser_batch.corpora.folders import SPEAKERS_FILE
-from ser_batch.corpora.labels import LABEL_COLUMNS, label_rows
+from ser_batch.corpora.labels import label_columns, table_beside
 from ser_batch.errors import ConfigError, DataError, InputError
 from ser_batch.records import LabelledClip
+from ser_batch.tables.match import match_rows
+from ser_batch.tables.table import Table, read_table, with_rows
 
 __all__ = ["Placement", "Sorting", "check_destination", "place", "plan_sorting"]
 
@@ -39,10 +41,8 @@ class Sorting:
     placements: list[Placement] = field(default_factory=list)
     #: Emotion -> clips, for emotions that were not asked for.
     not_wanted: Counter[str] = field(default_factory=Counter)
-    #: Emotion -> clips, for what the corpus calls by a name that no folder can have.
+    #: Emotion -> clips, for what is a code of the corpus alone.
     not_known: Counter[str] = field(default_factory=Counter)
-    #: Clips that lie twice in the source, byte by byte and with the same name.
-    n_repeated: int = 0
 
     def n_clips(self, emotion: str) -> int:
         """Clips in the folder of one emotion."""
@@ -72,7 +72,7 @@ def check_destination(source: Path, dest: Path) -> None:
         )
 
 
-def plan_sorting(clips: Iterable[LabelledClip], dest: Path, emotions: Collection[str]) -> Sorting:
+def plan_sorting(clips: Iterable[LabelledClip], dest: Path, emotions: Collection[str] | None) -> Sorting:
     """Decide where each clip goes; nothing is written.
 
     The name of a file in `dest` is its speaker, an underscore and its own name, so that training finds the speaker
@@ -82,30 +82,27 @@ def plan_sorting(clips: Iterable[LabelledClip], dest: Path, emotions: Collection
     Parameters
     ----------
     clips
-        Of one or more corpora.
+        Of one or more corpora; no audio twice.
     dest : Path
         Need not exist.
     emotions
-        Canonical names of the emotions to take.
+        The emotions to take; None takes all that have a name.
     """
     sorting = Sorting()
     # Case is folded: some file systems take a.wav and A.wav for one file.
     taken: dict[str, Path] = {}
     for clip in clips:
-        if clip.emotion not in EMOTIONS:
+        if clip.emotion == f"{clip.corpus}-{clip.category}":
             sorting.not_known[clip.emotion] += 1
             continue
-        if clip.emotion not in emotions:
+        if emotions is not None and clip.emotion not in emotions:
             sorting.not_wanted[clip.emotion] += 1
             continue
         source = Path(clip.path)
         try:
-            target, known = _name_for(source, dest / clip.emotion / _file_name(clip), taken)
+            target, known = _name_for(source, dest / _plain(clip.emotion) / _file_name(clip), taken)
         except OSError as error:
             raise InputError(f"Cannot compare {source} with what is in {dest}: {error.strerror}.") from error
-        if known is not None and str(target).casefold() in taken:
-            sorting.n_repeated += 1
-            continue
         taken[str(target).casefold()] = source
         sorting.placements.append(Placement(clip, target, known is not None))
     return sorting
@@ -161,16 +158,13 @@ def place(
         There is a ``speakers.csv`` already that cannot be used.
     """
     # Read first: a list that cannot be used should not wait for the copies.
-    table = dest / SPEAKERS_FILE
-    listed = {row["file"] for row in label_rows(table, ("file", "speaker"))} if table.is_file() else set()
+    table, listed = _listed(sorting, dest)
     for done, item in enumerate(sorting.placements, start=1):
         # Asked for copies, links of an earlier visit become files of their own.
         if not item.is_there or (item.target.is_symlink() and not link):
             _put(Path(item.clip.path), item.target, link)
         progress(done)
-    _list_speakers(
-        dest, [item for item in sorting.placements if item.target.relative_to(dest).as_posix() not in listed]
-    )
+    _list_speakers(dest, table, [item for item in sorting.placements if item.target not in listed])
 
 
 def _put(source: Path, target: Path, link: bool) -> None:
@@ -190,28 +184,44 @@ def _put(source: Path, target: Path, link: bool) -> None:
         ) from error
 
 
-def _list_speakers(dest: Path, placements: Sequence[Placement]) -> None:
-    """Add speaker and sex of clips that ``speakers.csv`` lacks; rows that are there stay as they are."""
-    path = dest / SPEAKERS_FILE
-    # label_rows has refused what is not UTF-8 or has no header.
-    text = path.read_text(encoding="utf-8-sig") if path.is_file() else "file,speaker,sex\n"
-    header = [name.strip() for name in next(csv.reader(io.StringIO(text, newline="")))]
-    keys = [next((key for key, names in LABEL_COLUMNS.items() if name in names), "") for name in header]
-    added = io.StringIO()
-    writer = csv.writer(added, lineterminator="\n")
-    for item in placements:
-        clip = item.clip
-        values = {
+def _listed(sorting: Sorting, dest: Path) -> tuple[Table | None, set[Path]]:
+    """Return the list of speakers that is there, and the files that it knows."""
+    path = table_beside(dest, Path(SPEAKERS_FILE).stem) if dest.is_dir() else None
+    if path is None:
+        return None, set()
+    table = read_table(path)
+    columns = label_columns(table, ("file", "speaker"))
+    files = sorted({*audio_files(dest), *(item.target for item in sorting.placements)})
+    names = [file.relative_to(dest).as_posix() for file in files]
+    matching = match_rows(table, dest, names, key=columns["file"], columns=columns.values())
+    return table, {files[place] for place in matching.row_of}
+
+
+def _list_speakers(dest: Path, table: Table | None, placements: Sequence[Placement]) -> None:
+    """Add speaker, sex and corpus of clips that the list lacks; rows that are there stay as they are."""
+    rows = [
+        {
             "file": item.target.relative_to(dest).as_posix(),
-            "speaker": clip.speaker,
-            "sex": clip.sex,
-            "emotion": clip.emotion,
+            "speaker": item.clip.speaker,
+            "sex": item.clip.sex,
+            "corpus": item.clip.corpus,
         }
-        if clip.speaker or clip.sex:
-            writer.writerow([values.get(key, "") for key in keys])
-    if not added.getvalue():
+        for item in placements
+        if item.clip.speaker or item.clip.sex
+    ]
+    if not rows:
         return
+    path = table.path if table else dest / SPEAKERS_FILE
+    if table is None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        data = text.getvalue().encode()
+    else:
+        named = label_columns(table, ("file", "speaker"))
+        data = with_rows(table, ({named[key]: value for key, value in row.items() if key in named} for row in rows))
     try:
-        write_atomic(path, text + ("" if text.endswith("\n") else "\n") + added.getvalue())
+        write_atomic(path, data)
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror}.") from error

@@ -11,8 +11,8 @@ __all__ = ["RAVDESS"]
 
 _NAMES = NamePattern(
     "ravdess",
-    # modality-channel-emotion-intensity-statement-repetition-actor; channel 01 is speech, 02 song
-    re.compile(r"\d\d-01-(?P<emotion>0[1-8])-\d\d-\d\d-\d\d-(?P<speaker>\d\d)"),
+    # modality-channel-emotion-intensity-statement-repetition-actor
+    re.compile(r"(?P<modality>0[1-3])-(?P<channel>0[12])-(?P<emotion>0[1-8])(-\d\d){3}-(?P<speaker>\d\d)"),
     {
         "01": "neutral",
         "02": "calm",
@@ -24,6 +24,9 @@ _NAMES = NamePattern(
         "08": "surprise",
     },
     lambda actor: "male" if int(actor) % 2 else "female",
+    lambda match: "songs" if match["channel"] == "02" else "videos without sound" if match["modality"] == "02" else "",
+    # 01 is the sound of a video, 03 the same take as audio.
+    lambda match: (match[0][3:], int(match["modality"] != "03")),
 )
 
 #: EmoBox's six groups of actors.

@@ -1,4 +1,4 @@
-"""SAVEE: one of four men, letters of the emotion, sentence."""
+"""SAVEE: one of four men, letters of the emotion, sentence; the man is the folder where names do not begin with him."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["SAVEE"]
 
 _NAMES = NamePattern(
     "savee",
-    re.compile(r"(?P<speaker>DC|JE|JK|KL)_(?P<emotion>a|d|f|h|n|sa|su)\d\d", re.IGNORECASE),
+    re.compile(r"(?P<speaker>DC|JE|JK|KL)[_/](?P<emotion>a|d|f|h|n|sa|su)\d\d", re.IGNORECASE),
     {
         "a": "anger",
         "d": "disgust",
@@ -22,6 +22,7 @@ _NAMES = NamePattern(
         "su": "surprise",
     },
     lambda _: "male",
+    take=lambda match: (match[0].replace("/", "_"), 0),
 )
 
 SAVEE = Corpus(

@@ -6,7 +6,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, time
@@ -20,7 +20,7 @@ from ser_batch.errors import DataError, InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["TABLE_SUFFIXES", "Table", "read_table"]
+__all__ = ["TABLE_SUFFIXES", "Table", "read_table", "with_rows"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".xlsx")
 
@@ -48,8 +48,11 @@ class Table:
     lines: Sequence[int]
     #: What was taken for granted while reading, one line each.
     notes: tuple[str, ...] = ()
-    #: A comma is a decimal point: so where it is why columns are parted by semicolons.
-    decimal_comma: bool = False
+    #: Of a table that is text: how it is written, else ``""``.
+    encoding: str = ""
+    delimiter: str = ""
+    #: Names of all its columns, ``""`` for those that are left out.
+    header: tuple[str, ...] = ()
     #: What the file itself says of the types, where it does.
     arrow: pa.Table | None = None
 
@@ -66,7 +69,30 @@ class Table:
 
     def typed(self, name: str) -> pa.Array | pa.ChunkedArray:
         """Return a column as what all its values are: whole numbers, numbers, truth values, dates, else text."""
-        return self.arrow.column(name) if self.arrow is not None else _typed(self.columns[name], self.decimal_comma)
+        return self.arrow.column(name) if self.arrow is not None else _typed(self.columns[name], self.delimiter)
+
+
+def with_rows(table: Table, rows: Iterable[Mapping[str, str]]) -> bytes:
+    """Return the content of a table of text with rows (column -> value) added, written like those that are there.
+
+    Raises
+    ------
+    InputError
+        It is no table of text.
+    """
+    if not table.delimiter:
+        raise InputError(f"Rows cannot be added to {table.path}: save it as {table.path.with_suffix('.csv')}.")
+    text = table.path.read_bytes().decode(table.encoding)
+    added = io.StringIO(newline="")
+    writer = csv.writer(added, delimiter=table.delimiter, lineterminator="\r\n" if "\r\n" in text else "\n")
+    writer.writerows([row.get(name, "") for name in table.header] for row in rows)
+    if text and not text.endswith(("\n", "\r")):
+        text += "\n"
+    text += added.getvalue()
+    try:
+        return text.encode(table.encoding)
+    except UnicodeEncodeError:  # a name that the old encoding does not know
+        return text.encode("utf-8-sig")
 
 
 def _folded(name: str) -> str:
@@ -112,12 +138,12 @@ def _checked(table: Table) -> Table:
 
 
 def _from_text(path: Path, data: bytes) -> Table:
-    text, notes = _decoded(path, data)
+    text, encoding = _decoded(path, data)
     # A line for Excel, and one that PowerShell writes.
     named = re.match(r"\s*sep=(.)\r?\n", text)
     n_skipped = 1 if named or text.startswith("#TYPE ") else 0
     if n_skipped:
-        text = text[text.index("\n") + 1 :] if "\n" in text else ""
+        text = text.partition("\n")[2]
     delimiter = named[1] if named else _sniffed(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: list[list[str]] = []
@@ -131,10 +157,15 @@ def _from_text(path: Path, data: bytes) -> Table:
             f"Table {path}, line {reader.line_num + n_skipped}: {error}. Is a quotation mark never closed? Save the "
             f"table again as UTF-8 CSV."
         ) from error
-    return _from_rows(path, rows, lines, notes, decimal_comma=delimiter == ";")
+    table = _from_rows(path, rows, lines)
+    table.encoding, table.delimiter = encoding, delimiter
+    if encoding == "cp1252":
+        table.notes = (f"{path} is not UTF-8 and was read as Windows-1252; save it as UTF-8 if letters look wrong.",)
+    return table
 
 
-def _decoded(path: Path, data: bytes) -> tuple[str, tuple[str, ...]]:
+def _decoded(path: Path, data: bytes) -> tuple[str, str]:
+    """Return the text and its encoding."""
     marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
     encoding = next((name for mark, name in marks.items() if data.startswith(mark)), "")
     if not encoding and 0 in data[:2]:
@@ -147,8 +178,7 @@ def _decoded(path: Path, data: bytes) -> tuple[str, tuple[str, ...]]:
             continue
         if "\0" in text:
             break
-        note = f"{path} is not UTF-8 and was read as Windows-1252; save it as UTF-8 if letters look wrong."
-        return text, (note,) if name == "cp1252" else ()
+        return text, name
     raise DataError(f"Table {path} is no text that can be read. Save it as UTF-8 CSV.")
 
 
@@ -193,9 +223,7 @@ def _cell(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _from_rows(
-    path: Path, rows: list[list[str]], lines: list[int], notes: tuple[str, ...] = (), decimal_comma: bool = False
-) -> Table:
+def _from_rows(path: Path, rows: list[list[str]], lines: list[int]) -> Table:
     """Make columns of rows, the first of which is the header; rows without any text do not count."""
     kept = [(row, line) for row, line in zip(rows, lines, strict=True) if any(cell.strip() for cell in row)]
     if not kept:
@@ -214,7 +242,7 @@ def _from_rows(
             raise DataError(f"Table {path} has two columns {name!r}. Rename or remove one.")
         if name:
             columns[name] = [row[index].strip() for row, _ in kept[1:]]
-    return Table(path, columns, [line for _, line in kept[1:]], notes, decimal_comma)
+    return Table(path, columns, [line for _, line in kept[1:]], header=tuple(header))
 
 
 def _from_parquet(path: Path) -> Table:
@@ -242,7 +270,7 @@ def _as_text(column: pa.ChunkedArray) -> list[str]:
     return [value.strip() for value in column.cast(pa.string()).fill_null("").to_pylist()]
 
 
-def _typed(values: list[str], decimal_comma: bool) -> pa.Array:
+def _typed(values: list[str], delimiter: str) -> pa.Array:
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.compute as pc  # noqa: PLC0415
 
@@ -254,7 +282,8 @@ def _typed(values: list[str], decimal_comma: bool) -> pa.Array:
     texts = pa.array([None if value in _MISSING else value for value in values], pa.string())
     if all_are(_WHOLE):
         return texts.cast(pa.int64())
-    if all_are(_REAL) and (decimal_comma or not any("," in value for value in there)):
+    # A comma is a decimal point where that is why columns are parted by semicolons.
+    if all_are(_REAL) and (delimiter == ";" or not any("," in value for value in there)):
         return pc.replace_substring(texts, ",", ".").cast(pa.float64())
     if there and {value.casefold() for value in there} <= {"true", "false"}:
         return pc.utf8_lower(texts).cast(pa.bool_())

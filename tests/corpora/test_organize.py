@@ -68,8 +68,8 @@ def files_below(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("corpus", DOWNLOADS)
 def test_training_finds_in_the_folders_what_the_download_said(downloads: Path, tmp_path: Path, corpus: str) -> None:
     assert organize(corpus, downloads / corpus, tmp_path / "raw") == ExitCode.OK
-    before = [clip for clip in read_corpus(downloads / corpus, BUILT_IN_CORPORA, corpus) if clip.emotion in SIX]
-    after = read_corpus(tmp_path / "raw", BUILT_IN_CORPORA)
+    before = [clip for clip in read_corpus(downloads / corpus, BUILT_IN_CORPORA, corpus).clips if clip.emotion in SIX]
+    after = read_corpus(tmp_path / "raw", BUILT_IN_CORPORA).clips
     assert len(after) >= 2
     assert said(after) == said(before)
 
@@ -77,7 +77,7 @@ def test_training_finds_in_the_folders_what_the_download_said(downloads: Path, t
 @pytest.mark.parametrize("corpus", DOWNLOADS)
 def test_names_alone_tell_the_speakers(downloads: Path, tmp_path: Path, corpus: str) -> None:
     organize(corpus, downloads / corpus, tmp_path / "raw", "--all-emotions")
-    listed = {Path(clip.path): clip.speaker for clip in read_corpus(tmp_path / "raw", BUILT_IN_CORPORA)}
+    listed = {Path(clip.path): clip.speaker for clip in read_corpus(tmp_path / "raw", BUILT_IN_CORPORA).clips}
     (tmp_path / "raw" / "speakers.csv").unlink()
     assert {path: path.name.split("_")[0] for path in listed} == listed
 
@@ -85,7 +85,7 @@ def test_names_alone_tell_the_speakers(downloads: Path, tmp_path: Path, corpus: 
 def test_all_six_downloads_share_one_folder(downloads: Path, tmp_path: Path) -> None:
     for corpus in DOWNLOADS:
         assert organize(corpus, downloads / corpus, tmp_path, "--all-emotions") == ExitCode.OK
-    clips = read_corpus(tmp_path, BUILT_IN_CORPORA)
+    clips = read_corpus(tmp_path, BUILT_IN_CORPORA).clips
     # One burst is of a category that has no emotion here.
     assert len(clips) == sum(map(len, DOWNLOADS.values())) - 1
     assert {clip.emotion for clip in clips} > {"neutral", "calm", "boredom", "distress"}
@@ -156,7 +156,7 @@ def test_other_audio_of_the_same_name_is_never_overwritten(downloads: Path, tmp_
         assert organize("emo-db", downloads / "emo-db", tmp_path) == ExitCode.OK
         assert mine.read_bytes() == content
         assert len(list((tmp_path / "anger").iterdir())) == 2
-    angry = [clip for clip in read_corpus(tmp_path, BUILT_IN_CORPORA) if clip.emotion == "anger"]
+    angry = [clip for clip in read_corpus(tmp_path, BUILT_IN_CORPORA).clips if clip.emotion == "anger"]
     assert {clip.speaker for clip in angry} == {"emo-db-03"}
 
 
@@ -168,7 +168,7 @@ def test_files_of_one_name_in_two_folders_stay_two_and_true_doubles_become_one(
         write_clip(tmp_path / "download" / folder / name, take=take, duration_s=0.05)
     organize("ravdess", tmp_path / "download", tmp_path / "raw")
     assert len(list((tmp_path / "raw" / "anger").iterdir())) == 2
-    assert "2 files lie twice in the download" in capsys.readouterr().out
+    assert "4 files found = 2 taken + 2 twice" in capsys.readouterr().out
 
 
 def test_names_that_differ_by_case_alone_fit_file_systems_that_fold_it(tmp_path: Path) -> None:
@@ -191,8 +191,20 @@ def test_a_list_of_speakers_that_is_there_is_only_added_to(downloads: Path, tmp_
             ["see below", "who", "anger/emo-db-03_03a01Wa.wav"],
             ["", "emo-db-08", "fear/emo-db-08_08a05Aa.wav"],
         ]
-    speakers = {Path(clip.path).stem: clip.speaker for clip in read_corpus(tmp_path, BUILT_IN_CORPORA)}
-    assert speakers == {"x": "Zoë", "emo-db-03_03a01Wa": "who", "emo-db-08_08a05Aa": "emo-db-08"}
+    speakers = {Path(clip.path).stem: clip.speaker for clip in read_corpus(tmp_path, BUILT_IN_CORPORA).clips}
+    own = tmp_path.name
+    assert speakers == {"x": f"{own}-Zoë", "emo-db-03_03a01Wa": f"{own}-who", "emo-db-08_08a05Aa": "emo-db-08"}
+
+
+def test_a_list_of_speakers_is_added_to_as_it_is_written(downloads: Path, tmp_path: Path) -> None:
+    table = tmp_path / "speakers.csv"
+    write_clip(tmp_path / "fear" / "x.wav", duration_s=0.05)
+    text = "File;Speaker\r\nfear\\x.wav;Zoë\r\n"
+    table.write_bytes(text.encode("utf-16"))
+    for _ in range(2):
+        assert organize("emo-db", downloads / "emo-db", tmp_path) == ExitCode.OK
+        added = "anger/emo-db-03_03a01Wa.wav;emo-db-03\r\nfear/emo-db-08_08a05Aa.wav;emo-db-08\r\n"
+        assert table.read_bytes().decode("utf-16") == text + added
 
 
 def test_clips_of_unknown_speakers_get_no_speaker_by_their_name(
@@ -210,7 +222,7 @@ def test_clips_of_unknown_speakers_get_no_speaker_by_their_name(
         "fear/calls-ann lee_call_3.wav",
         "speakers.csv",
     }
-    speakers = Counter(clip.speaker for clip in read_corpus(tmp_path / "raw", BUILT_IN_CORPORA))
+    speakers = Counter(clip.speaker for clip in read_corpus(tmp_path / "raw", BUILT_IN_CORPORA).clips)
     assert speakers == {"": 2, "calls-ann lee": 1}
 
 
@@ -229,7 +241,7 @@ def test_a_corpus_of_a_plugin_is_sorted_too(tmp_path: Path) -> None:
     )
     write_clip(tmp_path / "songs" / "lament.wav", duration_s=0.05)
     assert organize("choir", tmp_path / "songs", tmp_path / "raw", "--plugin", plugin) == ExitCode.OK
-    (clip,) = read_corpus(tmp_path / "raw", BUILT_IN_CORPORA)
+    (clip,) = read_corpus(tmp_path / "raw", BUILT_IN_CORPORA).clips
     assert Path(clip.path).name == "choir-my-singer_lament.wav"
     assert (clip.speaker, clip.sex) == ("choir-my_singer", "female")
 
@@ -259,11 +271,11 @@ def test_what_is_wrong_is_one_line_and_an_exit_code(
     words: tuple[str, ...],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for file in DOWNLOADS["ravdess"]:
-        write_clip(tmp_path / "ravdess" / file, duration_s=0.05)
+    for take, file in enumerate(DOWNLOADS["ravdess"]):
+        write_clip(tmp_path / "ravdess" / file, take=take, duration_s=0.05)
     (tmp_path / "a-file").touch()
     (tmp_path / "listed").mkdir()
-    (tmp_path / "listed" / "speakers.csv").write_text("name;speaker\n")
+    (tmp_path / "listed" / "speakers.csv").write_text("name;speaker\nx.wav;ann\n")
     (tmp_path / "blocked").mkdir()
     (tmp_path / "blocked" / "anger").touch()
     before = files_below(tmp_path)
@@ -277,7 +289,7 @@ def test_what_is_wrong_is_one_line_and_an_exit_code(
 
 def test_a_labels_file_without_a_column_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "nemo").mkdir()
-    (tmp_path / "nemo" / "labels.tsv").write_text("file\tspeaker\n")
+    (tmp_path / "nemo" / "labels.tsv").write_text("file\tspeaker\nx.wav\tann\n")
     assert organize("nemo", tmp_path / "nemo", tmp_path / "raw") == ExitCode.DATA
     assert "labels.tsv has no column 'emotion'" in capsys.readouterr().err
 
@@ -287,7 +299,7 @@ def test_folders_named_by_emotion_are_a_source_like_any_other(tmp_path: Path) ->
     write_clip(tmp_path / "mine" / "joy" / "ann_2.wav", take=2, duration_s=0.05)
     organize("raw", tmp_path / "mine", tmp_path / "raw")
     assert {path.parent.name for path in (tmp_path / "raw").rglob("*.wav")} == {"anger", "happiness"}
-    assert {clip.speaker for clip in read_corpus(tmp_path / "raw", BUILT_IN_CORPORA)} == {"ann"}
+    assert {clip.speaker for clip in read_corpus(tmp_path / "raw", BUILT_IN_CORPORA).clips} == {"mine-ann"}
 
 
 @pytest.mark.corpora
@@ -300,6 +312,6 @@ def test_ravdess_makes_six_folders_of_160_clips_by_20_actors(
     out = capsys.readouterr().out
     assert "calm 160, neutral 80" in out
     assert ["anger", "160", "20"] in [line.split() for line in out.splitlines()]
-    clips = read_corpus(tmp_path, BUILT_IN_CORPORA)
+    clips = read_corpus(tmp_path, BUILT_IN_CORPORA).clips
     assert len({clip.speaker for clip in clips}) == 20
     assert Counter(clip.sex for clip in clips) == {"male": 480, "female": 480}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -135,7 +136,7 @@ OWN = ("--data", "raw", "--config", "own.toml")
     [
         (an_empty_class, ("--data", "raw"), ExitCode.DATA, ("raw/fear", "holds no audio", "remove the empty folder")),
         (a_missing_class, ("--data", "raw"), ExitCode.DATA, ("No clip of 'surprise'", "anger (3)", "data.labels")),
-        (one_speaker, ("--data", "raw"), ExitCode.DATA, ("Only one speaker (s1)", "6 clips", "speakers.csv")),
+        (one_speaker, ("--data", "raw"), ExitCode.DATA, ("Only one speaker (raw-s1)", "6 clips", "speakers.csv")),
         (a_class_of_one_speaker, ("--data", "raw"), ExitCode.DATA, ("Too few speakers", "Add speakers")),
         (an_unknown_class, ("--data", "raw"), ExitCode.DATA, ("raw/agner", "Did you mean 'anger'", "Rename")),
         (the_same_audio_as_two_emotions, ("--data", "raw"), ExitCode.DATA, ("s1_1.wav", "s1_2.wav", "very same audio")),
@@ -146,7 +147,7 @@ OWN = ("--data", "raw", "--config", "own.toml")
             ExitCode.DATA,
             ("labels.csv", "no column 'speaker'", "file, emotion"),
         ),
-        (labels_of_a_missing_file, ("--data", "raw"), ExitCode.DATA, ("labels.csv", "'b.wav'", "not in raw")),
+        (labels_of_a_missing_file, ("--data", "raw"), ExitCode.DATA, ("labels.csv", "'b.wav'", "none of its 1 rows")),
         (speakers_without_a_column, ("--data", "raw"), ExitCode.DATA, ("speakers.csv", "no column 'speaker'")),
         (no_audio, ("--data", "raw"), ExitCode.DATA, ("raw holds no audio files",)),
         (a_file_in_place_of_a_folder, ("--data", "raw"), ExitCode.INPUT, ("raw",)),
@@ -176,7 +177,8 @@ def test_what_is_wrong_is_one_line_and_an_exit_code(
 ) -> None:
     prepare()
     assert train(*arguments) == code
-    (message,) = capsys.readouterr().err.splitlines()
+    *said, message = capsys.readouterr().err.splitlines()
+    assert all(re.match(r"Device: |\d+ clips|Left out: |[\w-]+, .+ files found = ", line) for line in said), said
     assert message.startswith("Error: ")
     assert all(word in message for word in words), message
     assert not Path("own.safetensors").exists()

@@ -95,7 +95,7 @@ def test_a_killed_training_goes_on_from_its_last_whole_epoch(
 
 
 def test_only_the_very_same_training_goes_on(tmp_path: Path) -> None:
-    clips = read_corpus(write_folder(tmp_path / "raw", ("anger", "fear"), n_takes=1), BUILT_IN_CORPORA)
+    clips = read_corpus(write_folder(tmp_path / "raw", ("anger", "fear"), n_takes=1), BUILT_IN_CORPORA).clips
     hashes = [f"{number:064x}" for number in range(len(clips))]
     config, options = TrainConfig(), TrainOptions("own", tmp_path / "own", tmp_path, tmp_path)
     key = training_key(clips, hashes, config, options)
