@@ -188,16 +188,22 @@ def _with_blame(plugin: str, corpus: Corpus) -> Corpus:
     return replace(corpus, read=read, looks_like=looks_like)
 
 
-def register_commands(manager: pluggy.PluginManager, cli: click.Group) -> None:
-    """Let plugins add commands to the command line.
+def register_commands(manager: pluggy.PluginManager, cli: click.Group) -> dict[str, str]:
+    """Let plugins add commands to the command line; return command -> plugin.
 
     Raises
     ------
     PluginError
         A plugin failed.
     """
+    owners: dict[str, str] = {}
     for implementation in _by_name(manager, "register_commands"):
+        before = dict(cli.commands)
         _call(implementation, "register_commands", cli=cli)
+        for name, command in cli.commands.items():
+            if command is not before.get(name):
+                owners[name] = implementation.plugin_name
+    return owners
 
 
 def validate_config(manager: pluggy.PluginManager, config: Config) -> None:

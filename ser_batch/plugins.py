@@ -55,7 +55,9 @@ BUILT_IN = {
 
 
 @contextmanager
-def blamed(subject: str, cure: str = "", passing: type[Exception] = SerBatchError) -> Iterator[None]:
+def blamed(
+    subject: str, cure: str = "", passing: type[Exception] | tuple[type[Exception], ...] = SerBatchError
+) -> Iterator[None]:
     """Run code of a plugin: whatever it raises becomes a `PluginError`, ``sys.exit()`` included.
 
     Parameters
@@ -64,7 +66,7 @@ def blamed(subject: str, cure: str = "", passing: type[Exception] = SerBatchErro
         Begins the message: the plugin, and what it was doing.
     cure : str
         Ends it.
-    passing : type of exception
+    passing : type of exception, or several
         Goes through as it is; by default errors that were raised on purpose, with a message of their own.
 
     Raises
@@ -76,7 +78,9 @@ def blamed(subject: str, cure: str = "", passing: type[Exception] = SerBatchErro
     """
     try:
         yield
-    except (passing, GeneratorExit):
+    except GeneratorExit:
+        raise
+    except passing:
         raise
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and _is_real(error):

@@ -135,26 +135,40 @@ def install(folder: Path, name: str, code: str) -> None:
 def test_what_nobody_foresaw_is_one_line_that_says_where_the_traceback_is(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    install(
-        tmp_path,
-        "faulty",
-        "import click, ser_batch\n"
-        "@ser_batch.hookimpl\n"
-        "def register_commands(cli):\n"
-        "    @cli.command('stumble')\n"
-        "    def stumble():\n"
-        f"        {fault}\n",
-    )
+    (tmp_path / "stumbling.py").write_text(f"import click\n@click.command()\ndef command():\n    {fault}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("SER_BATCH_PLUGINS", "faulty")
+    monkeypatch.setitem(COMMANDS, "stumble", ("stumbling", "Stumble."))
+    monkeypatch.delitem(sys.modules, "stumbling", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert main(["stumble"]) == ExitCode.UNFORESEEN
     output = capsys.readouterr()
     [line] = output.err.splitlines()
-    assert "faulty_plugin.py, line 6" in line
+    assert "stumbling.py, line 4" in line
     log = re.search(r"The traceback is in (.+\.log)\.$", line)
     assert log
     assert "Traceback (most recent call last)" in Path(log[1]).read_text()
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ("return 3", 3, ""),
+        ("raise click.UsageError('say which')", ExitCode.USAGE, "say which"),
+        ("1 / 0", ExitCode.PLUGIN, "Plugin 'stumbling' failed in its command 'stumble': ZeroDivisionError: division"),
+        ("raise SystemExit(0)", ExitCode.PLUGIN, "Plugin 'stumbling' failed in its command 'stumble': SystemExit: 0"),
+    ],
+)
+def test_a_command_of_a_plugin_that_fails_names_the_plugin(
+    body: str, code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"    @cli.command('stumble')\n    def stumble():\n        {body}\n"
+    code_of_plugin = f"import click, ser_batch\n@ser_batch.hookimpl\ndef register_commands(cli):\n{command}"
+    install(tmp_path, "stumbling", code_of_plugin)
+    monkeypatch.delitem(sys.modules, "stumbling_plugin", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SER_BATCH_PLUGINS", "stumbling")
+    assert main(["stumble"]) == code
+    assert said in capsys.readouterr().err
 
 
 def test_a_broken_installed_plugin_does_not_take_help_away(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import importlib
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -16,6 +18,9 @@ from ser_batch.hookspecs import ENTRY_POINT_GROUP
 from ser_batch.text import did_you_mean, message_of, printable
 
 __all__ = ["build_cli", "main"]
+
+#: What ends a command on purpose, also one of a plugin.
+_OWN_ERRORS = (SerBatchError, click.ClickException, click.Abort, click.exceptions.Exit, OutputLostError)
 
 #: Command -> (module, one line of help). The module holds a click command named `command`; it is imported when called.
 COMMANDS = {
@@ -90,10 +95,21 @@ def _add_plugin_commands(cli: click.Group) -> None:
 
     try:
         manager = PluginRecipe(built_in=()).build()
-        hooks.register_commands(manager, cli)
+        for name, plugin in hooks.register_commands(manager, cli).items():
+            subject = f"Plugin {plugin!r} failed in its command {name!r}"
+            command = cli.commands[name]
+            command.invoke = partial(_invoke, command.invoke, subject)  # type: ignore[method-assign]
     except PluginError as error:
         # Help, `plugins` and runs that leave the plugin out must stay possible; what needs it fails by itself.
         click.echo(f"Warning: commands of plugins are missing. {error}", err=True)
+
+
+def _invoke(invoke: Callable[[click.Context], Any], subject: str, ctx: click.Context) -> Any:
+    """Run a command of a plugin; what it raises names the plugin."""
+    from ser_batch.plugins import blamed  # noqa: PLC0415
+
+    with blamed(subject, passing=_OWN_ERRORS):
+        return invoke(ctx)
 
 
 def main(argv: list[str] | None = None) -> int:

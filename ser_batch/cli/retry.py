@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ser_batch.cli.options import limit_options, plugin_option, quiet_option, run_argument
-from ser_batch.errors import ExitCode
+from ser_batch.errors import ConfigError, ExitCode
 
 __all__ = ["command"]
 
@@ -16,12 +17,21 @@ __all__ = ["command"]
 @click.command("retry")
 @run_argument
 @plugin_option
+@click.option(
+    "--trust-plugins",
+    is_flag=True,
+    help="Execute the plugin files that RUN names. Only if you trust its maker.",
+)
 @limit_options
 @quiet_option
 def command(run_dir: str, **options: Any) -> int:
     """Process the failed files of RUN again, with the settings of the run and nothing else of it.
 
-    Exit codes: 0 no file is failed any more, 1 some still are, 7 RUN cannot be used.
+    A run that was made with --plugin FILE needs the file again. RUN says where it was, but a run folder may come from
+    anywhere, and a plugin may do anything: give the file once more, or --trust-plugins.
+
+    Exit codes: 0 no file is failed any more, 1 some still are, 2 a plugin file is neither given nor trusted, 7 RUN
+    cannot be used.
     """
     from ser_batch.cli.progress import make_progress  # noqa: PLC0415 - imports for a call, not for --help
     from ser_batch.cli.summary import print_summary  # noqa: PLC0415
@@ -31,7 +41,7 @@ def command(run_dir: str, **options: Any) -> int:
 
     manifest = read_manifest(Path(run_dir))
     limits = {name: options[name] for name in ("jobs", "timeout_s", "memory_limit_mb") if options[name] is not None}
-    files = tuple(dict.fromkeys([*manifest.get("plugin_files", ()), *options["plugins"]]))
+    files = _plugin_files(manifest.get("plugin_files", ()), options["plugins"], options["trust_plugins"])
     try:
         summary = scan(
             inputs_of_run(manifest),
@@ -47,3 +57,16 @@ def command(run_dir: str, **options: Any) -> int:
     if not options["quiet"]:
         print_summary(summary)
     return summary.exit_code
+
+
+def _plugin_files(named: Sequence[str], given: Sequence[str], trusted: bool) -> tuple[str, ...]:
+    """Return the plugin files to load: those that were given, and those that the run names, if it is trusted."""
+    again = {Path(file).name for file in given}  # perhaps moved since; a plugin is known by the name of its file
+    left = [file for file in named if Path(file).name not in again]
+    if left and not trusted:
+        options = " ".join(f"--plugin {file}" for file in left)
+        raise ConfigError(
+            f"The run was made with plugin files, which retry would execute. If they are yours, give them again "
+            f"({options}), or give --trust-plugins."
+        )
+    return (*left, *given)

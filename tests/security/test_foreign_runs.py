@@ -1,0 +1,56 @@
+"""Nothing that lies in a folder of somebody else is executed, unless the user says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from ser_batch.cli.main import main
+from ser_batch.dsp.voice import synthetic_voice
+from ser_batch.errors import ExitCode
+
+#: Says when it is executed, in the parent or a worker.
+PLUGIN = """
+import pathlib
+import ser_batch
+
+pathlib.Path(__file__).with_suffix(".ran").touch()
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with a failed file, made with a plugin file; the plugin has left no trace yet."""
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "a.wav").write_text("not yet")
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(PLUGIN)
+    arguments = ["features", str(tmp_path / "audio"), "-o", str(tmp_path / "run"), "--plugin", str(plugin)]
+    assert main([*arguments, "--jobs", "1", "--quiet", "--no-report"]) == ExitCode.SOME_FILES_FAILED
+    soundfile.write(tmp_path / "audio" / "a.wav", synthetic_voice(4.0), 22_050)
+    plugin.with_suffix(".ran").unlink()
+    return tmp_path / "run"
+
+
+def test_retry_executes_no_file_that_only_the_run_names(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["retry", str(run)]) == ExitCode.USAGE
+    said = capsys.readouterr().err
+    assert f"--plugin {run.parent / 'mine.py'}" in said and "--trust-plugins" in said
+    assert not (run.parent / "mine.ran").exists()
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_retry_executes_the_file_that_is_given_again(run: Path, moved: bool) -> None:
+    plugin = run.parent / "mine.py"
+    if moved:
+        (run.parent / "elsewhere").mkdir()
+        plugin = plugin.rename(run.parent / "elsewhere" / "mine.py")
+    assert main(["retry", str(run), "--plugin", str(plugin), "--quiet", "--jobs", "1"]) == ExitCode.OK
+    assert plugin.with_suffix(".ran").exists()
+
+
+def test_retry_executes_what_the_user_trusts(run: Path) -> None:
+    assert main(["retry", str(run), "--trust-plugins", "--quiet", "--jobs", "1"]) == ExitCode.OK
+    assert (run.parent / "mine.ran").exists()
