@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ser_batch import hooks
 from ser_batch.config import Config
-from ser_batch.errors import ConfigError, NothingToDoError
+from ser_batch.errors import ConfigError, NothingToDoError, SerBatchError
 from ser_batch.interrupt import Interruptions
 from ser_batch.plugins import PluginRecipe
 from ser_batch.run.steps import reached
@@ -100,18 +101,25 @@ def scan(
             unlisted = (f"Cannot list {folder}" for folder in found.unreadable)
             for notice in [*unlisted, *run.notices, *(about.notices if about else ())]:
                 progress.say(notice)
-            if run.is_complete and about is None:
-                if report and not (run.run_dir / "report.html").exists():
-                    _build_report(run.run_dir, plugins, progress)
-                return run.summary(n_processed=0)
-            classifier, device = _choose_device(config, manager, progress) if run.plan.n_files else (None, None)
-            run.begin(manager, inputs, about, device)
-            if not run.plan.is_empty:
-                _process(run, ingredients, classifier, manager, progress)
-            run.complete(time.monotonic() - begin)
-            if report:
-                _build_report(run.run_dir, plugins, progress)
-            return run.summary(n_processed=run.plan.n_files)
+            nothing_new = run.is_complete and about is None
+            if not nothing_new:
+                classifier, device = _choose_device(config, manager, progress) if run.plan.n_files else (None, None)
+                run.begin(manager, inputs, about, device)
+                if not run.plan.is_empty:
+                    _process(run, ingredients, classifier, manager, progress)
+                run.complete(time.monotonic() - begin)
+            summary = run.summary(n_processed=0 if nothing_new else run.plan.n_files)
+        # The run is let go of before: whatever its report does, others may use it.
+        if report and not _has_report(summary.run_dir):
+            _build_report(summary.run_dir, len(found), plugins, progress)
+        return summary
+
+
+def _has_report(run_dir: Path) -> bool:
+    """Tell whether there is a report of the run as it is: not one of a visit before, whose successor was killed."""
+    with suppress(FileNotFoundError):
+        return (run_dir / "report.html").stat().st_mtime_ns >= (run_dir / "run.json").stat().st_mtime_ns
+    return False
 
 
 class Prepared(NamedTuple):
@@ -197,14 +205,11 @@ def _process(
         progress.end()
 
 
-def _build_report(run_dir: Path, plugins: PluginRecipe, progress: Progress) -> None:
+def _build_report(run_dir: Path, n_files: int, plugins: PluginRecipe, progress: Progress) -> None:
     """A report that cannot be built costs the report, never the run."""
-    try:
-        from ser_batch.report.build import build_report  # noqa: PLC0415
+    from ser_batch.report.apart import Limits, build_report_apart  # noqa: PLC0415
 
-        build_report(run_dir, recipe=plugins)
-    except Exception as error:
-        progress.say(
-            f"The report could not be built ({type(error).__name__}: {error}). The results are whole; "
-            f"`ser-batch report {run_dir}` tries again."
-        )
+    try:
+        build_report_apart(run_dir, plugins, limits=Limits.of_scan(n_files))
+    except SerBatchError as error:
+        progress.say(f"{error} The results are whole; `ser-batch report {run_dir}` tries again.")

@@ -7,7 +7,7 @@ first answer wins (`read_clip`, `load_classifier`) the order is pluggy's: ``tryf
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -233,14 +233,15 @@ def clip_finished(
 
 
 def report_sections(
-    manager: pluggy.PluginManager, run_dir: Path
+    manager: pluggy.PluginManager, run_dir: Path, asking: Callable[[str], None] = lambda _: None
 ) -> Iterator[tuple[str, list[tuple[str, str]] | SerBatchError]]:
     """Yield (plugin, sections) for each plugin that has any, or (plugin, error) for one that failed.
 
-    A section is (title, HTML).
+    A section is (title, HTML). `asking` is told each plugin before it is asked, which may be the last that is heard.
     """
     for implementation in _by_name(manager, "report_sections"):
         plugin = implementation.plugin_name
+        asking(plugin)
         try:
             answer = _call(implementation, "report_sections", run_dir=run_dir)
             yield plugin, [_section(plugin, item) for item in _listed(plugin, "report_sections", answer, "sections")]

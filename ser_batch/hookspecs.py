@@ -92,7 +92,7 @@ def clip_finished(outcome: ClipOutcome) -> None:
 
 @hookspec
 def report_sections(run_dir: Path) -> Sequence[tuple[str, str]]:  # type: ignore[empty-body]
-    """Return (title, HTML) sections for the report of a run. Runs in the parent, at report time, on any old run.
+    """Return (title, HTML) sections for the report of a run, also of an old one. Runs in a process of the report's own.
 
     Read the Parquet files with `ser_batch.load_results`. The HTML is inserted as it is: escape what comes from files.
     """

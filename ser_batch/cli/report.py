@@ -33,11 +33,14 @@ def command(
     """
     if other and (no_table or plugins):
         raise ConfigError("--no-table and --plugin are for the report of one run; a comparison has neither.")
-    from ser_batch.plugins import PluginRecipe  # noqa: PLC0415 - not for --help
-    from ser_batch.report.build import build_report  # noqa: PLC0415
+    from ser_batch.interrupt import Interruptions  # noqa: PLC0415 - not for --help
+    from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
+    from ser_batch.report.apart import build_report_apart  # noqa: PLC0415
 
     recipe = PluginRecipe(files=plugins, built_in=())
-    recipe.build()  # a plugin that was asked for and cannot be loaded is an error, not a note in the report
-    path = build_report(run_dir, other, output=output, audio=audio, recipe=recipe, table=not no_table)
+    with Interruptions():
+        path = build_report_apart(
+            run_dir, recipe, insist=True, other=other, output=output, audio=audio, table=not no_table
+        )
     click.echo(f"Report: {printable(path)} ({path.stat().st_size / 1e6:.1f} MB)")
     return ExitCode.OK

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import importlib.util
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
@@ -41,6 +42,7 @@ def build_report(
     recipe: PluginRecipe | None = None,
     table: bool = True,
     drawing: Drawing | None = None,
+    step: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Write the report of a run, or of what differs between two, and return its path.
 
@@ -63,6 +65,8 @@ def build_report(
         Include the table of files; without it the report takes about 0.3 MB, for a mail or a page.
     drawing : Drawing, optional
         Draws the charts; one of its own, unless given.
+    step : callable, optional
+        Is told what comes next.
 
     Raises
     ------
@@ -70,6 +74,7 @@ def build_report(
         Not a run, a run of a newer schema, or the report cannot be written.
     """
     with ExitStack() as stack:
+        step("while its tables were read")
         draws = drawing or stack.enter_context(Drawing())
         if other is not None:
             from ser_batch.report.compare import comparison_page  # noqa: PLC0415 - only for two runs
@@ -80,7 +85,9 @@ def build_report(
         run = open_run(run_dir)
         survey = survey_run(run)
         place = find_audio(run, target.parent, Path(audio) if audio else None, survey.table)
-        page = _report_page(run, survey, place, plugin_sections(run.folder, recipe), table)
+        sections = plugin_sections(run.folder, recipe, step)
+        step("while its page was made")
+        page = _report_page(run, survey, place, sections, table)
         return _written(target, _filled(page, draws))
 
 
