@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ser_batch.records import FeatureSpec
+from ser_batch.run.parquet import as_parquet
 from ser_batch.run.schema import SCHEMA_VERSION, files_schema, windows_schema
 
 LABELS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
@@ -89,12 +89,8 @@ def make_run(folder: Path, n_files: int, plan: RunPlan | None = None) -> Path:
         files, windows = _shard(clip_ids[first : first + plan.shard_size], first, plan, generator)
         for name, columns in (("files", files), ("windows", windows)):
             table = pa.table(columns, schema=schemas[name])
-            pq.write_table(
-                table,
-                folder / name / f"part-{part:05d}.parquet",
-                compression="zstd",
-                row_group_size=plan.row_group_size,
-            )
+            data = as_parquet(table, **({"row_group_size": plan.row_group_size} if plan.row_group_size else {}))
+            (folder / name / f"part-{part:05d}.parquet").write_bytes(data)
         for status in files["status"].to_pylist():
             totals[status] += 1
         totals["found"] += len(files["status"])
@@ -149,14 +145,14 @@ def _shard(
         "vanished": pa.array(np.zeros(n, bool)),
         "size_bytes": pa.array(generator.integers(10_000, 900_000, n)),
         "modified": pa.array(np.full(n, 1_700_000_000_000_000_000), pa.timestamp("ns", tz="UTC")),
-        "duration_s": _floats(duration_s, pa.float64()),
+        "duration_s": _floats(duration_s, pa.float64(), ~analysed),
         "source_rate_hz": pa.array(np.where(analysed, 44_100, 0).astype("int32"), mask=~analysed),
         "source_channels": pa.array(np.ones(n, "int16"), mask=~analysed),
         "n_windows": pa.array(n_windows.astype("int32")),
     }
     if plan.labels:
         files |= _prediction_columns(file_p, analysed, plan.labels)
-    files |= {name: _floats(np.where(analysed, values, np.nan)) for name, values in features.items()}
+    files |= {name: _floats(values, missing=~analysed) for name, values in features.items()}
     files["time_decode_s"] = _floats(generator.gamma(2, 0.002, n))
     files["time_extract_s"] = _floats(generator.gamma(2, 0.006, n))
     files["time_predict_s"] = _floats(generator.gamma(2, 0.001, n))
@@ -181,11 +177,11 @@ def _prediction_columns(
         entropy = -np.nansum(file_p * np.log(file_p), axis=1) / np.log(len(labels))
     return {
         "emotion": _enum([labels[i] if ok else None for i, ok in zip(best, analysed, strict=True)]),
-        "confidence": _floats(np.where(analysed, ranked[:, -1], np.nan)),
-        "entropy": _floats(np.where(analysed, entropy, np.nan)),
-        "margin": _floats(np.where(analysed, ranked[:, -1] - ranked[:, -2], np.nan)),
+        "confidence": _floats(ranked[:, -1], missing=~analysed),
+        "entropy": _floats(entropy, missing=~analysed),
+        "margin": _floats(ranked[:, -1] - ranked[:, -2], missing=~analysed),
         "uncertain": pa.array(ranked[:, -1] < 0.4, mask=~analysed),
-        **{f"p_{label}": _floats(file_p[:, i]) for i, label in enumerate(labels)},
+        **{f"p_{label}": _floats(file_p[:, i], missing=~analysed) for i, label in enumerate(labels)},
     }
 
 
@@ -198,8 +194,10 @@ def _enum(values: Sequence[str | None]) -> pa.Array:
     return pa.array(list(values), pa.string()).cast(pa.dictionary(pa.int32(), pa.string()))
 
 
-def _floats(values: np.ndarray[Any, Any], kind: pa.DataType | None = None) -> pa.Array:
-    return pa.array(values.astype("float64")).cast(kind or pa.float32())
+def _floats(
+    values: np.ndarray[Any, Any], kind: pa.DataType | None = None, missing: np.ndarray[Any, Any] | None = None
+) -> pa.Array:
+    return pa.array(values.astype("float64"), mask=missing).cast(kind or pa.float32())
 
 
 def _run_json(plan: RunPlan, totals: dict[str, int], audio_s: float) -> dict[str, Any]:

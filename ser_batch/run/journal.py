@@ -61,7 +61,7 @@ class Filesystem:
         """Wait until the names in a folder are on disk."""
         flush_folder(folder)
 
-    def replace(self, path: Path, data: bytes) -> None:
+    def replace(self, path: Path, data: bytes | memoryview) -> None:
         """Write a file so that a reader sees the old one or the new one, whole."""
         staged = path.with_name(f".{path.name}.tmp")
         self.write(staged, data)

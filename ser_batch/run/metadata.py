@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from ser_batch.run.parquet import as_parquet
 from ser_batch.stages.discover import Found
 from ser_batch.tables.match import match_rows
 from ser_batch.tables.table import read_table
@@ -26,11 +25,9 @@ class FileTable:
     #: How much of it matches, and what was taken for granted, one line each.
     notices: tuple[str, ...]
 
-    def as_parquet(self) -> bytes:
+    def as_parquet(self) -> memoryview:
         """Return the table as a run keeps it."""
-        buffer = io.BytesIO()
-        pq.write_table(self.rows, buffer, compression="zstd")
-        return buffer.getvalue()
+        return as_parquet(self.rows)
 
 
 def read_file_table(path: str | os.PathLike[str], found: Found) -> FileTable:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from ser_batch.errors import RunError
 from ser_batch.run.journal import Entry, Filesystem, Journal, sha256_of
+from ser_batch.run.parquet import as_parquet
 from ser_batch.run.schema import read_metadata
 from ser_batch.run.steps import reached
 
@@ -90,7 +91,7 @@ class RunStore:
         """
         written: dict[str, tuple[int, str]] = {}
         for name in TABLES:
-            data = _parquet(tables[name])
+            data = as_parquet(tables[name])
             self._filesystem.write(self._staged(name, part), data)
             written[name] = (len(data), hashlib.sha256(data).hexdigest())
             reached(f"{name}-staged")
@@ -207,10 +208,3 @@ def _readable(path: Path) -> Iterator[None]:
             f"{path} is damaged ({reason}). Delete it and scan again: its files are processed again. "
             f"`ser-batch verify` looks at all parts."
         ) from error
-
-
-def _parquet(table: pa.Table) -> memoryview:
-    """Serialise in memory: a shard is small, and its hash and its length are needed before it is on disk."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=2**17)
-    return memoryview(sink.getvalue())

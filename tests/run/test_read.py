@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import polars
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from synthetic_run import LABELS, SPECS, RunPlan, make_run
@@ -124,6 +126,54 @@ def test_pandas_duckdb_and_polars_read_the_folders_as_they_stand(run: Path) -> N
     expected = files.emotion.value_counts().to_dict()
     assert by_duckdb == expected
     assert dict(by_polars.iter_rows()) == expected
+
+
+@pytest.fixture(scope="module")
+def undefined(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with values that are undefined (NaN) and others that are missing (null)."""
+    return make_run(tmp_path_factory.mktemp("undefined"), 400, RunPlan(seed=9, shard_size=64, failed_share=0.1))
+
+
+@pytest.mark.parametrize("name", ["prosodic__f0_median_hz", "prosodic__f0_median_st", "confidence", "duration_s"])
+def test_every_reader_gives_the_same_answers_where_values_are_undefined(undefined: Path, name: str) -> None:
+    """Rows that are undefined, missing, and above the median; the mean and the highest of those that are defined."""
+    folder, parts = undefined / "files", f"{undefined}/files/*.parquet"
+    column = pa.chunked_array([pq.read_table(path).column(name).combine_chunks() for path in sorted(folder.iterdir())])
+    values, is_null = column.to_numpy(), column.is_null().to_numpy()
+    defined = values[~np.isnan(values)].astype(np.float64)
+    middle = float(np.median(defined))
+    n_high = int((defined > middle).sum())
+    expected = (int(np.isnan(values).sum() - is_null.sum()), int(is_null.sum()), n_high)
+    expected += (pytest.approx(defined.mean()), defined.max())
+    assert expected[1] > 10
+    assert (expected[0] > 5) == (name == "prosodic__f0_median_hz")
+
+    def sql(answer: str, condition: str) -> float:
+        (row,) = duckdb.sql(f"SELECT {answer} FROM '{parts}' WHERE {condition}").fetchall()
+        return float(row[0])
+
+    told = f"NOT isnan({name})"
+    by_duckdb = [sql("count(*)", condition) for condition in (f"isnan({name})", f"{name} IS NULL")]
+    by_duckdb += [sql("count(*)", f"{told} AND {name} > {middle!r}")]
+    assert (*by_duckdb, sql(f"avg({name}::DOUBLE)", told), sql(f"max({name})", told)) == expected
+
+    rows, item = polars.scan_parquet(parts), polars.col(name).cast(polars.Float64)
+    by_polars = [rows.filter(wanted).collect().height for wanted in (item.is_nan(), item.is_null())]
+    rows = rows.filter(item.is_not_nan())
+    by_polars.append(rows.filter(item > middle).collect().height)
+    assert (*by_polars, *rows.select(item.mean(), item.max().alias("max")).collect().row(0)) == expected
+
+    dataset, field = ds.dataset(folder), ds.field(name)
+    by_pyarrow = [dataset.count_rows(filter=wanted) for wanted in (field.is_nan(), field.is_null(), field > middle)]
+    told_values = dataset.to_table(filter=~field.is_nan()).column(name).cast(pa.float64())
+    assert (*by_pyarrow, pc.mean(told_values).as_py(), pc.max(told_values).as_py()) == expected
+
+    frame = pd.read_parquet(folder, columns=[name])[name].astype(float)
+    n_high_by_pandas = len(pd.read_parquet(folder, columns=[name], filters=[(name, ">", middle)]))
+    assert (frame.isna().sum(), n_high_by_pandas, frame.mean(), frame.max()) == (
+        expected[0] + expected[1],
+        *expected[2:],
+    )
 
 
 # Reading only what is needed
