@@ -71,7 +71,8 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     """
     from dataclasses import replace  # noqa: PLC0415 - commands load what they need
 
-    from ser_batch.cli.train import announced_device, label_sets, read_config, read_data, speaking  # noqa: PLC0415
+    from ser_batch.cli.progress import working  # noqa: PLC0415
+    from ser_batch.cli.train import announced_device, label_sets, read_config, read_data  # noqa: PLC0415
     from ser_batch.errors import ConfigError  # noqa: PLC0415
     from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
     from ser_batch.training.train import TrainOptions  # noqa: PLC0415
@@ -82,20 +83,20 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     options = TrainOptions(
         model, Path(), Path(), cache, seed=seed, jobs=jobs or 0, recipe=recipe, also=label_sets(also)
     )
-    with speaking() as voice:
+    with working() as progress:
         if cross_validate or leave_corpus_out:
             scheme = "corpus" if leave_corpus_out else str(cross_validate)
             from ser_batch.training.cross_validate import cross_validate as recipe_scores  # noqa: PLC0415
 
             config = read_config(config_name, changes)
-            clips, corpora = read_data(data, named, recipe)
-            options = replace(options, device=announced_device(device))
-            report = recipe_scores(clips, corpora, config, options, voice, scheme, folds)
+            clips, corpora = read_data(data, named, recipe, progress)
+            options = replace(options, device=announced_device(device, progress))
+            report = recipe_scores(clips, corpora, config, options, progress, scheme, folds)
         else:
             from ser_batch.training.score_model import score_model  # noqa: PLC0415
 
-            clips, _ = read_data(data, named, recipe)
-            report = score_model(model, clips, options, voice, merge)
+            clips, _ = read_data(data, named, recipe, progress)
+            report = score_model(model, clips, options, progress, merge)
     if json_path is not None:
         text = json.dumps(report, indent=1)
         if str(json_path) == "-":

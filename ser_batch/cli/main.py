@@ -127,8 +127,8 @@ def main(argv: list[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
+    except (click.Abort, KeyboardInterrupt) as error:
+        click.echo(str(error) or "Interrupted.", err=True)
         return ExitCode.INTERRUPTED
     except OutputLostError as lost:
         if lost.error.errno == errno.EPIPE:  # whoever read it, such as head, has enough

@@ -1,21 +1,23 @@
-"""The progress of a scan: a bar on a terminal, plain lines in a log."""
+"""The progress of work: a bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import click
 
+from ser_batch.interrupt import Interruptions
 from ser_batch.records import ClipOutcome
 from ser_batch.stages.progress import Progress
 from ser_batch.text import printable
 
-__all__ = ["BarProgress", "LineProgress", "hours_text", "make_progress"]
+__all__ = ["BarProgress", "LineProgress", "hours_text", "make_progress", "working"]
 
 #: Seconds between two lines in a log.
 _LINE_PERIOD_S = 30.0
@@ -26,6 +28,19 @@ def make_progress(quiet: bool = False) -> Progress:
     if quiet:
         return Progress()
     return BarProgress() if sys.stderr.isatty() else LineProgress()
+
+
+@contextmanager
+def working() -> Iterator[Progress]:
+    """Give the progress of a command that keeps what it has done; Ctrl-C and SIGTERM end it in order, and say so."""
+    progress = make_progress()
+    try:
+        with Interruptions():
+            yield progress
+    except KeyboardInterrupt:
+        raise click.Abort("Interrupted. What is done is kept: the same command goes on from there.") from None
+    finally:
+        progress.end()
 
 
 class _Counting(Progress):
@@ -55,20 +70,29 @@ class _Counting(Progress):
 
 
 class BarProgress(_Counting):
-    """A bar with files, audio, speed and time left."""
+    """A bar with files, audio, speed and time left, or with what else work is counted in."""
 
     _bar: Any = None
 
     def begin(self, n_files: int, n_found: int) -> None:
+        super().begin(n_files, n_found)
+        self._open(n_files, unit="file", smoothing=0.05)
+
+    def _open(self, total: int, **more: Any) -> None:
         from tqdm import tqdm  # noqa: PLC0415 - only where there is a terminal
 
-        super().begin(n_files, n_found)
-        self._bar = tqdm(total=n_files, unit="file", smoothing=0.05, dynamic_ncols=True, file=sys.stderr)
+        self.end()
+        self._bar = tqdm(total=total, dynamic_ncols=True, file=sys.stderr, **more)
 
     def advance(self, outcomes: Sequence[ClipOutcome]) -> None:
         super().advance(outcomes)
         self._bar.set_postfix_str(self._rate(), refresh=False)
         self._bar.update(len(outcomes))
+
+    def step(self, what: str, done: int, total: int) -> None:
+        if self._bar is None or self._bar.desc != what or done < self._bar.n:
+            self._open(total, desc=what, leave=False)
+        self._bar.update(done - self._bar.n)
 
     def say(self, text: str) -> None:
         if self._bar is None:

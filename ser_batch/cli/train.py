@@ -20,11 +20,12 @@ from ser_batch.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from ser_batch.plugins import PluginRecipe
     from ser_batch.records import Corpus, LabelledClip
-    from ser_batch.training.train import Voice
+    from ser_batch.stages.progress import Progress
     from ser_batch.training.train_config import TrainConfig
 
-__all__ = ["announced_device", "command", "label_sets", "read_config", "read_data", "speaking"]
+__all__ = ["announced_device", "command", "label_sets", "read_config", "read_data"]
 
 
 @click.command("train")
@@ -68,29 +69,30 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
 
     The clips come from folders: data/raw/<emotion>/, a corpus as downloaded, or a folder of such corpora.
     """
-    from ser_batch.plugins import PluginRecipe  # noqa: PLC0415 - see above: commands load what they need
+    from ser_batch.cli.progress import working  # noqa: PLC0415 - see above: commands load what they need
+    from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
     from ser_batch.training.report import write_report  # noqa: PLC0415
     from ser_batch.training.train import TrainOptions, train_model  # noqa: PLC0415
 
     config = read_config(config_name, changes)
     name = name or (output.stem if output else "own")
     recipe = PluginRecipe(files=plugins)
-    clips, corpora = read_data(data, named, recipe)
-    options = TrainOptions(
-        name=name,
-        output=output or Path("models") / f"{name}.safetensors",
-        report_dir=report_dir or Path("reports") / f"train-{name}",
-        cache_dir=cache,
-        seed=seed,
-        device=announced_device(device),
-        jobs=jobs or 0,
-        resume=resume,
-        recipe=recipe,
-        also=label_sets(also),
-        scores=_read_scores(scores_path) if scores_path else None,
-    )
-    with speaking() as voice:
-        report = train_model(clips, corpora, config, options, voice)
+    with working() as progress:
+        clips, corpora = read_data(data, named, recipe, progress)
+        options = TrainOptions(
+            name=name,
+            output=output or Path("models") / f"{name}.safetensors",
+            report_dir=report_dir or Path("reports") / f"train-{name}",
+            cache_dir=cache,
+            seed=seed,
+            device=announced_device(device, progress),
+            jobs=jobs or 0,
+            resume=resume,
+            recipe=recipe,
+            also=label_sets(also),
+            scores=_read_scores(scores_path) if scores_path else None,
+        )
+        report = train_model(clips, corpora, config, options, progress)
     write_report(report, options.report_dir)
     side = next(side for side in ("test", "cross_validation", "validation") if side in report)
     overall = report[side]["overall"]
@@ -100,12 +102,12 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     click.echo(f"Model:  {options.output}\nReport: {options.report_dir}")
 
 
-def announced_device(wanted: str) -> str:
+def announced_device(wanted: str, progress: Progress) -> str:
     """Return the device that `wanted` means here, and say which."""
     from ser_batch.classifier.device import choose_device  # noqa: PLC0415
 
     chosen = choose_device(wanted)
-    click.echo(f"Device: {chosen.device}" + (f" ({chosen.note})" if chosen.note else ""))
+    progress.say(f"Device: {chosen.device}. {chosen.note}".strip())
     return chosen.device
 
 
@@ -158,7 +160,7 @@ def _read_scores(path: Path) -> Any:
 
 
 def read_data(
-    data: tuple[Path, ...], named: tuple[str, ...], recipe: object
+    data: tuple[Path, ...], named: tuple[str, ...], recipe: PluginRecipe, progress: Progress
 ) -> tuple[list[LabelledClip], list[Corpus]]:
     """Return the clips of all folders that were given, and all corpora that are known; say what became of each file.
 
@@ -170,10 +172,7 @@ def read_data(
     from ser_batch import hooks  # noqa: PLC0415
     from ser_batch.corpora.reading import read_corpora  # noqa: PLC0415
     from ser_batch.errors import ConfigError  # noqa: PLC0415
-    from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
-    from ser_batch.text import printable  # noqa: PLC0415
 
-    assert isinstance(recipe, PluginRecipe)
     corpora = hooks.register_corpora(recipe.build())
     sources: list[tuple[Path, str | None]] = [(folder, None) for folder in data]
     for item in named:
@@ -185,33 +184,5 @@ def read_data(
         raise ConfigError("Nothing to read: give a folder of labelled audio, or a corpus with --corpus NAME=PATH.")
     reading = read_corpora(sources, corpora)
     for line in reading.lines():
-        click.echo(printable(line), err=True)
+        progress.say(line)
     return reading.clips, corpora
-
-
-class speaking:
-    """Gives a `Voice` that prints lines, with a progress bar below them on a terminal."""
-
-    def __enter__(self) -> Voice:
-        from tqdm import tqdm  # noqa: PLC0415
-
-        from ser_batch.training.train import Voice  # noqa: PLC0415
-
-        self._bars: dict[str, tqdm] = {}
-
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in self._bars or self._bars[what].n > done:
-                self._close()
-                # None: a bar on a terminal, nothing in a log.
-                self._bars[what] = tqdm(total=total, desc=what, disable=None, leave=False)
-            self._bars[what].update(done - self._bars[what].n)
-
-        return Voice(say=tqdm.write, progress=progress)
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        for bar in self._bars.values():
-            bar.close()
-        self._bars.clear()

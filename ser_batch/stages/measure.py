@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import soundfile
 
 from ser_batch.records import ClipOutcome, ClipRef, Status
 from ser_batch.stages.discover import Found
 from ser_batch.stages.ingredients import Setup
-from ser_batch.stages.pool import Extraction
+from ser_batch.stages.pool import temporary_extraction
 from ser_batch.stages.progress import Progress
 
 __all__ = ["Speed", "estimate_audio_s", "measure_speed", "sample_refs"]
@@ -77,16 +74,12 @@ def measure_speed(refs: Sequence[ClipRef], setup: Setup, n_jobs: int) -> Speed:
     setup : Setup
     n_jobs : int
     """
-    folder = Path(tempfile.mkdtemp(prefix="ser-batch-"))
-    try:
-        with Extraction(setup, n_jobs, folder, Progress()) as extraction:
-            begin = time.perf_counter()
-            extraction.finish(extraction.start(list(refs[: 2 * n_jobs])))
-            started = time.perf_counter()
-            outcomes = extraction.finish(extraction.start(refs))
-            wall_s = time.perf_counter() - started
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with temporary_extraction(setup, n_jobs, Progress()) as extraction:
+        begin = time.perf_counter()
+        extraction.finish(extraction.start(list(refs[: 2 * n_jobs])))
+        started = time.perf_counter()
+        outcomes = extraction.finish(extraction.start(refs))
+        wall_s = time.perf_counter() - started
     failures: dict[str, int] = defaultdict(int)
     for outcome in outcomes:
         if outcome.status is Status.FAILED:

@@ -13,17 +13,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ser_batch.errors import PluginError, RunError
 from ser_batch.records import ClipOutcome, ClipRef, Status
-from ser_batch.stages.analyse import analyse_clip, select_extractors
 from ser_batch.stages.ingredients import Setup
 from ser_batch.stages.progress import Progress
 from ser_batch.stages.watch import Watchdog
@@ -32,7 +32,7 @@ from ser_batch.stages.worker import BEAT_PREFIX, Beat, read_beat, read_spool, ru
 if TYPE_CHECKING:
     from joblib.externals.loky import ProcessPoolExecutor
 
-__all__ = ["Extraction", "analyse_clip", "select_extractors", "worker_count"]
+__all__ = ["Extraction", "temporary_extraction", "worker_count"]
 
 T = TypeVar("T")
 
@@ -71,6 +71,17 @@ def worker_count(n_jobs: int) -> int:
     from joblib import cpu_count  # noqa: PLC0415 - a fifth of a second, not for `predict`
 
     return n_jobs or cpu_count()
+
+
+@contextmanager
+def temporary_extraction(setup: Setup, n_jobs: int, progress: Progress) -> Iterator[Extraction]:
+    """An `Extraction` for work that is no run, with a folder of its own among the temporary ones."""
+    folder = Path(tempfile.mkdtemp(prefix="ser-batch-"))
+    try:
+        with Extraction(setup, n_jobs, folder, progress) as extraction:
+            yield extraction
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(eq=False)

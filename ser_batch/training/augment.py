@@ -8,6 +8,7 @@ copy, so that a copy can be made again from its seed.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch.config import require
+from ser_batch.records import Clip, ClipRef
 
-__all__ = ["AugmentConfig", "augment", "clip_generator"]
+__all__ = ["AugmentConfig", "Augmentation", "augment", "clip_generator", "copy_id"]
 
 Samples = NDArray[np.float32]
 
@@ -72,6 +74,32 @@ class AugmentConfig:
 def clip_generator(seed: int, content: str, copy: int) -> np.random.Generator:
     """Return the generator of one copy of one clip; `content` is the hexadecimal hash of the file."""
     return np.random.default_rng([seed, copy, int(content[:12], 16)])
+
+
+def copy_id(content: str, copy: int, path: str) -> str:
+    """Return the identifier by which a worker knows which copy of which content a file is to be made into."""
+    return f"{content}/{copy}{os.path.splitext(path)[1]}"  # noqa: PTH122 - names that are not UTF-8
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """Makes copies in the workers, as the `change` of their `Setup`; files have identifiers by `copy_id`."""
+
+    config: AugmentConfig
+
+    def __call__(self, ref: ClipRef) -> Callable[[Clip], Clip]:
+        """Return what makes the pieces of one file, in order, into those of its copy; copy 0 is the file as it is."""
+        content, _, name = ref.clip_id.partition("/")
+        copy = int(name.partition(".")[0])
+        generator = clip_generator(self.config.seed, content, copy)
+
+        def change(piece: Clip) -> Clip:
+            if not copy:
+                return piece
+            samples = augment(piece.samples, piece.sample_rate_hz, self.config, generator)
+            return Clip(samples, piece.sample_rate_hz, piece.source_rate_hz, piece.source_channels, piece.start_s)
+
+        return change
 
 
 def augment(samples: Samples, sample_rate_hz: int, config: AugmentConfig, generator: np.random.Generator) -> Samples:

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch.atomic import open_atomic
 from ser_batch.errors import DataError
 from ser_batch.records import Corpus, LabelledClip
+from ser_batch.stages.progress import Progress
 from ser_batch.training import metrics
 from ser_batch.training.dataset import Dataset, cross_validation_folds, split_speakers
 from ser_batch.training.evaluate import Predictions, score_table
+from ser_batch.training.stored import read_arrays, write_arrays
 from ser_batch.training.train import (
     TrainOptions,
-    Voice,
     calibrate,
     check_also,
     load_features,
@@ -75,7 +75,7 @@ def cross_validate(
     corpora: Sequence[Corpus],
     config: TrainConfig,
     options: TrainOptions,
-    voice: Voice,
+    progress: Progress,
     scheme: str,
     only: Sequence[int] = (),
 ) -> dict[str, Any]:
@@ -108,21 +108,22 @@ def cross_validate(
     check_also(options.also, config.data.labels)
     # Labels and speakers first: what is wrong with them should not wait for the features.
     _folds(Dataset.build(clips, config.data), corpora, scheme, only)
-    clips, hashes, table = load_features(clips, config, options, voice)
+    clips, hashes, table = load_features(clips, config, options, progress)
     dataset = Dataset.build(clips, config.data)
     rows = Rows.build(table, dataset, options.device)
     key = training_key(clips, hashes, config, options)
-    tested = []
+    tested: list[_Tested] = []
     for fold in _folds(dataset, corpora, scheme, only):
         name = hashlib.sha256(json.dumps([key, scheme, fold[0]]).encode()).hexdigest()[:16]
         stored = options.cache_dir / "folds" / f"{name}.npz"
-        tested.append(
-            _load(stored, fold[0]) if stored.is_file() else _test(fold, rows, dataset, config, options, stored, voice)
-        )
-        uars = _corpus_uars(dataset, tested[-1].clips, tested[-1].scores.probabilities())
-        voice.say(f"{fold[0]}: " + ", ".join(f"{corpus} UAR {uar:.3f}" for corpus, uar in uars.items()))
+        one = _load(stored, fold[0])
+        if one is None:
+            one = _test(fold, rows, dataset, config, options, stored, progress)
+        tested.append(one)
+        uars = _corpus_uars(dataset, one.clips, one.scores.probabilities())
+        progress.say(f"{fold[0]}: " + ", ".join(f"{corpus} UAR {uar:.3f}" for corpus, uar in uars.items()))
     if len(tested) == 1:
-        voice.say("One fold alone has no other speakers to set its temperature by: it is 1.")
+        progress.say("One fold alone has no other speakers to set its temperature by: it is 1.")
     report = {"scheme": scheme, "seed": options.seed, **_score([fold.scores for fold in tested], tested, dataset)}
     report["categories"] = _score_categories(tested, dataset)
     for name, labels in options.also.items():
@@ -140,14 +141,20 @@ def _folds(dataset: Dataset, corpora: Sequence[Corpus], scheme: str, only: Seque
 
 
 def _test(
-    fold: Fold, rows: Rows, dataset: Dataset, config: TrainConfig, options: TrainOptions, stored: Path, voice: Voice
+    fold: Fold,
+    rows: Rows,
+    dataset: Dataset,
+    config: TrainConfig,
+    options: TrainOptions,
+    stored: Path,
+    progress: Progress,
 ) -> _Tested:
     from ser_batch.training.fit import FitPlan, fit  # noqa: PLC0415 - torch is slow to import
 
     name, train, test = fold
 
     def tell(record: dict[str, float]) -> None:
-        voice.progress(f"epochs of {name}", int(record["epoch"]), config.fit.epochs)
+        progress.step(f"epochs of {name}", int(record["epoch"]), config.fit.epochs)
 
     split = split_speakers(dataset, replace(config.data, test_share=0.0), options.seed, train)
     states = [stored.with_suffix(suffix) for suffix in (".first.pt", ".second.pt")]
@@ -171,16 +178,18 @@ _FIELDS = ("logits", "position", "share", "clips")
 
 
 def _save(path: Path, tested: _Tested) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open_atomic(path) as file:
-        np.savez(file, categories=tested.categories, **{name: getattr(tested.scores, name) for name in _FIELDS})
+    write_arrays(path, {"categories": tested.categories, **{name: getattr(tested.scores, name) for name in _FIELDS}})
 
 
-def _load(path: Path, name: str) -> _Tested:
+def _load(path: Path, name: str) -> _Tested | None:
+    """Return what was stored of a fold; None where there is nothing, or it is damaged."""
     from ser_batch.training.rows import WindowScores  # noqa: PLC0415
 
-    with np.load(path, allow_pickle=False) as stored:
-        return _Tested(name, WindowScores(**{field: stored[field] for field in _FIELDS}), stored["categories"])
+    arrays = read_arrays(path, (*_FIELDS, "categories"))
+    if arrays is None:
+        return None
+    categories = arrays.pop("categories")
+    return _Tested(name, WindowScores(**arrays), categories)
 
 
 def _joined(parts: Sequence[WindowScores]) -> WindowScores:

@@ -1,21 +1,17 @@
-"""Features of clips and of their augmented copies, computed once, in worker processes, and kept in ``data/cache``.
+"""Features of clips and of their augmented copies, computed once, by the workers of a scan, and kept in ``data/cache``.
 
 Clips are gathered in buckets by the hash of their content, so that a file added or changed recomputes one bucket. The
-name of a cache file is a hash of all that its numbers depend on: content, extractor versions, audio settings, and for
-augmented copies the changes and their seed. Spectrograms are kept as 8-bit steps of 0.35 dB below the loudest cell of
-their window, a fortieth of what separates speakers, at half the memory of half precision.
+name of a cache file is a hash of all that its numbers depend on: content, reader, extractors, this version, audio
+settings, and for augmented copies the changes and their seed. Spectrograms are kept as 8-bit steps of 0.35 dB below the
+loudest cell of their window, a fortieth of what separates speakers, at half the memory of half precision.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +19,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch import hooks
-from ser_batch.atomic import open_atomic
+from ser_batch._version import __version__
 from ser_batch.classifier.dense import DENSE_FEATURES
-from ser_batch.config import AudioConfig, Config
-from ser_batch.errors import DataError
+from ser_batch.config import Config
+from ser_batch.errors import RunError
 from ser_batch.plugins import PluginRecipe
-from ser_batch.records import Clip, ClipRef, Extractor, FeatureSpec
-from ser_batch.training.augment import AugmentConfig, augment, clip_generator
-from ser_batch.windows import plan_windows
+from ser_batch.records import ClipOutcome, ClipRef, FeatureSpec, Status
+from ser_batch.stages.analyse import select_extractors
+from ser_batch.stages.ingredients import Ingredients, ingredients_of
+from ser_batch.stages.pool import temporary_extraction, worker_count
+from ser_batch.stages.progress import Progress
+from ser_batch.training.augment import Augmentation, AugmentConfig, copy_id
+from ser_batch.training.stored import read_arrays, write_arrays
 
-__all__ = ["WEIGHT_COLUMN", "FeatureTable", "decode_mel", "extract_features", "needed_specs"]
+__all__ = [
+    "STEP_DB",
+    "WEIGHT_COLUMN",
+    "FeatureTable",
+    "clip_ref",
+    "extract_features",
+    "feature_ingredients",
+    "feature_settings",
+    "reason_of",
+]
 
 #: dB per step of the stored spectrograms; 255 steps reach 89 dB below the loudest cell.
 STEP_DB = 0.35
@@ -40,7 +49,8 @@ STEP_DB = 0.35
 WEIGHT_COLUMN = "quality__active_s"
 
 _N_BUCKETS = 64
-_CACHE_VERSION = 1
+#: Raised when the files of the cache are laid out in another way.
+_CACHE_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,49 +61,97 @@ class FeatureTable:
     clip: NDArray[np.int64]
     #: int64 (n_rows,).
     copy: NDArray[np.int64]
-    #: uint8 (n_rows, 128, 130): steps of `STEP_DB` below `peak_db`.
+    #: uint8 (n_rows, 128, 130): steps of `STEP_DB` below the loudest cell.
     mel: NDArray[np.uint8]
-    #: float32 (n_rows,).
-    peak_db: NDArray[np.float32]
     #: float32 (n_rows, 13), NaN = undefined.
     dense: NDArray[np.float32]
     #: float32 (n_rows,).
     active_s: NDArray[np.float32]
-    #: Clips that gave nothing: index -> reason.
+    #: Clips, or copies of clips, that gave nothing: index -> reason.
     failures: dict[int, str]
 
     def __len__(self) -> int:
         return len(self.clip)
 
+    def only(self, clips: Sequence[int]) -> FeatureTable:
+        """Return the rows of these clips, each known by its place among them."""
+        place = {clip: index for index, clip in enumerate(clips)}
+        inside = np.isin(self.clip, list(clips))
+        return FeatureTable(
+            clip=np.array([place[clip] for clip in self.clip[inside].tolist()], np.int64),
+            copy=self.copy[inside],
+            mel=self.mel[inside],
+            dense=self.dense[inside],
+            active_s=self.active_s[inside],
+            failures={place[clip]: reason for clip, reason in self.failures.items() if clip in place},
+        )
 
-def decode_mel(codes: NDArray[np.uint8], peak_db: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the spectrograms in dB of stored codes, float32 (n, 128, 130)."""
-    return peak_db[:, None, None] - np.float32(STEP_DB) * codes.astype(np.float32)
+
+def feature_ingredients(recipe: PluginRecipe) -> Ingredients:
+    """Return what features for the network are made of; its specs are those of the extractors that feed it.
+
+    Raises
+    ------
+    PluginError
+        A plugin fails, or an extractor that the network needs is missing.
+    """
+    names = ("mel", *(column.split("__")[0] for column in (*DENSE_FEATURES, WEIGHT_COLUMN)))
+    config = Config().with_values({"extract": {"extractors": sorted(set(names))}, "predict": {"model": ""}}, "training")
+    manager = recipe.build()
+    extractors = select_extractors(hooks.register_extractors(manager, config), names)
+    return ingredients_of(manager, recipe, config, extractors, None)
 
 
-def _needed_extractors(recipe: PluginRecipe) -> dict[str, Extractor]:
-    config = Config()
-    offered = hooks.register_extractors(recipe.build(), config)
-    names = {"mel", *(column.split("__")[0] for column in (*DENSE_FEATURES, WEIGHT_COLUMN))}
-    return {name: offered[name][1] for name in sorted(names)}
+def feature_settings(ingredients: Ingredients) -> dict[str, Any]:
+    """Return all but content and changes that features depend on, by name."""
+    return {**ingredients.settings(), "ser-batch": __version__}
 
 
-def needed_specs(recipe: PluginRecipe) -> list[FeatureSpec]:
-    """Return the specs of the extractors that feed the network, sorted by name."""
-    return [extractor.spec for extractor in _needed_extractors(recipe).values()]
+def reason_of(outcome: ClipOutcome) -> str:
+    """Return, for people, what became of a file that cannot be used."""
+    return f"{outcome.status} in {outcome.stage}: {outcome.error_message}"
+
+
+def clip_ref(path: str, clip_id: str) -> ClipRef:
+    """Return what the workers need to know of a file; one that is gone by now is left to them to say so."""
+    try:
+        stat = Path(path).stat()
+    except OSError:
+        return ClipRef(clip_id, path, 0, 0)
+    return ClipRef(clip_id, path, stat.st_size, stat.st_mtime_ns)
+
+
+#: Arrays of a cache file, and their shape and type behind the rows.
+_ARRAYS: dict[str, tuple[tuple[int, ...], type]] = {
+    "mel": ((128, 130), np.uint8),
+    "dense": ((len(DENSE_FEATURES),), np.float32),
+    "active_s": ((), np.float32),
+}
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
-    """One bucket of clips, one copy: picklable."""
+class _Bucket:
+    """Some clips, one copy of each: what one cache file holds."""
 
-    cache_file: str
-    #: (path, content hash) of each clip.
-    clips: tuple[tuple[str, str], ...]
+    file: Path
+    #: Content hash -> path.
+    clips: dict[str, str]
     copy: int
-    audio: AudioConfig
-    changes: AugmentConfig
-    recipe: PluginRecipe
+
+    def refs(self) -> list[ClipRef]:
+        return [clip_ref(path, copy_id(content, self.copy, path)) for content, path in self.clips.items()]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """What was found in a bucket."""
+
+    #: Content hash of the clip of each row.
+    content: NDArray[np.str_]
+    #: Named as in `_ARRAYS`.
+    arrays: dict[str, NDArray]
+    #: Content hash -> why there are no rows.
+    failures: dict[str, str]
 
 
 def extract_features(
@@ -104,7 +162,7 @@ def extract_features(
     recipe: PluginRecipe,
     changes: AugmentConfig,
     jobs: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress | None = None,
 ) -> FeatureTable:
     """Compute, or fetch from the cache, the features of clips and of `changes.copies` augmented copies of each.
 
@@ -113,172 +171,133 @@ def extract_features(
     paths, hashes
         Files, and the SHA-256 of the content of each.
     cache_dir : Path
-        Made where missing; safe to delete at any time.
+        Made where missing; safe to delete at any time. A file in it that is damaged is computed again.
     recipe : PluginRecipe
         Whose extractors and readers are used.
     changes : AugmentConfig
         How copies differ.
     jobs : int
         Worker processes; 0 = one per core.
-    progress : callable
-        Told (clips done, clips in total) as buckets finish; copies count as clips.
+    progress : Progress, optional
+        Told of files as they are done; copies count as files.
+
+    Returns
+    -------
+    table : FeatureTable
+        A clip that cannot be read, or whose worker dies, has no rows and a reason.
 
     Raises
     ------
-    DataError
-        A worker was killed, for example for lack of memory.
+    RunError
+        The cache cannot be written, or no worker can be kept alive.
+    PluginError
+        An extractor that the network needs is missing, or the workers cannot load a plugin.
     """
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    tasks = _plan(paths, hashes, cache_dir, recipe, changes)
-    total = len(paths) * (1 + changes.copies)
-    done = 0
-    missing = []
-    for task in tasks:
-        if Path(task.cache_file).is_file():
-            done += len(task.clips)
-        else:
-            missing.append(task)
-    progress(done, total)
-    for count in _run(missing, jobs or os.cpu_count() or 1):
-        done += count
-        progress(done, total)
-    return _collect(tasks, hashes)
+    progress = progress or Progress()
+    ingredients = feature_ingredients(recipe)
+    buckets = _plan(paths, hashes, cache_dir, feature_settings(ingredients), changes)
+    found = [_stored(bucket.file) for bucket in buckets]
+    missing = [number for number, rows in enumerate(found) if rows is None]
+    if missing:
+        change = Augmentation(changes) if changes.copies else None
+        setup = replace(ingredients.setup(predict=False), keep_tensors=True, change=change)
+        n_missing = sum(len(buckets[number].clips) for number in missing)
+        progress.begin(n_missing, sum(len(bucket.clips) for bucket in buckets))
+        try:
+            with temporary_extraction(setup, min(worker_count(jobs), n_missing), progress) as extraction:
+                shards = ((number, buckets[number].refs()) for number in missing)
+                for number, outcomes in extraction.run(shards):
+                    found[number] = _stacked(outcomes, buckets[number], ingredients.specs)
+                    # A worker may have died for lack of memory, or of time: next time it may be otherwise.
+                    if not any(outcome.error_type.startswith("Worker") for outcome in outcomes):
+                        _store(buckets[number].file, found[number])
+        finally:
+            progress.end()
+    return _table([(bucket, rows) for bucket, rows in zip(buckets, found, strict=True) if rows is not None], hashes)
 
 
 def _plan(
-    paths: Sequence[str],
-    hashes: Sequence[str],
-    cache_dir: Path,
-    recipe: PluginRecipe,
-    changes: AugmentConfig,
-) -> list[_Task]:
-    audio = Config().audio
-    versions = [(spec.extractor, spec.version) for spec in needed_specs(recipe)]
-    buckets: dict[int, dict[str, str]] = {}
+    paths: Sequence[str], hashes: Sequence[str], cache_dir: Path, settings: dict[str, Any], changes: AugmentConfig
+) -> list[_Bucket]:
+    members: dict[int, dict[str, str]] = {}
     for path, content in zip(paths, hashes, strict=True):
-        buckets.setdefault(int(content[:8], 16) % _N_BUCKETS, {})[content] = path
-    tasks = []
+        members.setdefault(int(content[:8], 16) % _N_BUCKETS, {})[content] = path
+    buckets = []
     for copy in range(1 + changes.copies):
-        for members in buckets.values():
-            clips = tuple((path, content) for content, path in sorted(members.items()))
-            depends: dict[str, Any] = {
-                "cache": _CACHE_VERSION,
-                "clips": [content for _, content in clips],
-                "extractors": versions,
-                "features": list(DENSE_FEATURES),
-                "audio": asdict(audio),
-            }
+        for clips in members.values():
+            depends = [_CACHE_VERSION, sorted(clips), settings, list(DENSE_FEATURES)]
             if copy:
                 # How many copies there are does not change this one.
-                depends |= {"changes": asdict(replace(changes, copies=0)), "copy": copy}
+                depends += [asdict(replace(changes, copies=0)), copy]
             key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:32]
-            tasks.append(_Task(str(cache_dir / f"{key}.npz"), clips, copy, audio, changes, recipe))
-    return tasks
+            buckets.append(_Bucket(cache_dir / f"{key}.npz", dict(sorted(clips.items())), copy))
+    return buckets
 
 
-def _run(tasks: list[_Task], jobs: int) -> Any:
-    if not tasks:
-        return
-    # spawn: workers must not inherit threads or locks of torch.
-    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_work, task): task for task in tasks}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                yield len(futures[future].clips)
-        except BrokenProcessPool as error:
-            raise DataError(
-                "A worker that computed features was killed (out of memory, or a crash in a decoder). What is done is "
-                "kept: run the command again, with fewer --jobs where memory is short."
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-_EXTRACTORS: dict[PluginRecipe, tuple[Any, dict[str, Extractor]]] = {}
-
-
-def _work(task: _Task) -> None:
-    """Fill one cache file; runs in a worker."""
-    if task.recipe not in _EXTRACTORS:
-        _EXTRACTORS[task.recipe] = (task.recipe.build(), _needed_extractors(task.recipe))
-    manager, extractors = _EXTRACTORS[task.recipe]
-    parts: list[tuple[NDArray, ...]] = []
+def _stacked(outcomes: Sequence[ClipOutcome], bucket: _Bucket, specs: Sequence[FeatureSpec]) -> _Rows:
+    """Keep what the network needs of the outcomes of a bucket."""
+    columns = {column: (spec.extractor, index) for spec in specs for index, column in enumerate(spec.columns)}
+    content: list[str] = []
+    parts: dict[str, list[NDArray]] = {name: [np.zeros((0, *shape), kind)] for name, (shape, kind) in _ARRAYS.items()}
     failures: dict[str, str] = {}
-    for path, content in task.clips:
-        try:
-            parts += [(np.array(content), *row) for row in _analyse(task, path, content, manager, extractors)]
-        except Exception as error:  # one bad file must not end the training; it is reported with its name
-            parts = [part for part in parts if str(part[0]) != content]
-            failures[content] = f"{type(error).__name__}: {error}"
-    columns = list(zip(*parts, strict=True)) or [(), (), (), (), ()]
-    contents = [str(content) for content in columns[0]]
-    lengths = [len(peak) for peak in columns[2]]
-    arrays: dict[str, Any] = {
-        "content": np.array(
-            [name for name, length in zip(contents, lengths, strict=True) for _ in range(length)], "U64"
-        ),
-        "mel": np.concatenate([np.zeros((0, 128, 130), np.uint8), *columns[1]]),
-        "peak_db": np.concatenate([np.zeros(0, np.float32), *columns[2]]),
-        "dense": np.concatenate([np.zeros((0, len(DENSE_FEATURES)), np.float32), *columns[3]]),
-        "active_s": np.concatenate([np.zeros(0, np.float32), *columns[4]]),
-        "failures": np.array(json.dumps(failures)),
-    }
-    with open_atomic(Path(task.cache_file)) as file:
-        np.savez(file, **arrays)
-
-
-def _analyse(
-    task: _Task, path: str, content: str, manager: Any, extractors: dict[str, Extractor]
-) -> list[tuple[NDArray, ...]]:
-    """Return (mel codes, peak, dense, active seconds) of each piece of one clip."""
-    stat = Path(path).stat()
-    ref = ClipRef(Path(path).name, path, stat.st_size, stat.st_mtime_ns)
-    audio = task.audio
-    pieces = hooks.read_clip(manager, ref, audio.sample_rate_hz, audio.piece_s, 0.0)
-    generator = clip_generator(task.changes.seed, content, task.copy)
-    rows: list[tuple[NDArray, ...]] = []
-    for piece in pieces:
-        clip = piece
-        if task.copy:
-            samples = augment(piece.samples, piece.sample_rate_hz, task.changes, generator)
-            clip = Clip(samples, piece.sample_rate_hz, piece.source_rate_hz, 1, start_s=piece.start_s)
-        windows_s = plan_windows(clip.duration_s, audio.window_s, audio.window_hop_s) + clip.start_s
-        blocks = {name: extractor.extract(clip, windows_s) for name, extractor in extractors.items()}
-        values = {
-            column: blocks[name].scalars[:, index]
-            for name, extractor in extractors.items()
-            for index, column in enumerate(extractor.spec.columns)
-        }
+    for name, outcome in zip(bucket.clips, outcomes, strict=True):
+        # Half a recording may lack what its label is about.
+        if outcome.status is not Status.OK:
+            failures[name] = reason_of(outcome)
+            continue
+        blocks = {block.extractor: block for block in outcome.blocks}
         mel = blocks["mel"].tensor
-        if mel is None or not len(mel):
-            raise ValueError("the extractor 'mel' gave no spectrogram")
-        peak = mel.max(axis=(1, 2))
-        codes = np.clip(np.rint((peak[:, None, None] - mel) / STEP_DB), 0, 255).astype(np.uint8)
-        dense = np.column_stack([values[column] for column in DENSE_FEATURES]).astype(np.float32)
-        rows.append((codes, peak.astype(np.float32), dense, values[WEIGHT_COLUMN].astype(np.float32)))
-    if not rows:
-        raise ValueError("no samples")
-    return rows
+        assert mel is not None
+        peak_db = mel.max(axis=(1, 2), keepdims=True)
+        values = {column: blocks[extractor].scalars[:, index] for column, (extractor, index) in columns.items()}
+        parts["mel"].append(np.clip(np.rint((peak_db - mel) / STEP_DB), 0, 255).astype(np.uint8))
+        parts["dense"].append(np.column_stack([values[column] for column in DENSE_FEATURES]))
+        parts["active_s"].append(values[WEIGHT_COLUMN])
+        content += [name] * len(mel)
+    arrays = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    return _Rows(np.array(content, "U64"), arrays, failures)
 
 
-def _collect(tasks: Sequence[_Task], hashes: Sequence[str]) -> FeatureTable:
+def _store(path: Path, rows: _Rows | None) -> None:
+    assert rows is not None
+    try:
+        failures = np.array(json.dumps(rows.failures))
+        write_arrays(path, {**rows.arrays, "content": rows.content, "failures": failures})
+    except OSError as error:
+        raise RunError(
+            f"Cannot write features to the cache {path.parent}: {error.strerror or error}. Free some space, or give "
+            f"another folder with --cache; what is done is kept."
+        ) from error
+
+
+def _stored(path: Path) -> _Rows | None:
+    """Return what a cache file holds; None where there is none, or it is damaged."""
+    arrays = read_arrays(path, (*_ARRAYS, "content", "failures"))
+    if arrays is None:
+        return None
+    content, failures = arrays.pop("content"), arrays.pop("failures")
+    fits = (
+        arrays[name].shape == (len(content), *shape) and arrays[name].dtype == kind
+        for name, (shape, kind) in _ARRAYS.items()
+    )
+    return _Rows(content, arrays, json.loads(str(failures))) if all(fits) else None
+
+
+def _table(found: Sequence[tuple[_Bucket, _Rows]], hashes: Sequence[str]) -> FeatureTable:
     place: dict[str, list[int]] = {}
     for index, content in enumerate(hashes):
         place.setdefault(content, []).append(index)
     failures: dict[int, str] = {}
-    names = ("mel", "peak_db", "dense", "active_s")
-    parts: dict[str, list[NDArray]] = {name: [] for name in (*names, "clip", "copy")}
-    for task in tasks:
-        with np.load(task.cache_file, allow_pickle=False) as stored:
-            for content, reason in json.loads(str(stored["failures"])).items():
-                failures |= dict.fromkeys(place[content], reason)
-            # A file that is there twice gives its rows to each of its places.
-            pairs = [(row, index) for row, content in enumerate(stored["content"]) for index in place[str(content)]]
-            rows = np.array([row for row, _ in pairs], np.int64)
-            parts["clip"].append(np.array([index for _, index in pairs], np.int64))
-            parts["copy"].append(np.full(len(rows), task.copy, np.int64))
-            for name in names:
-                parts[name].append(stored[name][rows])
+    parts: dict[str, list[NDArray]] = {name: [] for name in (*_ARRAYS, "clip", "copy")}
+    for bucket, rows in found:
+        for content, reason in rows.failures.items():
+            failures |= dict.fromkeys(place[content], reason)
+        # A file that is there twice gives its rows to each of its places.
+        pairs = [(row, index) for row, content in enumerate(rows.content) for index in place[str(content)]]
+        chosen, clips = np.array(pairs, np.int64).reshape(-1, 2).T
+        parts["clip"].append(clips)
+        parts["copy"].append(np.full(len(clips), bucket.copy, np.int64))
+        for name, array in rows.arrays.items():
+            parts[name].append(array[chosen])
     joined = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     return FeatureTable(failures=failures, **joined)

@@ -222,7 +222,9 @@ def fit(
         Told the record of each epoch.
     """
     run = _Training(rows, dataset, plan, config)
-    run.resume()
+    if not run.resume():
+        # A state that is damaged may have got in halfway.
+        run = _Training(rows, dataset, plan, config)
     for epoch in range(len(run.history), plan.n_epochs or config.epochs):
         if _is_over(run.history, config.patience):
             break
@@ -298,21 +300,26 @@ class _Training:
             **{f"optimiser {number}": optimiser for number, optimiser in enumerate(self.optimisers)},
         }
 
-    def resume(self) -> None:
-        """Go on from the state file, where there is one."""
+    def resume(self) -> bool:
+        """Go on from the state file, where there is one; return False where it cannot be used."""
         path = self.plan.state_file
         if path is None or not path.is_file():
-            return
-        stored = torch.load(path, map_location=self.device, weights_only=True)
-        for name, part in self._parts().items():
-            part.load_state_dict(stored[name])
-        self.history = stored["history"]
+            return True
+        try:
+            stored = torch.load(path, map_location=self.device, weights_only=True)
+            for name, part in self._parts().items():
+                part.load_state_dict(stored[name])
+            self.history = [dict(record) for record in stored["history"]]
+        except Exception:  # there is no end to the ways in which a file can be damaged
+            return False
+        return True
 
     def _save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        state = {name: part.state_dict() for name, part in self._parts().items()}
         with open_atomic(path) as file:
-            torch.save({**state, "history": self.history}, file)
+            torch.save(
+                {**{name: part.state_dict() for name, part in self._parts().items()}, "history": self.history}, file
+            )
 
 
 def _optimisers(trainee: _Trainee, config: FitConfig) -> list[torch.optim.Optimizer]:

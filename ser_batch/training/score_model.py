@@ -4,41 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 
+from ser_batch import hooks
 from ser_batch.classifier import checkpoint
+from ser_batch.config import Config
 from ser_batch.errors import DataError, ModelError
-from ser_batch.plugins import PluginRecipe
-from ser_batch.predictor import EmotionPredictor
-from ser_batch.records import LabelledClip
+from ser_batch.records import ClipOutcome, LabelledClip, Status
 from ser_batch.resources import model_path
+from ser_batch.stages.ingredients import Ingredients, gather
+from ser_batch.stages.pool import temporary_extraction, worker_count
+from ser_batch.stages.progress import Progress
 from ser_batch.training.dataset import content_hashes
 from ser_batch.training.evaluate import Predictions, check_leakage, score_table
-from ser_batch.training.train import TrainOptions, Voice
+from ser_batch.training.features import clip_ref, reason_of
+from ser_batch.training.train import TrainOptions
 
 __all__ = ["score_model"]
 
-_PREDICTOR: list[EmotionPredictor] = []
-
-
-def _start(model: str, recipe: PluginRecipe) -> None:
-    _PREDICTOR.append(EmotionPredictor(model, "cpu", recipe))
-
-
-def _predict(paths: Sequence[tuple[int, str]]) -> list[tuple[int, list[float], str]]:
-    answers = []
-    for index, path in paths:
-        result = _PREDICTOR[0].predict_batch([path])[0]
-        answers.append((index, list(result.probabilities.values()), result.error))
-    return answers
+#: Files in the hands of the workers at a time.
+_SHARD_FILES = 256
 
 
 def score_model(
-    model: str, clips: Sequence[LabelledClip], options: TrainOptions, voice: Voice, merge: Sequence[str] = ()
+    model: str, clips: Sequence[LabelledClip], options: TrainOptions, progress: Progress, merge: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Return the score table of a model on clips of its labels; predictions are those that a scan gives.
 
@@ -50,7 +41,7 @@ def score_model(
         Clips of other labels are left out, and counted aloud.
     options : TrainOptions
         Its `jobs` and `recipe` are used.
-    voice : Voice
+    progress : Progress
     merge : sequence of str
         Labels that count as another one, as ``"calm=neutral"``.
 
@@ -58,40 +49,64 @@ def score_model(
     ------
     DataError
         No clip of the model's labels, none that can be read, or speakers or audio of the training among them.
+    ModelError, PluginError
+        The model or a plugin cannot be used.
+    RunError
+        No worker can be kept alive.
     """
-    predictor = EmotionPredictor(model, "cpu", options.recipe)
-    labels = tuple(predictor.labels)
+    config = Config().with_values(
+        {"predict": {"model": model, "device": "cpu"}, "extract": {"extractors": ()}}, "evaluate"
+    )
+    manager = options.recipe.build()
+    hooks.validate_config(manager, config)
+    ingredients = gather(manager, options.recipe, config)
+    labels = ingredients.labels
     rules = dict(item.split("=", 1) for item in merge)
     emotions = [rules.get(clip.emotion, clip.emotion) for clip in clips]
     taken = [index for index, emotion in enumerate(emotions) if emotion in labels]
     if not taken:
         raise DataError(f"None of the {len(clips)} clips has a label of the model ({', '.join(labels)}).")
     if len(taken) < len(clips):
-        voice.say(f"{len(clips) - len(taken)} clips of other labels are left out.")
+        progress.say(f"{len(clips) - len(taken)} clips of other labels are left out.")
     hashes = content_hashes([clips[index].path for index in taken])
     check_leakage(_training_of(model), [clips[index].speaker for index in taken], hashes)
-    probabilities = np.full((len(clips), len(labels)), np.nan)
-    done = 0
-    for answers in _in_workers(model, [(index, clips[index].path) for index in taken], options):
-        for index, values, error in answers:
-            if values:
-                probabilities[index] = values
-            else:
-                voice.say(f"Left out: {clips[index].path}: {error}")
-        done += len(answers)
-        voice.progress("clips", done, len(taken))
-    kept = np.array([index for index in taken if not np.isnan(probabilities[index, 0])], np.int64)
-    if not len(kept):
+    kept, probabilities = [], []
+    outcomes = _outcomes(ingredients, [clips[index].path for index in taken], options.jobs, progress)
+    for index, outcome in zip(taken, outcomes, strict=True):
+        if outcome.prediction is None:
+            progress.say(f"Left out: {clips[index].path}: {reason_of(outcome)}")
+            continue
+        if outcome.status is Status.PARTIAL:
+            progress.say(f"Scored as far as it goes: {clips[index].path}: {outcome.error_message}")
+        kept.append(index)
+        probabilities.append(outcome.prediction.probabilities.astype(np.float64))
+    if not kept:
         raise DataError("None of the clips can be read; the lines above say why.")
     predictions = Predictions(
         labels=labels,
         truth=np.array([labels.index(emotions[index]) for index in kept], np.int64),
-        probabilities=probabilities[kept],
+        probabilities=np.stack(probabilities),
         speaker=np.array([clips[index].speaker or f"?{index}" for index in kept]),
         corpus=np.array([clips[index].corpus for index in kept]),
         sex=np.array([clips[index].sex for index in kept]),
     )
     return {"model": model, "n_unreadable": len(taken) - len(kept), **score_table(predictions)}
+
+
+def _outcomes(ingredients: Ingredients, paths: Sequence[str], jobs: int, progress: Progress) -> Iterator[ClipOutcome]:
+    """Analyse and predict files in workers, as a scan does; yield an outcome for each."""
+    # By number: a file may be there twice.
+    refs = [clip_ref(path, f"{number}{os.path.splitext(path)[1]}") for number, path in enumerate(paths)]  # noqa: PTH122
+    shards = ((None, refs[start : start + _SHARD_FILES]) for start in range(0, len(refs), _SHARD_FILES))
+    progress.begin(len(refs), len(refs))
+    try:
+        with temporary_extraction(
+            ingredients.setup(predict=True), min(worker_count(jobs), len(refs)), progress
+        ) as extraction:
+            for _, outcomes in extraction.run(shards):
+                yield from outcomes
+    finally:
+        progress.end()
 
 
 def _training_of(model: str) -> dict[str, Any]:
@@ -100,15 +115,3 @@ def _training_of(model: str) -> dict[str, Any]:
     except ModelError:
         # A model of a plugin, which says nothing of its training.
         return {}
-
-
-def _in_workers(
-    model: str, items: list[tuple[int, str]], options: TrainOptions
-) -> Iterator[list[tuple[int, list[float], str]]]:
-    jobs = options.jobs or os.cpu_count() or 1
-    parts = [items[start : start + 50] for start in range(0, len(items), 50)]
-    with ProcessPoolExecutor(
-        min(jobs, len(parts)), mp_context=get_context("spawn"), initializer=_start, initargs=(model, options.recipe)
-    ) as pool:
-        for future in as_completed([pool.submit(_predict, part) for part in parts]):
-            yield future.result()

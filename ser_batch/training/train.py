@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,22 @@ from ser_batch.config import Config
 from ser_batch.errors import ConfigError, DataError
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import Corpus, LabelledClip
+from ser_batch.stages.progress import Progress
 from ser_batch.training import metrics
 from ser_batch.training.dataset import Dataset, content_hashes, speaker_key, split_speakers
 from ser_batch.training.derive import keep_labels
 from ser_batch.training.evaluate import HASH_DIGITS, Predictions, score_table
-from ser_batch.training.features import WEIGHT_COLUMN, FeatureTable, extract_features, needed_specs
+from ser_batch.training.features import (
+    WEIGHT_COLUMN,
+    FeatureTable,
+    extract_features,
+    feature_ingredients,
+    feature_settings,
+)
 from ser_batch.training.train_config import TrainConfig
 
 __all__ = [
     "TrainOptions",
-    "Voice",
     "calibrate",
     "check_also",
     "load_features",
@@ -64,18 +70,8 @@ class TrainOptions:
     scores: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Voice:
-    """How a training speaks to its user."""
-
-    #: One line.
-    say: Callable[[str], None]
-    #: (what, done, total).
-    progress: Callable[[str, int, int], None]
-
-
 def load_features(
-    clips: Sequence[LabelledClip], config: TrainConfig, options: TrainOptions, voice: Voice
+    clips: Sequence[LabelledClip], config: TrainConfig, options: TrainOptions, progress: Progress
 ) -> tuple[list[LabelledClip], list[str], FeatureTable]:
     """Return the clips that can be read, the hash of each, and their features; say which cannot and why.
 
@@ -83,33 +79,31 @@ def load_features(
     ------
     DataError
         No clip can be read, or a file with the same content has two labels or two speakers.
+    RunError
+        The cache cannot be written, or no worker can be kept alive.
     """
     hashes = content_hashes([clip.path for clip in clips])
     _check_duplicates(clips, hashes)
-    arguments: dict[str, Any] = {
-        "cache_dir": options.cache_dir,
-        "recipe": options.recipe,
-        "changes": config.augment,
-        "jobs": options.jobs,
-    }
     table = extract_features(
         [clip.path for clip in clips],
         hashes,
-        progress=lambda done, total: voice.progress("features", done, total),
-        **arguments,
+        cache_dir=options.cache_dir,
+        recipe=options.recipe,
+        changes=config.augment,
+        jobs=options.jobs,
+        progress=progress,
     )
     # A copy alone may fail, for example when a codec refuses it; a clip is lost when it gave nothing at all.
-    lost = sorted(set(range(len(clips))) - set(table.clip[table.copy == 0].tolist()))
+    readable = set(table.clip[table.copy == 0].tolist())
+    lost = [index for index in range(len(clips)) if index not in readable]
     for index in lost:
-        voice.say(f"Left out: {clips[index].path}: {table.failures.get(index, 'no windows')}")
-    if len(lost) == len(clips):
+        progress.say(f"Left out: {clips[index].path}: {table.failures.get(index, 'no windows')}")
+    if not readable:
         raise DataError(f"None of the {len(clips)} clips can be read; the lines above say why.")
-    if not lost:
-        return list(clips), hashes, table
-    voice.say(f"{len(lost)} of {len(clips)} clips cannot be read and are left out.")
-    kept = [index for index in range(len(clips)) if index not in set(lost)]
-    table = extract_features([clips[i].path for i in kept], [hashes[i] for i in kept], **arguments)
-    return [clips[index] for index in kept], [hashes[index] for index in kept], table
+    if lost:
+        progress.say(f"{len(lost)} of {len(clips)} clips cannot be read and are left out.")
+        table = table.only(sorted(readable))
+    return [clips[index] for index in sorted(readable)], [hashes[index] for index in sorted(readable)], table
 
 
 def _check_duplicates(clips: Sequence[LabelledClip], hashes: Sequence[str]) -> None:
@@ -147,7 +141,7 @@ def train_model(
     corpora: Sequence[Corpus],
     config: TrainConfig,
     options: TrainOptions,
-    voice: Voice,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Train a model and write it, its report and its scores; return the report as JSON-able values.
 
@@ -164,8 +158,8 @@ def train_model(
     # Labels and speakers first: what is wrong with them should not wait for the features.
     draft = Dataset.build(clips, config.data)
     split_speakers(draft, config.data, options.seed)
-    _describe(draft, voice)
-    clips, hashes, table = load_features(clips, config, options, voice)
+    _describe(draft, progress)
+    clips, hashes, table = load_features(clips, config, options, progress)
     dataset = Dataset.build(clips, config.data)
     split = split_speakers(dataset, config.data, options.seed)
     state = options.report_dir / "state" / training_key(clips, hashes, config, options)
@@ -174,9 +168,9 @@ def train_model(
     rows = Rows.build(table, dataset, options.device)
 
     def announce(record: dict[str, float]) -> None:
-        voice.progress("epochs", int(record["epoch"]), config.fit.epochs)
+        progress.step("epochs", int(record["epoch"]), config.fit.epochs)
         score = f", validation UAR {record['validation_uar']:.3f}" if "validation_uar" in record else ""
-        voice.say(f"epoch {record['epoch']}: loss {record['loss']:.3f}{score}")
+        progress.say(f"epoch {record['epoch']}: loss {record['loss']:.3f}{score}")
 
     validated = split.validation if len(split.validation) else None
     plan = FitPlan(split.train, validated, options.seed, config.data.balance, state_file=state / "first.pt")
@@ -190,7 +184,7 @@ def train_model(
     report |= _validate(rows, result.network, dataset, split.validation, options)
     temperature = report["temperature"]
     if config.fit.refit and validated is not None:
-        voice.say(f"Training again on training and validation speakers, {result.best_epoch} epochs.")
+        progress.say(f"Training again on training and validation speakers, {result.best_epoch} epochs.")
         plan = FitPlan(
             np.concatenate([split.train, split.validation]),
             None,
@@ -296,16 +290,16 @@ def check_also(also: Mapping[str, tuple[str, ...]], labels: Sequence[str]) -> No
             raise ConfigError(f"Model {name!r}: give two or more of {', '.join(labels)}, not {', '.join(kept)}.")
 
 
-def _describe(dataset: Dataset, voice: Voice) -> None:
+def _describe(dataset: Dataset, progress: Progress) -> None:
     counts = Counter(dataset.labels[target] for target in dataset.target if target >= 0)
     left_out = int((dataset.target < 0).sum())
-    voice.say(
+    progress.say(
         f"{len(dataset)} clips, {len(set(dataset.speaker))} speakers, {', '.join(dataset.corpora)}: "
         + ", ".join(f"{label} {counts[label]}" for label in dataset.labels)
         + (f"; {left_out} of other labels train the auxiliary head only" if left_out else "")
     )
     if dataset.n_unknown_speakers:
-        voice.say(
+        progress.say(
             f"WARNING: the speaker of {dataset.n_unknown_speakers} clips is unknown, so the split cannot keep speakers "
             f"apart, and scores on these data will flatter the model by 20 points or so. Put the speaker before the "
             f"first underscore of each file name, or list file and speaker in speakers.csv."
@@ -318,7 +312,8 @@ def training_key(
     """Return a hash of all that decides what a training gives."""
     # A label or a speaker that was put right in between is another training.
     known = sorted((content, c.emotion, c.category, c.speaker) for content, c in zip(hashes, clips, strict=True))
-    depends = [__version__, known, config.as_dict(), options.seed, options.device]
+    settings = feature_settings(feature_ingredients(options.recipe))
+    depends = [settings, known, config.as_dict(), options.seed, options.device]
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -343,7 +338,7 @@ def _metadata(
         name=options.name,
         labels=dataset.labels,
         audio={"sample_rate_hz": audio.sample_rate_hz, "window_s": audio.window_s, "window_hop_s": audio.window_hop_s},
-        specs=needed_specs(options.recipe),
+        specs=feature_ingredients(options.recipe).specs,
         features=DENSE_FEATURES,
         network=network,
         temperature=temperature,

@@ -191,7 +191,7 @@ def test_unknown_speakers_are_a_loud_warning(capsys: pytest.CaptureFixture[str])
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(f"{label} {take}".encode())
     assert train("--data", "raw") == ExitCode.DATA
-    (warning,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING")]
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("WARNING")]
     assert "the speaker of 36 clips is unknown" in warning
     assert "cannot keep speakers apart" in warning
     assert "speakers.csv" in warning
@@ -213,12 +213,12 @@ def test_corrupt_audio_among_good_is_named_and_left_out(capsys: pytest.CaptureFi
     captured = capsys.readouterr()
     left_out = dict(
         line.removeprefix("Left out: ").split(": ", 1)
-        for line in captured.out.splitlines()
+        for line in captured.err.splitlines()
         if line.startswith("Left out: ")
     )
     assert set(left_out) == {f"raw/{name}" for name in bad}
     assert all(left_out.values())
-    assert "4 of 16 clips cannot be read and are left out." in captured.out
+    assert "4 of 16 clips cannot be read and are left out." in captured.err
     report = json.loads(Path("reports/train-own/training.json").read_text())
     assert sum(report["n_clips"].values()) == 12
     assert Path("own.safetensors").is_file()

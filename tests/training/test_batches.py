@@ -63,7 +63,6 @@ def rows_of(samples: NDArray[np.float32], count: int = 1) -> Rows:
         clip=np.arange(n),
         copy=np.zeros(n, np.int64),
         mel=np.repeat(np.clip(np.rint(-below / STEP_DB), 0, 255).astype(np.uint8)[None], n, axis=0),
-        peak_db=np.zeros(n, np.float32),
         dense=np.repeat(np.array([list(features.values())], np.float32), n, axis=0),
         active_s=np.ones(n, np.float32),
         failures={},

@@ -41,7 +41,6 @@ def make(n_clips: int = 48) -> tuple[Rows, Dataset]:
         clip=np.arange(n_clips),
         copy=np.zeros(n_clips, np.int64),
         mel=mel,
-        peak_db=np.zeros(n_clips, np.float32),
         dense=dense,
         active_s=np.ones(n_clips, np.float32),
         failures={},
@@ -123,12 +122,24 @@ def test_a_training_killed_in_mid_epoch_goes_on_from_the_last_whole_one(tmp_path
     assert [record["epoch"] for record in result.history] == [1, 2, 3, 4]
 
 
-def test_a_half_written_state_is_never_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "other"])
+def test_a_damaged_state_means_from_the_beginning(tmp_path: Path, damage: str) -> None:
     rows, dataset = make()
     state = tmp_path / "state.pt"
-    fit(rows, dataset, plan(state), CONFIG)
-    (tmp_path / "state.pt.partial").write_bytes(b"half")
-    assert len(fit(rows, dataset, plan(state), CONFIG).history) == 4
+    whole = fit(rows, dataset, plan(state), CONFIG)
+    content = state.read_bytes()
+    if damage == "other":
+        stored = torch.load(state, weights_only=True)
+        # All that is loaded before the damage shows must be undone.
+        torch.save({**stored, "best": {}}, state)
+    else:
+        state.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"no state"}[damage])
+    seen: list[int] = []
+    again = fit(rows, dataset, plan(state), CONFIG, lambda record: seen.append(int(record["epoch"])))
+    assert seen == [1, 2, 3, 4]
+    np.testing.assert_allclose(
+        [record["loss"] for record in again.history], [record["loss"] for record in whole.history], rtol=1e-3
+    )
 
 
 def test_training_stops_when_validation_no_longer_gains() -> None:

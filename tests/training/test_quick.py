@@ -28,7 +28,9 @@ class Trained:
     data: Path
     model: Path
     report: Path
+    #: Scores and where they are, on standard output; what is told on the way, on standard error.
     out: str
+    err: str
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +39,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     data = write_folder(folder / "raw", n_speakers=3, n_takes=2)
     options = {"--data": data, "--output": folder / "own.safetensors", "--report": folder / "report"}
     pairs = [part for key, value in {**options, "--cache": folder / "cache"}.items() for part in (key, str(value))]
-    out = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), one_thread():
+    out, err = io.StringIO(), io.StringIO()
+    streams = (contextlib.redirect_stdout(out), contextlib.redirect_stderr(err))
+    with pytest.MonkeyPatch.context() as patch, streams[0], streams[1], one_thread():
         patch.setenv("SER_BATCH_PLUGINS", "")
         code = main(["train", "--config", "quick", "--device", "cpu", "--jobs", "2", *pairs])
     assert code == ExitCode.OK
-    return Trained(data, folder / "own.safetensors", folder / "report", out.getvalue())
+    return Trained(data, folder / "own.safetensors", folder / "report", out.getvalue(), err.getvalue())
 
 
 def test_the_quick_configuration_is_shipped_and_small() -> None:
@@ -54,13 +57,14 @@ def test_the_quick_configuration_is_shipped_and_small() -> None:
 
 
 def test_what_is_learnt_and_how_well_is_said(trained: Trained) -> None:
-    lines = trained.out.splitlines()
+    lines = trained.err.splitlines()
     assert "Device: cpu" in lines[0]
     counts = ", ".join(f"{label} 6" for label in LABELS)
     assert f"{N_CLIPS} clips, 3 speakers, raw: {counts}" in lines
     assert sum(line.startswith("epoch ") for line in lines) == load_train_config(config_path("quick")).fit.epochs
-    assert any(line.startswith("UAR on 1 ") for line in lines)
-    assert lines[-2:] == [f"Model:  {trained.model}", f"Report: {trained.report}"]
+    score, *files = trained.out.splitlines()
+    assert score.startswith("UAR on 1 ")
+    assert files == [f"Model:  {trained.model}", f"Report: {trained.report}"]
 
 
 def test_the_model_file_knows_where_it_comes_from(trained: Trained) -> None:

@@ -55,11 +55,11 @@ def kill_in_epoch(folder: Path, name: str, epoch: int) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "ser_batch", *arguments(folder, name)],
         env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
-    with process, process.stdout as lines:
+    assert process.stderr is not None
+    with process, process.stderr as lines:
         for line in lines:
             if line.startswith(f"epoch {epoch - 1}:"):
                 process.send_signal(signal.SIGKILL)
@@ -77,16 +77,16 @@ def test_a_killed_training_goes_on_from_its_last_whole_epoch(
     kill_in_epoch(tmp_path, "killed", epoch=3)
     assert not (tmp_path / "killed.safetensors").exists()
     (state,) = (tmp_path / "killed" / "state").iterdir()
-    assert [path.name for path in state.iterdir() if not path.name.endswith(".partial")] == ["first.pt"]
+    assert [path.name for path in state.iterdir() if not path.name.endswith(".tmp")] == ["first.pt"]
     # One or two more epochs may have passed before the signal came.
     n_done = len(torch.load(state / "first.pt", weights_only=True)["history"])
     assert 2 <= n_done < N_EPOCHS
     # As if it had been killed while it wrote: what is not whole is never read.
-    (state / "first.pt.partial").write_bytes(b"half a state")
+    (state / ".first.pt.1.tmp").write_bytes(b"half a state")
 
     with one_thread():
         assert main(arguments(tmp_path, "killed")) == ExitCode.OK
-    resumed = [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    resumed = [line.split(":")[0] for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
     assert resumed == [f"epoch {number}" for number in range(n_done + 1, N_EPOCHS + 1)]
     assert not list((tmp_path / "killed" / "state").iterdir())
 
