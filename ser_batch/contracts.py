@@ -42,26 +42,37 @@ def check_spec(plugin: str, extractor: object) -> FeatureSpec:
     PluginError
         It is not; the message names the plugin and says what was expected.
     """
-    spec = getattr(extractor, "spec", None)
-    if not isinstance(spec, FeatureSpec) or not callable(getattr(extractor, "extract", None)):
-        raise PluginError(
-            f"Plugin {plugin!r} registered {shown(extractor)}, which is not an extractor: an instance with a `spec` "
-            f"(FeatureSpec) and a method `extract(clip, windows_s)`."
-        )
-    where = f"Plugin {plugin!r}: extractor {spec.extractor!r}"
+    with blamed(f"Plugin {plugin!r}: the spec of {shown(extractor)} cannot be read"):
+        spec = getattr(extractor, "spec", None)
+        if not isinstance(spec, FeatureSpec) or not callable(getattr(extractor, "extract", None)):
+            raise PluginError(
+                f"Plugin {plugin!r} registered {shown(extractor)}, which is not an extractor: an instance with a "
+                f"`spec` (FeatureSpec) and a method `extract(clip, windows_s)`."
+            )
+        _check_fields(f"Plugin {plugin!r}: extractor {spec.extractor!r}", spec)
+    return spec
+
+
+def _check_fields(where: str, spec: FeatureSpec) -> None:
     if not spec.extractor.isidentifier() or "__" in spec.extractor:
         raise PluginError(f"{where}: the name must be a Python identifier without a double underscore.")
     if not isinstance(spec.version, int) or spec.version < 1:
         raise PluginError(f"{where}: version must be a whole number from 1, not {shown(spec.version)}.")
     for scalar in spec.scalars:
         if len(scalar) != 2 or not f"{scalar[0]}_{scalar[1]}".isidentifier():
-            raise PluginError(
-                f'{where}: scalars must be pairs (name, unit) such as ("f0_mean", "hz"), not {shown(scalar)}.'
-            )
+            pair = '("f0_mean", "hz")'
+            raise PluginError(f"{where}: scalars must be pairs (name, unit) such as {pair}, not {shown(scalar)}.")
     twice = sorted({column for column in spec.columns if spec.columns.count(column) > 1})
     if twice:
         raise PluginError(f"{where} declares column {twice[0]!r} twice.")
-    return spec
+    unknown = [name for name in spec.totals if name not in {scalar[0] for scalar in spec.scalars}]
+    if unknown:
+        raise PluginError(f"{where}: totals must be names of its scalars; {shown(unknown[0])} is none.")
+    shape = spec.tensor_shape
+    if shape is not None and not (
+        isinstance(shape, tuple) and shape and all(isinstance(size, int) and size > 0 for size in shape)
+    ):
+        raise PluginError(f"{where}: tensor_shape must be None or whole numbers above 0, not {shown(shape)}.")
 
 
 def check_block(plugin: str, spec: FeatureSpec, block: object, n_windows: int) -> FeatureBlock:

@@ -33,7 +33,7 @@ import numpy as np
 from ser_batch import FeatureBlock, FeatureSpec, hookimpl
 
 class Extractor:
-    spec = FeatureSpec({name!r}, {version}, {scalars!r})
+    spec = FeatureSpec({name!r}, {version}, {scalars!r}{more})
 
     def extract(self, clip, windows_s):
         n = len(self.spec.scalars)
@@ -44,6 +44,8 @@ def register_extractors():
     return [Extractor()]
 """
 
+DECLARED: dict[str, object] = {"name": "mine", "version": 1, "scalars": (), "more": ""}
+
 Write = Callable[..., str]
 
 
@@ -52,10 +54,10 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Write one plugin file and return its path. Installed plugins are left out, whatever this machine has."""
     monkeypatch.setenv("SER_BATCH_PLUGINS", "")
 
-    def write_plugin(file: str, code: str = GOOD, name: str = "mine", version: object = 1, scalars: object = ()) -> str:
+    def write_plugin(file: str, code: str = GOOD, **declared: object) -> str:
         path = tmp_path / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(code.format(name=name, version=version, scalars=scalars) if code is GOOD else code)
+        path.write_text(code.format(**(DECLARED | declared)) if code is GOOD else code)
         return str(path)
 
     return write_plugin
@@ -95,7 +97,8 @@ def test_a_file_is_a_plugin_and_a_recipe_travels(write: Write) -> None:
 def test_an_installed_package_is_found_described_and_left_out_on_demand(
     install: Callable[[str, str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install("ser-batch-zebra", "zebra_module", GOOD.format(name="zebra", version=3, scalars=(("stripes", ""),)))
+    code = GOOD.format(**DECLARED | {"name": "zebra", "version": 3, "scalars": (("stripes", ""),)})
+    install("ser-batch-zebra", "zebra_module", code)
     manager = PluginRecipe(built_in=(), entry_points=("ser-batch-zebra",)).build()
     (info,) = describe_plugins(manager, register_extractors(manager, Config()))
     assert (info.name, info.package, info.version) == ("ser-batch-zebra", "ser-batch-zebra", "2.5")
@@ -185,6 +188,10 @@ def test_files_that_are_no_plugins_are_named(write: Write, tmp_path: Path) -> No
         ),
         ("return 7", r"'bad\.py': register_extractors must return a list of extractors, not 7"),
         ("return [7]", r"'bad\.py' registered 7, which is not an extractor: .* `extract\(clip, windows_s\)`"),
+        (
+            "return [type('Odd', (), {'spec': property(lambda self: 1 / 0)})()]",
+            r"'bad\.py': the spec of <.*Odd object.*> cannot be read: ZeroDivisionError",
+        ),
     ],
 )
 def test_a_hook_that_fails_is_named(write: Write, body: str, message: str) -> None:
@@ -275,6 +282,10 @@ def test_errors_with_a_cure_pass_through_a_hook_as_they_are(write: Write) -> Non
         ({"scalars": (("level", "db"), ("level", "db"))}, r"declares column 'mine__level_db' twice"),
         ({"scalars": (("level",),)}, r"pairs \(name, unit\) .* not \('level',\)"),
         ({"scalars": (("le vel", "db"),)}, r"pairs \(name, unit\)"),
+        ({"scalars": 7}, r"'bad\.py': the spec of <.*> cannot be read: TypeError: 'int' object is not iterable"),
+        ({"more": ", totals=('time',)"}, r"totals must be names of its scalars; 'time' is none"),
+        ({"more": ", tensor_shape=(0, 4)"}, r"tensor_shape must be None or whole numbers above 0, not \(0, 4\)"),
+        ({"more": ", tensor_shape=4"}, r"tensor_shape must be None or whole numbers above 0, not 4"),
     ],
 )
 def test_a_spec_that_is_wrong_is_explained(write: Write, declared: dict[str, object], message: str) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ser_batch.config import AudioConfig, Config
 
-__all__ = ["Change", "Observer", "analyse_clip", "select_extractors"]
+__all__ = ["Change", "Observer", "analyse_clip", "extract_blocks", "select_extractors"]
 
 
 class Observer(Protocol):
@@ -195,12 +195,7 @@ class _Work:
         if not len(windows_s):
             return
         with self._in("extract"):
-            blocks = {
-                name: check_block(
-                    plugin, extractor.spec, _extracted(plugin, extractor, clip, windows_s), len(windows_s)
-                )
-                for name, (plugin, extractor) in self.extractors.items()
-            }
+            blocks = extract_blocks(self.extractors, clip, windows_s)
         if self.blocks and self.classifier is None and callable(self.keep_tensors):
             # A second piece: from here on this is a long recording, predicted where it is read.
             self.classifier = self.keep_tensors()
@@ -267,9 +262,23 @@ class _Work:
         return replace(outcome, windows_s=np.concatenate(self.windows), blocks=tuple(blocks), prediction=prediction)
 
 
-def _extracted(plugin: str, extractor: Extractor, clip: Clip, windows_s: NDArray[np.float64]) -> FeatureBlock:
-    with blamed(f"Plugin {plugin!r}: extractor {extractor.spec.extractor!r} failed"):
-        return extractor.extract(clip, windows_s)
+def extract_blocks(
+    extractors: Mapping[str, tuple[str, Extractor]], clip: Clip, windows_s: NDArray[np.float64]
+) -> dict[str, FeatureBlock]:
+    """Run extractors, given as `select_extractors` returns them, on one piece; return name -> block.
+
+    Raises
+    ------
+    PluginError
+        An extractor failed, or gave something else than its spec says.
+    """
+    windows_s = np.asarray(windows_s.data.toreadonly())  # all extractors are shown the same
+    blocks = {}
+    for name, (plugin, extractor) in extractors.items():
+        with blamed(f"Plugin {plugin!r}: extractor {name!r} failed"):
+            block = extractor.extract(clip, windows_s)
+        blocks[name] = check_block(plugin, extractor.spec, block, len(windows_s))
+    return blocks
 
 
 def _joined(spec: FeatureSpec, pieces: Sequence[FeatureBlock], spans_s: Sequence[tuple[float, float]]) -> FeatureBlock:

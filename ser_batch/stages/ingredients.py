@@ -41,6 +41,8 @@ class Setup:
     keep_tensors: bool = False
     #: Done to each file once it is decoded.
     change: Change | None = None
+    #: What a worker must come to, too: see `Ingredients.promise`; "" = anything.
+    promise: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,12 @@ class Ingredients:
     def setup(self, predict: bool) -> Setup:
         """Return what a worker builds; `predict` says whether it predicts, too."""
         extractors = tuple(spec.extractor for spec in self.specs)
-        return Setup(self.recipe, self.config, extractors, self.config.predict.model, predict)
+        return Setup(self.recipe, self.config, extractors, self.config.predict.model, predict, promise=self.promise())
+
+    def promise(self) -> str:
+        """Return `settings` and the columns of each extractor, as JSON: what every process of a scan must agree on."""
+        columns = {f"columns of {spec.extractor}": [*spec.columns, spec.tensor_shape] for spec in self.specs}
+        return json.dumps(self.settings() | columns, sort_keys=True)
 
 
 def gather(manager: pluggy.PluginManager, recipe: PluginRecipe, config: Config) -> Ingredients:

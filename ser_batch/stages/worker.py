@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import gc
 import io
+import json
 import os
 import pickle
 import signal
@@ -17,16 +18,16 @@ import struct
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser_batch import hooks
 from ser_batch.dsp.voice import synthetic_voice
-from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, Extractor, Status
-from ser_batch.stages.analyse import analyse_clip, select_extractors
-from ser_batch.stages.ingredients import Setup
+from ser_batch.errors import PluginError, SerBatchError
+from ser_batch.records import Clip, ClipOutcome, ClipRef, Status
+from ser_batch.stages.analyse import analyse_clip, extract_blocks, select_extractors
+from ser_batch.stages.ingredients import Setup, differences, ingredients_of
 from ser_batch.windows import plan_windows
 
 if TYPE_CHECKING:
@@ -63,34 +64,59 @@ class Workshop:
 
     def __init__(self, setup: Setup) -> None:
         self.config = setup.config
+        self._setup = setup
         self.manager: pluggy.PluginManager = setup.recipe.build()
         offered = hooks.register_extractors(self.manager, setup.config)
-        self.extractors: dict[str, tuple[str, Extractor]] = select_extractors(offered, setup.extractors)
-        self._setup = setup
-        self.classifier: Classifier | None = self.load_classifier() if setup.predict and setup.model else None
+        # Where the parent predicts, long recordings are predicted here all the same.
+        self._model = hooks.load_classifier(self.manager, setup.model, "cpu") if setup.model else None
+        self.extractors = select_extractors(offered, setup.extractors)
+        self.classifier = self._model if setup.predict else None
+        self._check_promise()
         self._warm_up()
+
+    def _check_promise(self) -> None:
+        """See that this process has the versions and the weights that the parent has.
+
+        Raises
+        ------
+        PluginError
+            It has not; says which.
+        """
+        if not self._setup.promise:
+            return
+        own = ingredients_of(self.manager, self._setup.recipe, self.config, self.extractors, self._model).promise()
+        differing = differences(json.loads(self._setup.promise), json.loads(own))
+        if differing:
+            raise PluginError(
+                f"they have other ingredients than the scan that starts them: {'; '.join(differing)}. Was a plugin or "
+                f"the model replaced meanwhile? Then begin again. A plugin must be the same in every process."
+            )
 
     def _warm_up(self) -> None:
         """Analyse a made-up clip, so that no file pays for loading libraries or, once per machine, compiling kernels.
 
-        That can take minutes, and would run into the time limit of whichever file came first.
+        That can take minutes, and would run into the time limit of whichever file came first. A model that cannot
+        label it will label no file.
+
+        Raises
+        ------
+        PluginError, ModelError
+            The model cannot.
         """
         audio = self.config.audio
         samples = synthetic_voice(audio.window_s + 0.5, audio.sample_rate_hz)
         clip = Clip(samples, audio.sample_rate_hz, audio.sample_rate_hz, 1)
         windows_s = plan_windows(clip.duration_s, audio.window_s, audio.window_hop_s)
-        # A plugin that fails here fails on the first file too, where it has a row to say so.
-        with suppress(Exception):
-            blocks = {name: extractor.extract(clip, windows_s) for name, (_, extractor) in self.extractors.items()}
-            if self.classifier is not None:
-                self.classifier.predict(blocks)
-
-    @functools.cache  # noqa: B019 - a workshop lives as long as its process
-    def load_classifier(self) -> Classifier:
-        return hooks.load_classifier(self.manager, self._setup.model, "cpu")
+        try:
+            blocks = extract_blocks(self.extractors, clip, windows_s)
+        except SerBatchError:
+            return  # an extractor that fails here fails on the first file too, where it has a row to say so
+        if self.classifier is not None:
+            self.classifier.pool(*self.classifier.predict(blocks))
 
     def analyse(self, ref: ClipRef, observe: Any) -> ClipOutcome:
-        keep = self.load_classifier if self._setup.model else self._setup.keep_tensors
+        model = self._model
+        keep = self._setup.keep_tensors if model is None else lambda: model
         return analyse_clip(
             ref, self.config, self.extractors, self.classifier, self.manager, observe, keep, self._setup.change
         )

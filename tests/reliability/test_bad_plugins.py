@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from harness import CONFIG, assert_sound, corpus, reference, results, scanner  # noqa: F401
+from harness import CONFIG, PLUGIN, assert_sound, corpus, reference, results, scanner  # noqa: F401
 
 LIMITS = CONFIG | {"extract": CONFIG["extract"] | {"timeout_s": 4.0, "memory_limit_mb": 500}}
 
@@ -62,8 +62,6 @@ def test_long_one_worker_survives_each_fault_too(scanner, corpus, reference, tmp
 
 
 def test_a_plugin_that_the_workers_cannot_load_ends_the_scan_with_its_name(scanner, corpus, tmp_path):  # noqa: F811
-    from harness import PLUGIN  # noqa: PLC0415
-
     plugin = tmp_path / "not_in_workers.py"
     plugin.write_text(
         "import os\n"
@@ -73,3 +71,40 @@ def test_a_plugin_that_the_workers_cannot_load_ends_the_scan_with_its_name(scann
     answer = scanner.scan(corpus, tmp_path / "run", plugins=[str(PLUGIN), str(plugin)])
     assert answer["code"] == 5, answer
     assert "not_in_workers.py" in answer["error"] and "no licence here" in answer["error"]
+
+
+#: What a plugin may do otherwise in a worker -> what the scan says.
+OTHERWISE = {
+    "Loudness.spec = ser_batch.FeatureSpec('loudness', 2, Loudness.spec.scalars)": "extractor loudness: 1 -> 2",
+    "Loudness.spec = ser_batch.FeatureSpec('loudness', 1, (('peak', ''), ('rms', '')))": "columns of loudness",
+    "Guess.sha256 = '1' * 64": "model weights: 000000000000… -> 111111111111…",
+    "Guess.labels = ('angry', 'calm')": 'labels: ["calm", "angry"] -> ["angry", "calm"]',
+    "READER_VERSION = 8": "reader faulty.py: 7 -> 8",
+}
+
+
+@pytest.mark.parametrize("change", OTHERWISE)
+def test_a_worker_that_is_made_of_something_else_is_refused(scanner, corpus, tmp_path, change):  # noqa: F811
+    plugin = tmp_path / "faulty.py"
+    in_workers = "if os.environ.get('OMP_NUM_THREADS') == '1':"
+    plugin.write_text(f"{PLUGIN.read_text()}\nREADER_VERSION = 7\n{in_workers}\n    {change}\n")
+    answer = scanner.scan(corpus, tmp_path / "run", plugins=[str(plugin)])
+    assert answer["code"] == 5, answer
+    assert OTHERWISE[change] in answer["error"]
+    assert not list((tmp_path / "run" / "files").glob("*.parquet"))
+
+
+#: What a model may do with all files -> what the scan says.
+USELESS = {
+    "predict = lambda self, blocks: (np.full((2, 2), np.nan), np.ones(2))": "predict: probabilities must be finite",
+    "pool = lambda self, *_: 'angry'": "pool must return a Prediction, not str",
+}
+
+
+@pytest.mark.parametrize("method", USELESS)
+def test_a_model_that_labels_nothing_is_refused_before_it_fails_every_file(scanner, corpus, tmp_path, method):  # noqa: F811
+    plugin = tmp_path / "faulty.py"
+    plugin.write_text(f"{PLUGIN.read_text()}\nGuess.{method}\n")
+    answer = scanner.scan(corpus, tmp_path / "run", plugins=[str(plugin)])
+    assert answer["code"] == 5, answer
+    assert "'faulty.py': model 'guess'" in answer["error"] and USELESS[method] in answer["error"]
