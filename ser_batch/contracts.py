@@ -16,10 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from ser_batch.errors import PluginError
 from ser_batch.plugins import blamed
-from ser_batch.records import Classifier, Clip, FeatureBlock, FeatureSpec, Prediction
+from ser_batch.records import Classifier, Clip, Extractor, FeatureBlock, FeatureSpec, Prediction
 from ser_batch.text import shown
 
-__all__ = ["CheckedClassifier", "check_block", "check_clips", "check_spec", "read_only"]
+__all__ = ["CheckedClassifier", "CheckedExtractor", "check_block", "check_clips", "check_spec", "read_only"]
 
 #: How far probabilities may be from adding up to 1; half precision rounds by as much.
 _SUM_TOLERANCE = 2e-3
@@ -116,6 +116,41 @@ def _check_array(where: str, name: str, value: object, shape: tuple[int, ...]) -
         raise PluginError(
             f"{where}: {name} must be float32 of shape {shape}, not {value.dtype} of shape {value.shape}."
         )
+
+
+class CheckedExtractor:
+    """An extractor of a plugin, each of whose blocks is checked and copied.
+
+    Attributes
+    ----------
+    spec : FeatureSpec
+        As it was when the plugin registered it.
+    inner : Extractor
+        As the plugin registered it, unchecked.
+
+    Raises
+    ------
+    PluginError
+        It is no extractor; see `check_spec`.
+    """
+
+    def __init__(self, plugin: str, extractor: Extractor) -> None:
+        self.spec = check_spec(plugin, extractor)
+        self.inner = extractor
+        self._plugin = plugin
+
+    def extract(self, clip: Clip, windows_s: NDArray[np.float64]) -> FeatureBlock:
+        """Return what the extractor finds in `clip`; see `Extractor`.
+
+        Raises
+        ------
+        PluginError
+            It failed, or what it gave is not what its spec says.
+        """
+        windows_s = np.asarray(windows_s.data.toreadonly())  # all extractors are shown the same
+        with blamed(f"Plugin {self._plugin!r}: extractor {self.spec.extractor!r} failed"):
+            block = self.inner.extract(clip, windows_s)
+        return check_block(self._plugin, self.spec, block, len(windows_s))
 
 
 def check_clips(

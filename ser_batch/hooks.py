@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser_batch.contracts import CheckedClassifier, check_clips, check_spec
+from ser_batch.contracts import CheckedClassifier, CheckedExtractor, check_clips
 from ser_batch.errors import ModelError, PluginError, SerBatchError
 from ser_batch.plugins import blamed, plugin_version
-from ser_batch.records import Clip, ClipOutcome, ClipRef, Corpus, CorpusItem, Extractor
+from ser_batch.records import Clip, ClipOutcome, ClipRef, Corpus, CorpusItem
 from ser_batch.text import shown
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _listed(plugin: str, hook: str, answer: Any, what: str) -> Sequence[Any]:
     return answer
 
 
-def register_extractors(manager: pluggy.PluginManager, config: Config) -> dict[str, tuple[str, Extractor]]:
+def register_extractors(manager: pluggy.PluginManager, config: Config) -> dict[str, tuple[str, CheckedExtractor]]:
     """Return all extractors on offer: name -> (plugin name, extractor), sorted by name.
 
     Raises
@@ -75,13 +75,14 @@ def register_extractors(manager: pluggy.PluginManager, config: Config) -> dict[s
     PluginError
         A plugin failed, returned something else than extractors, or took a name or a column that is taken.
     """
-    found: dict[str, tuple[str, Extractor]] = {}
+    found: dict[str, tuple[str, CheckedExtractor]] = {}
     columns: dict[str, str] = {}
     for implementation in _by_name(manager, "register_extractors"):
         plugin = implementation.plugin_name
         answer = _call(implementation, "register_extractors", config=config)
         for extractor in _listed(plugin, "register_extractors", answer, "extractors"):
-            spec = check_spec(plugin, extractor)
+            checked = CheckedExtractor(plugin, extractor)
+            spec = checked.spec
             if spec.extractor in found:
                 raise PluginError(
                     f"Plugin {plugin!r} offers an extractor named {spec.extractor!r}, which plugin "
@@ -91,7 +92,7 @@ def register_extractors(manager: pluggy.PluginManager, config: Config) -> dict[s
                 if column in columns:
                     raise PluginError(f"Plugin {plugin!r} redefines column {column!r} of plugin {columns[column]!r}.")
                 columns[column] = plugin
-            found[spec.extractor] = (plugin, extractor)
+            found[spec.extractor] = (plugin, checked)
     return dict(sorted(found.items()))
 
 

@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 
 from ser_batch import hooks
 from ser_batch.config import Config
-from ser_batch.contracts import check_block, check_spec
+from ser_batch.contracts import CheckedExtractor, check_spec
 from ser_batch.dsp.voice import synthetic_voice
-from ser_batch.errors import PluginError
+from ser_batch.errors import PluginError, SerBatchError
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import Clip, Extractor, FeatureBlock, FeatureSpec
 from ser_batch.windows import plan_windows
@@ -213,10 +213,10 @@ class _Kit:
         self.checks.append(check)
         try:
             messages = action() or ()
-        except PluginError as error:
+        except SerBatchError as error:
             messages = (str(error),)
         except Exception as error:
-            messages = (f"extract raised {type(error).__name__}: {error}",)
+            messages = (f"{type(error).__name__}: {error}",)
         self.findings += [Finding(check, message) for message in messages]
 
     def clip(self, samples: NDArray[np.float32], start_s: float = 0.0) -> Clip:
@@ -228,7 +228,7 @@ class _Kit:
         return plan_windows(len(samples) / audio.sample_rate_hz, audio.window_s, hop_s or audio.window_hop_s)
 
     def extract_from(self, clip: Clip, windows_s: NDArray[np.float64]) -> FeatureBlock:
-        return check_block(self.plugin, self.extractor.spec, self.extractor.extract(clip, windows_s), len(windows_s))
+        return CheckedExtractor(self.plugin, self.extractor).extract(clip, windows_s)
 
     def extract(self, samples: NDArray[np.float32]) -> FeatureBlock:
         return self.extract_from(self.clip(samples), self.windows(samples))
@@ -336,7 +336,7 @@ def _answer(job: Path, answer: Path) -> None:
     """Do the worker's half of `_Kit.check_worker`."""
     source, name, config, samples = pickle.loads(job.read_bytes())
     if isinstance(source, PluginRecipe):
-        _, source = hooks.register_extractors(source.build(), config)[name]
+        source = hooks.register_extractors(source.build(), config)[name][1].inner
     kit = _Kit(source, config, name)
     answer.write_bytes(pickle.dumps(kit.extract(samples)))
 

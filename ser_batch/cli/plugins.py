@@ -75,7 +75,8 @@ def _check(recipe: PluginRecipe, name: str, as_json: bool) -> int:
             f"No extractor or plugin with extractors is called {name!r}. Extractors: {', '.join(offered) or 'none'}."
         )
     reports = [
-        check_extractor(extractor, config=config, plugin=plugin, recipe=recipe) for plugin, extractor in chosen.values()
+        check_extractor(extractor.inner, config=config, plugin=plugin, recipe=recipe)
+        for plugin, extractor in chosen.values()
     ]
     if as_json:
         click.echo(json.dumps([{**asdict(report), "ok": report.ok} for report in reports], indent=2))

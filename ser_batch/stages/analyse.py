@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch import hooks
-from ser_batch.contracts import CheckedClassifier, check_block
+from ser_batch.contracts import CheckedClassifier, CheckedExtractor
 from ser_batch.errors import ModelError, PluginError
-from ser_batch.plugins import blamed
-from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, Extractor, FeatureBlock, FeatureSpec, Status
+from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, FeatureBlock, FeatureSpec, Status
 from ser_batch.text import did_you_mean, message_of, shown
 from ser_batch.windows import piece_windows, whole_pieces
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from ser_batch.config import AudioConfig, Config
 
-__all__ = ["Change", "Observer", "analyse_clip", "extract_blocks", "select_extractors"]
+__all__ = ["Change", "Observer", "analyse_clip", "select_extractors"]
 
 
 class Observer(Protocol):
@@ -49,8 +48,10 @@ def _unobserved(stage: str, audio_s: float) -> None:
 
 
 def select_extractors(
-    offered: Mapping[str, tuple[str, Extractor]], wanted: Iterable[str], classifier: CheckedClassifier | None = None
-) -> dict[str, tuple[str, Extractor]]:
+    offered: Mapping[str, tuple[str, CheckedExtractor]],
+    wanted: Iterable[str],
+    classifier: CheckedClassifier | None = None,
+) -> dict[str, tuple[str, CheckedExtractor]]:
     """Pick extractors by name, those that a model needs included.
 
     Parameters
@@ -103,7 +104,7 @@ def select_extractors(
 def analyse_clip(
     ref: ClipRef,
     config: Config,
-    extractors: Mapping[str, tuple[str, Extractor]],
+    extractors: Mapping[str, tuple[str, CheckedExtractor]],
     classifier: Classifier | None,
     manager: pluggy.PluginManager,
     observe: Observer = _unobserved,
@@ -151,7 +152,7 @@ class _Work:
 
     ref: ClipRef
     config: Config
-    extractors: Mapping[str, tuple[str, Extractor]]
+    extractors: Mapping[str, tuple[str, CheckedExtractor]]
     classifier: Classifier | None
     observe: Observer
     keep_tensors: bool | Callable[[], Classifier]
@@ -195,7 +196,7 @@ class _Work:
         if not len(windows_s):
             return
         with self._in("extract"):
-            blocks = extract_blocks(self.extractors, clip, windows_s)
+            blocks = {name: extractor.extract(clip, windows_s) for name, (_, extractor) in self.extractors.items()}
         if self.blocks and self.classifier is None and callable(self.keep_tensors):
             # A second piece: from here on this is a long recording, predicted where it is read.
             self.classifier = self.keep_tensors()
@@ -260,25 +261,6 @@ class _Work:
             for name, (_, extractor) in self.extractors.items()
         )
         return replace(outcome, windows_s=np.concatenate(self.windows), blocks=tuple(blocks), prediction=prediction)
-
-
-def extract_blocks(
-    extractors: Mapping[str, tuple[str, Extractor]], clip: Clip, windows_s: NDArray[np.float64]
-) -> dict[str, FeatureBlock]:
-    """Run extractors, given as `select_extractors` returns them, on one piece; return name -> block.
-
-    Raises
-    ------
-    PluginError
-        An extractor failed, or gave something else than its spec says.
-    """
-    windows_s = np.asarray(windows_s.data.toreadonly())  # all extractors are shown the same
-    blocks = {}
-    for name, (plugin, extractor) in extractors.items():
-        with blamed(f"Plugin {plugin!r}: extractor {name!r} failed"):
-            block = extractor.extract(clip, windows_s)
-        blocks[name] = check_block(plugin, extractor.spec, block, len(windows_s))
-    return blocks
 
 
 def _joined(spec: FeatureSpec, pieces: Sequence[FeatureBlock], spans_s: Sequence[tuple[float, float]]) -> FeatureBlock:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ser_batch import hooks
 from ser_batch.config import Config
-from ser_batch.contracts import CheckedClassifier
+from ser_batch.contracts import CheckedClassifier, CheckedExtractor
 from ser_batch.plugins import PluginRecipe
-from ser_batch.records import Extractor, FeatureSpec
+from ser_batch.records import FeatureSpec
 from ser_batch.stages.analyse import Change, select_extractors
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def ingredients_of(
     manager: pluggy.PluginManager,
     recipe: PluginRecipe,
     config: Config,
-    extractors: Mapping[str, tuple[str, Extractor]],
+    extractors: Mapping[str, tuple[str, CheckedExtractor]],
     classifier: CheckedClassifier | None,
 ) -> Ingredients:
     """Return the ingredients that are already loaded.

@@ -26,7 +26,7 @@ from ser_batch import hooks
 from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.errors import PluginError, SerBatchError
 from ser_batch.records import Clip, ClipOutcome, ClipRef, Status
-from ser_batch.stages.analyse import analyse_clip, extract_blocks, select_extractors
+from ser_batch.stages.analyse import analyse_clip, select_extractors
 from ser_batch.stages.ingredients import Setup, differences, ingredients_of
 from ser_batch.windows import plan_windows
 
@@ -108,7 +108,7 @@ class Workshop:
         clip = Clip(samples, audio.sample_rate_hz, audio.sample_rate_hz, 1)
         windows_s = plan_windows(clip.duration_s, audio.window_s, audio.window_hop_s)
         try:
-            blocks = extract_blocks(self.extractors, clip, windows_s)
+            blocks = {name: extractor.extract(clip, windows_s) for name, (_, extractor) in self.extractors.items()}
         except SerBatchError:
             return  # an extractor that fails here fails on the first file too, where it has a row to say so
         if self.classifier is not None:
