@@ -45,7 +45,7 @@ def register_extractors(config: Config) -> Sequence[Extractor]:  # type: ignore[
 def read_clip(ref: ClipRef, sample_rate_hz: int, piece_s: float, overlap_s: float) -> Iterable[Clip] | None:
     """Decode one file to mono at `sample_rate_hz`, as an iterable of consecutive pieces; None means "not my format".
 
-    Runs in a worker, once per file; the first answer that is not None wins, the built-in reader (soundfile) is asked
+    Runs in a worker, once per file; the first answer that is not None wins, the built-in reader is asked
     last. A file shorter than `piece_s` gives one piece; a longer one gives pieces that start every `piece_s` and reach
     `overlap_s` beyond the start of the next one, so that memory stays flat and windows that straddle a border are
     whole. Raise any exception for a file that cannot be decoded: it becomes the row's reason.

@@ -1,0 +1,111 @@
+"""From blocks of samples to pieces: mono, at one rate, overlapping."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from ser_batch.audio.errors import DecodeError
+from ser_batch.audio.sound import Block
+from ser_batch.audio.source import Account
+from ser_batch.records import Clip
+
+__all__ = ["Cutter"]
+
+#: Outside this range a header is damaged: resampling 1 Hz to 22,050 Hz would never end.
+_SOURCE_RATES_HZ = (1_000, 768_000)
+
+
+class Cutter:
+    """Mixes blocks to mono, resamples them as one stream, and cuts the result into overlapping pieces."""
+
+    def __init__(self, sample_rate_hz: int, n_piece: int, n_overlap: int, account: Account) -> None:
+        self._rate_hz = sample_rate_hz
+        self._n_piece, self._n_overlap = n_piece, n_overlap
+        self._account = account
+        #: Rate and channels of the first block, and of the last one.
+        self._source = self._now = (0, 0)
+        #: Audio taken so far.
+        self._taken_s = 0.0
+        self._resampler: soxr.ResampleStream | None = None
+        self._waiting: list[NDArray[np.float32]] = []
+        self._n_waiting = 0
+        self._n_pieces = 0
+        self._n_replaced = 0
+
+    def push(self, block: Block) -> Iterator[Clip]:
+        """Take the next block; yield the pieces that are complete."""
+        now = (block.rate_hz, block.samples.shape[1])
+        if now != self._now:
+            self._change(now)
+        self._taken_s += len(block.samples) / block.rate_hz
+        mono = _mono(block.samples)
+        finite = np.isfinite(mono)
+        if not finite.all():
+            self._n_replaced += len(mono) - int(np.count_nonzero(finite))
+            mono = np.where(finite, mono, np.float32(0))
+        self._add(mono if self._resampler is None else self._resampler.resample_chunk(mono))
+        while self._n_waiting > self._n_piece + self._n_overlap:
+            samples = self._joined()
+            yield self._clip(samples[: self._n_piece + self._n_overlap].copy())
+            self._waiting = [samples[self._n_piece :].copy()]
+            self._n_waiting = len(samples) - self._n_piece
+            self._n_pieces += 1
+
+    def finish(self) -> Iterator[Clip]:
+        """Yield what is left."""
+        self._flush()
+        if self._n_waiting:
+            yield self._clip(self._joined())
+
+    def _change(self, now: tuple[int, int]) -> None:
+        rate_hz, n_channels = now
+        if not _SOURCE_RATES_HZ[0] <= rate_hz <= _SOURCE_RATES_HZ[1]:
+            raise DecodeError(f"the header gives a sample rate of {rate_hz} Hz")
+        if rate_hz != self._now[0]:
+            self._flush()
+            # As a stream, soxr gives the very samples that it gives for the whole signal at once.
+            self._resampler = (
+                soxr.ResampleStream(rate_hz, self._rate_hz, 1, dtype="float32", quality="HQ")
+                if rate_hz != self._rate_hz
+                else None
+            )
+        if self._now[0]:
+            self._account.note(f"from {self._taken_s:.2f} s on: {rate_hz} Hz, {n_channels} channels")
+        else:
+            self._source = now
+        self._now = now
+
+    def _flush(self) -> None:
+        if self._resampler is not None:
+            self._add(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+
+    def _add(self, samples: NDArray[np.float32]) -> None:
+        if len(samples):
+            self._waiting.append(samples)
+            self._n_waiting += len(samples)
+
+    def _joined(self) -> NDArray[np.float32]:
+        return np.concatenate(self._waiting)
+
+    def _clip(self, samples: NDArray[np.float32]) -> Clip:
+        start_s = self._n_pieces * self._n_piece / self._rate_hz
+        notes = list(self._account.notes)
+        if self._n_replaced:
+            if not samples.any():
+                raise DecodeError(f"no finite sample from {start_s:.2f} s on")
+            notes.append(f"{self._n_replaced} samples that are not finite were read as 0")
+        return Clip(samples, self._rate_hz, *self._source, start_s=start_s, note="; ".join(notes))
+
+
+def _mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    return samples[:, 0] if samples.shape[1] == 1 else samples @ _mean(samples.shape[1])
+
+
+@functools.cache
+def _mean(n_channels: int) -> NDArray[np.float32]:
+    return np.full(n_channels, 1 / n_channels, dtype=np.float32)
