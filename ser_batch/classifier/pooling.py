@@ -10,13 +10,36 @@ from numpy.typing import NDArray
 
 from ser_batch.records import Prediction
 
-__all__ = ["pool_windows"]
+__all__ = ["pool_windows", "window_shares"]
+
+
+def window_shares(weights: NDArray[np.floating], clip: NDArray[np.integer] | None = None) -> NDArray[np.float64]:
+    """Return the share of each window in its clip: the rule ``weighted_mean`` of model files.
+
+    Parameters
+    ----------
+    weights : (n_windows,)
+        For example the audible seconds of each window. What is negative or NaN counts as 0; where all of a clip are 0
+        (silence), its windows count alike.
+    clip : int (n_windows,), optional
+        Number of the clip of each window, 0 or more; by default all are of one clip.
+
+    Returns
+    -------
+    shares : float64 (n_windows,)
+        The shares of a clip sum to 1.
+    """
+    # float64, so that the order of summation over hours of windows cannot be seen in a float32 result.
+    weigh = np.nan_to_num(weights.astype(np.float64)).clip(min=0)
+    of_clip = np.zeros(len(weigh), np.int64) if clip is None else clip
+    weigh = np.where(np.bincount(of_clip, weigh)[of_clip] > 0, weigh, 1.0)
+    return np.asarray(weigh / np.bincount(of_clip, weigh)[of_clip])
 
 
 def pool_windows(
     labels: Sequence[str], window_probabilities: NDArray[np.float32], weights: NDArray[np.float32]
 ) -> Prediction:
-    """Average window probabilities, weighted; the rule ``weighted_mean`` of model files.
+    """Average the window probabilities of one clip by `window_shares`.
 
     Parameters
     ----------
@@ -25,7 +48,7 @@ def pool_windows(
     window_probabilities : (n_windows, n_labels)
         Each row sums to 1; at least one row.
     weights : (n_windows,)
-        0 or more, for example the audible seconds of each window. Where all are 0 (silence), windows count alike.
+        See `window_shares`.
 
     Returns
     -------
@@ -41,11 +64,7 @@ def pool_windows(
         raise ValueError(
             f"{len(window_probabilities)} windows and {len(weights)} weights: need as many, and at least one"
         )
-    # float64, so that the order of summation over hours of windows cannot be seen in a float32 result.
-    weigh = weights.astype(np.float64)
-    total = weigh.sum()
-    shares = weigh / total if total > 0 else np.full(len(weigh), 1 / len(weigh))
-    mean = shares @ window_probabilities.astype(np.float64)
+    mean = window_shares(weights) @ window_probabilities.astype(np.float64)
     mean /= mean.sum()
     best, second = np.sort(mean)[::-1][:2]
     nonzero = mean[mean > 0]

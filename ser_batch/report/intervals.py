@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ser_batch.bootstrap import cluster_interval
+
 __all__ = ["clustered_intervals", "wilson_intervals"]
 
 #: 97.5 % point of the standard normal distribution.
 _Z = 1.959963984540054
-
-_N_DRAWS = 1_000
 
 
 def wilson_intervals(counts: ArrayLike) -> NDArray[np.float64]:
@@ -53,13 +53,9 @@ def clustered_intervals(counts: ArrayLike, seed: int = 0) -> NDArray[np.float64]
     """
     table: NDArray[np.float64] = np.asarray(counts, np.float64)
     table = table[table.sum(axis=1) > 0]
-    n_clusters, n_labels = table.shape
-    if n_clusters < 2:
-        return np.full((n_labels, 2), np.nan)
-    generator = np.random.default_rng(seed)
-    shares = np.empty((_N_DRAWS, n_labels))
-    for draw in range(_N_DRAWS):
-        chosen = np.bincount(generator.integers(0, n_clusters, n_clusters), minlength=n_clusters)
-        totals = chosen @ table
-        shares[draw] = totals / totals.sum()
-    return np.asarray(np.percentile(shares, [2.5, 97.5], axis=0).T)
+    return cluster_interval(len(table), lambda chosen: _shares(table[chosen]), seed=seed).T
+
+
+def _shares(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    totals = counts.sum(axis=0)
+    return np.asarray(totals / max(totals.sum(), 1.0))

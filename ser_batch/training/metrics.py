@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ser_batch.bootstrap import cluster_interval
+
 __all__ = [
     "bootstrap_by_group",
     "brier_score",
@@ -183,10 +185,7 @@ def fit_temperature(
 def bootstrap_by_group(
     groups: ArrayLike, score: Callable[[NDArray[np.int64]], float], n_draws: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the 95 % interval of a score when other speakers might have been recorded.
-
-    Draws whole groups (speakers) with replacement; clips of one speaker are not independent, so drawing clips would
-    give an interval that is far too narrow.
+    """Return the 95 % interval of a score of clips if others had been recorded; see `cluster_interval`.
 
     Parameters
     ----------
@@ -201,13 +200,10 @@ def bootstrap_by_group(
         The 2.5 % and 97.5 % quantiles over `n_draws` draws; NaN with fewer than two speakers.
     """
     names, index = np.unique(np.asarray(groups), return_inverse=True)
-    if len(names) < 2:
-        return float("nan"), float("nan")
     members = [np.flatnonzero(index == number) for number in range(len(names))]
-    generator = np.random.default_rng(seed)
-    draws = [
-        score(np.concatenate([members[number] for number in generator.integers(len(names), size=len(names))]))
-        for _ in range(n_draws)
-    ]
-    low, high = np.nanquantile(draws, [0.025, 0.975])
+
+    def score_of(chosen: NDArray[np.int64]) -> float:
+        return score(np.concatenate([members[number] for number in chosen]))
+
+    low, high = cluster_interval(len(names), score_of, n_draws, seed)
     return float(low), float(high)

@@ -10,14 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ser_batch.classifier.network import HybridCNN
+from ser_batch.classifier.pooling import window_shares
 from ser_batch.training import metrics
 from ser_batch.training.dataset import NO_TARGET, Dataset
 from ser_batch.training.features import STEP_DB, FeatureTable
 
 __all__ = ["Rows", "WindowScores"]
-
-#: A window with less audible sound than this teaches nothing, unless its clip has no better one.
-_MIN_ACTIVE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +71,7 @@ class Rows:
             corpus=torch.from_numpy(dataset.corpus[table.clip]).to(device),
             clip=table.clip,
             copy=table.copy,
-            share=_shares(table.clip * (1 + table.copy.max(initial=0)) + table.copy, table.active_s),
+            share=window_shares(table.active_s, table.clip * (1 + table.copy.max(initial=0)) + table.copy),
         )
 
     @property
@@ -117,13 +115,3 @@ class Rows:
     def labelled(self, clips: NDArray[np.int64], dataset: Dataset) -> NDArray[np.int64]:
         """Return those of `clips` that have a target and at least one window."""
         return clips[(dataset.target[clips] != NO_TARGET) & np.isin(clips, self.clip)]
-
-
-def _shares(group: NDArray[np.int64], active_s: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the weight of each window within its group; the same for all where nothing is audible."""
-    _, index = np.unique(group, return_inverse=True)
-    weight = np.where(active_s >= _MIN_ACTIVE_S, active_s, 0.0).astype(np.float64)
-    total = np.bincount(index, weight)
-    silent = total[index] == 0
-    weight[silent] = np.maximum(active_s[silent], 1e-6)
-    return np.asarray(weight / np.bincount(index, weight)[index])

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from ser_batch.classifier.dense import DENSE_FEATURES
 from ser_batch.classifier.network import HybridCNN
 from ser_batch.classifier.network_config import NetworkConfig
+from ser_batch.classifier.pooling import pool_windows
 from ser_batch.config import Config
 from ser_batch.extractors import mel, prosodic, voice_quality
 from ser_batch.records import Clip, LabelledClip
 from ser_batch.training.batches import draw_batch, factors_of
 from ser_batch.training.dataset import Dataset
 from ser_batch.training.features import STEP_DB, FeatureTable
-from ser_batch.training.rows import Rows
+from ser_batch.training.rows import Rows, WindowScores
 from ser_batch.training.train_config import DataConfig, FitConfig
 
 RATE_HZ = 22_050
@@ -131,3 +132,27 @@ def test_a_crop_holds_the_whole_of_a_short_sound() -> None:
     assert batch.mel.shape == (64, 128, 48)
     assert kept.min() >= loud / 1.1 - 2
     assert kept.max() <= loud * 1.1 + 2
+
+
+def test_windows_are_pooled_as_a_scan_pools_them() -> None:
+    clips = [LabelledClip(f"{n}.wav", ("anger", "fear")[n % 2], f"s{n}", "", "own", "") for n in range(3)]
+    # Hardly audible beside audible, hardly audible alone, and silence.
+    active_s = np.array([2.0, 0.05, 0.0, 0.05, 0.02, 0.0, 0.0], np.float32)
+    clip = np.array([0, 0, 0, 1, 1, 2, 2])
+    table = FeatureTable(
+        clip=np.tile(clip, 2),
+        copy=np.repeat([0, 1], len(clip)),
+        mel=np.zeros((2 * len(clip), 128, 130), np.uint8),
+        dense=np.zeros((2 * len(clip), 13), np.float32),
+        active_s=np.tile(active_s, 2),
+        failures={},
+    )
+    rows = Rows.build(table, Dataset.build(clips, DataConfig(labels=("anger", "fear"))), "cpu")
+    said = np.random.default_rng(0).dirichlet((1, 1), len(clip))
+    scores = WindowScores(np.log(said).astype(np.float32), clip, rows.share[: len(clip)], np.arange(3))
+    for number, found in enumerate(scores.probabilities()):
+        own = clip == number
+        pooled = pool_windows(("anger", "fear"), said[own].astype(np.float32), active_s[own])
+        np.testing.assert_allclose(found, pooled.probabilities, atol=1e-6)
+    # Copies are clips of their own.
+    np.testing.assert_array_equal(rows.share[len(clip) :], rows.share[: len(clip)])
