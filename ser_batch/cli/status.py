@@ -15,6 +15,9 @@ from ser_batch.text import printable
 
 __all__ = ["command"]
 
+#: Estimates beyond ten years say nothing.
+_LONGEST_S = 3e8
+
 
 @click.command("status")
 @run_argument
@@ -47,10 +50,11 @@ def command(run_dir: str) -> int:
         f"{counts_text({'found': visit.get('n_found', 0), **totals['counts']})} {n_left:,} left. "
         f"{hours_text(totals['audio_s'])} of audio done."
     )
-    if n_done and commits[-1].at:
+    if n_done and commits[-1].at and "begun" in visit:
         elapsed = datetime.fromisoformat(commits[-1].at) - datetime.fromisoformat(visit["begun"])
         rate = n_done / max(elapsed.total_seconds(), 1.0)
-        left = f", {timedelta(seconds=round(n_left / rate))} left" if n_left else ""
+        left_s = n_left / rate
+        left = f", {timedelta(seconds=round(left_s))} left" if 0 < left_s < _LONGEST_S else ""
         click.echo(f"The last scan did {n_done:,} files, {rate:.1f} per s{left}.")
     for line in failure_lines(totals["failures"]):
         click.echo(line)

@@ -64,7 +64,8 @@ def find_audio(run: Run, report_folder: Path, root: Path | None, sample: pa.Tabl
     if not told:
         return AudioPlace("", "The run does not say where its recordings are: they cannot be played from here.")
     folder = Path(told).absolute()
-    if not folder.is_dir():
+    # os.path and not Path, which raises where a folder may not be looked into or has a name that none can have.
+    if not os.path.isdir(folder):  # noqa: PTH112
         notice = f"The recordings are no longer at {folder}: they cannot be played."
         return AudioPlace("", f"{notice} `ser-batch report --audio FOLDER` says where they are now.")
     try:
@@ -73,7 +74,7 @@ def find_audio(run: Run, report_folder: Path, root: Path | None, sample: pa.Tabl
         url = folder.as_uri() + "/"
     names = sample.column("clip_id").to_pylist() if sample is not None else []
     looked_for = [name for name in names[:: max(1, len(names) // _N_LOOKED_FOR)] if "\\x" not in name]
-    n_missing = sum(not (folder / name).is_file() for name in looked_for)
+    n_missing = sum(not os.path.isfile(folder / name) for name in looked_for)  # noqa: PTH113
     notice = ""
     if n_missing:
         notice = f"{n_missing} of {len(looked_for)} recordings looked for in {folder} are not there to be played."

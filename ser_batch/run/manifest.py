@@ -17,6 +17,7 @@ from ser_batch._version import __version__
 from ser_batch.config import Config
 from ser_batch.errors import RunError
 from ser_batch.plugins import describe_plugins
+from ser_batch.run.fields import FIELDS, problem_with
 from ser_batch.stages.discover import FileList, read_file_list
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ __all__ = [
 
 #: Libraries whose versions a run records.
 _LIBRARIES = ("joblib", "numpy", "onnxruntime", "pluggy", "pyarrow", "scipy", "soundfile", "soxr", "torch")
+
+
+_CURE = (
+    "Restore it from a copy, or delete it: pandas reads the parts without it, and `ser-batch scan … --recompute "
+    "changed` makes it anew and keeps what is sound of them."
+)
 
 
 def new_manifest(ingredients: Ingredients, manager: pluggy.PluginManager, old: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,22 +84,37 @@ def new_manifest(ingredients: Ingredients, manager: pluggy.PluginManager, old: M
 
 
 def read_manifest(run_dir: Path) -> dict[str, Any]:
-    """Return ``run.json`` of a run.
+    """Return ``run.json`` of a run; what it holds is as `ser_batch.run.fields.FIELDS` says.
 
     Raises
     ------
     RunError
-        The folder is no run, or ``run.json`` is damaged.
+        The folder is no run; ``run.json`` is damaged or was edited into something else; or the run was written with a
+        newer schema.
     """
-    path = run_dir / "run.json"
+    from ser_batch.run.schema import SCHEMA_VERSION  # noqa: PLC0415 - loads pyarrow
+
+    path, where = run_dir / "run.json", "Point to the folder that `ser-batch scan … -o FOLDER` wrote."
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not run_dir.is_dir():
+            raise RunError(f"There is no run folder {run_dir}. {where}")
+        manifest: Any = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise RunError(f"{run_dir} is not a run: it has no run.json.") from None
-    except (OSError, ValueError) as error:
+        raise RunError(f"{run_dir} is not a run: it has no run.json. {where}") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read: {error}. {_CURE}") from None
+    if not isinstance(manifest, dict) or "schema_version" not in manifest:
+        raise RunError(f"{run_dir} is not a run of ser-batch: its run.json is of something else. {where}")
+    if problem := problem_with(manifest, FIELDS):
+        raise RunError(f"{path} cannot be read: {problem}. {_CURE}")
+    if manifest["schema_version"] > SCHEMA_VERSION:
         raise RunError(
-            f"{path} cannot be read ({error}). Restore it, or delete it and give `ser-batch scan --recompute changed`."
-        ) from error
+            f"{run_dir} was written by ser-batch {manifest.get('tool_version', '?')} with results schema "
+            f"{manifest['schema_version']}; this version reads schemas up to {SCHEMA_VERSION}. Upgrade ser-batch, or "
+            f"read its Parquet files with pandas."
+        )
     return manifest
 
 
@@ -108,12 +130,28 @@ def _now() -> str:
 
 
 def config_of_run(manifest: Mapping[str, Any]) -> Config:
-    """Return the configuration that a run was made with."""
-    return Config().with_values(manifest["config"], source="run.json")
+    """Return the configuration that a run was made with.
+
+    Raises
+    ------
+    ConfigError
+        This version does not know a setting of it.
+    """
+    return Config().with_values(manifest.get("config", {}), source="run.json")
 
 
 def inputs_of_run(manifest: Mapping[str, Any]) -> list[str] | FileList:
-    """Return the inputs that a run was made from."""
+    """Return the inputs that a run was made from.
+
+    Raises
+    ------
+    RunError
+        ``run.json`` names none.
+    InputError
+        The list of files cannot be read.
+    """
     if "files_from" in manifest:
         return read_file_list(Path(manifest["files_from"]))
+    if not manifest.get("inputs"):
+        raise RunError("The run.json of the run names no inputs. Give the scan command with its inputs instead.")
     return list(manifest["inputs"])

@@ -7,7 +7,6 @@ one that is still being written or was interrupted: what is committed is whole, 
 from __future__ import annotations
 
 import copy
-import json
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,8 @@ import pyarrow.parquet as pq
 
 from ser_batch.errors import DataError, RunError, SerBatchError
 from ser_batch.records import Status
-from ser_batch.run.schema import SCHEMA_VERSION, files_schema, windows_schema
+from ser_batch.run.manifest import read_manifest
+from ser_batch.run.schema import files_schema, windows_schema
 from ser_batch.run.where import (
     Condition,
     Where,
@@ -59,7 +59,7 @@ _PARTS_AT_ONCE = 256
 _ROWS_AT_ONCE = 65_536
 
 #: What rows are ordered by.
-_ORDER: dict[str, tuple[str, ...]] = {"files": ("clip_id",), "windows": ("clip_id", "window_index")}
+_ORDER: dict[TableName, tuple[str, ...]] = {"files": ("clip_id",), "windows": ("clip_id", "window_index")}
 
 #: Names by which earlier versions found the key column of a metadata table; they kept it as it was given.
 _METADATA_KEYS = ("clip_id", "path", "file", "filename")
@@ -153,31 +153,10 @@ def open_run(run: str | os.PathLike[str]) -> Run:
     Raises
     ------
     RunError
-        The folder is missing, holds no ``run.json``, or was written with a newer schema.
+        The folder is missing, holds no ``run.json`` or a damaged one, or was written with a newer schema.
     """
     folder = Path(run)
-    if not folder.is_dir():
-        raise RunError(f"There is no run folder {folder}. Point to the folder that `ser-batch scan … -o FOLDER` wrote.")
-    path = folder / "run.json"
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(
-            f"{folder} is not a run: it has no run.json. Point to the folder that `ser-batch scan … -o FOLDER` wrote."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path} cannot be read ({error}). Its Parquet parts may still be sound: pandas reads them."
-        ) from error
-    if not isinstance(info, dict):
-        raise RunError(f"{path} does not hold a JSON object, so {folder} is not a run of ser-batch.")
-    version = info.get("schema_version", 1)
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise RunError(
-            f"{folder} was written by ser-batch {info.get('tool_version', '?')} with results schema {version}; this "
-            f"version reads schemas up to {SCHEMA_VERSION}. Upgrade ser-batch, or read its Parquet files with pandas."
-        )
-    return Run(folder, info)
+    return Run(folder, read_manifest(folder))
 
 
 @dataclass(eq=False)
@@ -240,9 +219,14 @@ class Run:
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """Emotions of the model in its order; empty for a run of extraction alone."""
+        names = {table: self.schema(table).names for table in _ORDER}
         labels = self.info.get("labels")
         if labels is None:
-            labels = [name.removeprefix("p_") for name in self.schema("files").names if name.startswith("p_")]
+            return tuple(name.removeprefix("p_") for name in names["files"] if name.startswith("p_"))
+        for label in labels:
+            for table, columns in names.items():
+                if f"p_{label}" not in columns:
+                    raise RunError(f"{self.folder}: run.json names a label {label!r}, of which {table}/ has no column.")
         return tuple(labels)
 
     def enums(self, metadata: pa.Table | None) -> dict[str, tuple[str, ...]]:

@@ -103,8 +103,10 @@ class _Check:
         if any(status == "failed" and not (stage and reason) for status, stage, reason in reasons):
             yield "a failed file has no stage or no reason"
         yield from _window_problems(files, windows)
-        labels = self._manifest.get("labels") or []
         for name, table in tables.items():
+            labels = [column.removeprefix("p_") for column in table.column_names if column.startswith("p_")]
+            if labels != self._manifest.get("labels", labels):
+                yield f"{name} has probabilities of {labels}, run.json names {self._manifest['labels']}"
             yield from (f"{name}: {problem}" for problem in _probability_problems(table, labels))
 
     def _duplicates(self) -> Iterator[str]:
@@ -156,6 +158,7 @@ def _probability_problems(table: pa.Table, labels: list[str]) -> Iterator[str]:
             yield "a file that was analysed has no probabilities, or one that was not has some"
         emotions = np.array(table.column("emotion").to_pylist(), dtype=object)[present]
         best = np.array(labels, dtype=object)[values[present].argmax(axis=1)]
-        tied = values[present].max(axis=1) - np.sort(values[present], axis=1)[:, -2] < _SUM_TOLERANCE
+        ranked = np.sort(values[present], axis=1)
+        tied = ranked[:, -1] - ranked[:, :-1].max(axis=1, initial=0.0) < _SUM_TOLERANCE
         if ((emotions != best) & ~tied).any():
             yield "an emotion is not the one with the highest probability"
