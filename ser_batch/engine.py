@@ -189,7 +189,7 @@ def _process(
     progress: Progress,
 ) -> None:
     setup = ingredients.setup(predict=classifier is None)
-    n_jobs = worker_count(setup.config.extract.jobs)
+    n_jobs = worker_count(setup.config.extract.jobs, run.plan.n_files)
     progress.begin(run.plan.n_files, len(run.plan.found))
     try:
         with run.scratch() as folder, Extraction(setup, n_jobs, folder, progress) as extraction:

@@ -60,6 +60,8 @@ def blamed(
 ) -> Iterator[None]:
     """Run code of a plugin: whatever it raises becomes a `PluginError`, ``sys.exit()`` included.
 
+    The working directory afterwards is what it was before, since paths of users are relative to it.
+
     Parameters
     ----------
     subject : str
@@ -76,6 +78,7 @@ def blamed(
     KeyboardInterrupt
         Ctrl-C or SIGTERM, which are nobody's fault.
     """
+    here = _working_directory()
     try:
         yield
     except GeneratorExit:
@@ -86,6 +89,17 @@ def blamed(
         if isinstance(error, KeyboardInterrupt) and _is_real(error):
             raise
         raise PluginError(f"{subject}: {type(error).__name__}: {message_of(error)}{cure}") from error
+    finally:
+        if here and _working_directory() != here:
+            os.chdir(here)
+
+
+def _working_directory() -> str:
+    """Return it, "" where somebody has removed it."""
+    try:
+        return os.getcwd()  # noqa: PTH109 - for every clip and extractor
+    except FileNotFoundError:
+        return ""
 
 
 def _is_real(error: KeyboardInterrupt) -> bool:

@@ -44,6 +44,11 @@ def message_of(error: BaseException, note: str = "") -> str:
     text = text or type(error).__name__
     if note:
         text = f"{text}; {note}"
+    return shortened(text)
+
+
+def shortened(text: str) -> str:
+    """Return a message, cut to 500 characters."""
     return text if len(text) <= _MESSAGE_CHARACTERS else f"{text[: _MESSAGE_CHARACTERS - 1]}…"
 
 

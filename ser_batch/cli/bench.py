@@ -49,12 +49,13 @@ def command(folder: str | None, n_files: int, no_model: bool, **options: Any) ->
     config = config_of(options, **({"model": ""} if no_model else {}))
     recipe = recipe_of(options)
     ingredients = gather(recipe.build(), recipe, config)
-    n_jobs = worker_count(config.extract.jobs)
     with tempfile.TemporaryDirectory(prefix="ser-batch-") as made:
         if folder is None:
             _make_recordings(Path(made))
         found = find_audio([folder or made], config)
-        speed = measure_speed(sample_refs(found, n_files), ingredients.setup(predict=True), n_jobs)
+        refs = sample_refs(found, n_files)
+        n_jobs = worker_count(config.extract.jobs, len(refs))
+        speed = measure_speed(refs, ingredients.setup(predict=True), n_jobs)
     _print(speed, n_jobs, ingredients.model.get("name"))
     return ExitCode.OK
 

@@ -57,7 +57,7 @@ def _print_work(found: Found, ingredients: Ingredients) -> None:
     for suffix, n_files in found.by_suffix().most_common():
         about = f"about {hours_text(audio_s[suffix])}" if suffix in audio_s else "no header could be read"
         click.echo(f"  {printable(suffix) or 'no suffix':<10} {n_files:>10,}   {about}")
-    n_jobs = worker_count(ingredients.config.extract.jobs)
+    n_jobs = worker_count(ingredients.config.extract.jobs, len(found))
     speed = measure_speed(sample_refs(found, _SAMPLE_PER_WORKER * n_jobs), ingredients.setup(predict=True), n_jobs)
     for reason, n_files in speed.failures.items():
         click.echo(f"{n_files:,} of {speed.n_files:,} files of the sample failed: {printable(reason)}")

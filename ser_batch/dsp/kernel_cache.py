@@ -18,7 +18,10 @@ from pathlib import Path
 
 from ser_batch.atomic import write_atomic
 
-__all__ = ["kernel_folder", "mark_warm", "not_warm"]
+__all__ = ["kernel_folder", "mark_warm", "not_warm", "unsaved"]
+
+#: Kernels that this process has compiled and could not keep.
+unsaved: set[str] = set()
 
 _SOURCES = Path(__file__).parent
 #: Kernels take 7 MB; a folder with less room than this is of no use.
@@ -45,9 +48,9 @@ def not_warm(extractors: Iterable[str]) -> set[str]:
 
 
 def mark_warm(extractors: Iterable[str]) -> None:
-    """Say that the kernels of these extractors are compiled; one that cannot be written down is asked for again."""
+    """Say that the kernels of these extractors are compiled, unless this process could not keep one."""
     folder = kernel_folder()
-    if folder is not None:
+    if folder is not None and not unsaved:
         with suppress(OSError):
             write_atomic(_marker(folder), "\n".join(sorted({*extractors, *_marked(folder)})))
 

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar, cast
 import numba
 from numba.core import caching
 
-from ser_batch.dsp.kernel_cache import kernel_folder
+from ser_batch.dsp.kernel_cache import kernel_folder, unsaved
 
 __all__ = ["finite_kernel", "kernel"]
 
@@ -74,5 +74,7 @@ class _KernelCache(caching.FunctionCache):
             return None
 
     def save_overload(self, signature: Any, result: Any) -> None:
-        with suppress(OSError):
+        try:
             super().save_overload(signature, result)
+        except OSError:
+            unsaved.add(self._name)

@@ -44,6 +44,11 @@ class Setup:
     #: What a worker must come to, too: see `Ingredients.promise`; "" = anything.
     promise: str = ""
 
+    @property
+    def built_in_extractors(self) -> tuple[str, ...]:
+        """Those of `extractors` that compute in kernels of ours."""
+        return tuple(name for name in self.extractors if f"ser_batch.{name}" in self.recipe.built_in)
+
 
 @dataclass(frozen=True)
 class Ingredients:

@@ -3,36 +3,43 @@
 `joblib.Parallel` has no back-pressure, and with one job it runs in the caller's process, where a codec that crashes
 takes the run along. So this uses the executor beneath it: few shards are in flight, and one job is one worker too.
 
-When a worker dies, loky ends the whole pool. Then: outcomes already spooled are kept; the files that were in hand are
-suspects, and each is run again alone, in a worker of its own; all others go on in a fresh pool. A file that kills its
-worker a second time is failed, with what happened.
+When a worker dies, loky ends the whole pool. Then: outcomes already spooled are kept; the files that those workers had
+in hand which died by themselves are suspects, and each is run again in a worker of its own, several side by side; all
+others go on in a fresh pool. A file that kills its worker a second time is failed, with what happened.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
+import signal
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
-from ser_batch.errors import PluginError, RunError
+from ser_batch import errors
+from ser_batch.dsp import kernel_cache
+from ser_batch.errors import RunError
 from ser_batch.records import ClipOutcome, ClipRef, Status
+from ser_batch.stages.blame import Cause, cause_of, innermost_lines, last_words
 from ser_batch.stages.ingredients import Setup
+from ser_batch.stages.limits import refused, starting
 from ser_batch.stages.progress import Progress
-from ser_batch.stages.watch import Watchdog
-from ser_batch.stages.worker import BEAT_PREFIX, Beat, read_beat, read_spool, run_chunk, start_worker
+from ser_batch.stages.watch import Watchdog, beats, end_left_behind
+from ser_batch.stages.worker import Answer, Beat, read_spool, run_chunk, start_worker
+from ser_batch.text import shortened
 
 if TYPE_CHECKING:
     from joblib.externals.loky import ProcessPoolExecutor
 
-__all__ = ["Extraction", "temporary_extraction", "worker_count"]
+__all__ = ["Extraction", "Job", "temporary_extraction", "worker_count"]
 
 T = TypeVar("T")
 
@@ -59,6 +66,8 @@ _WORKER_ENVIRONMENT = {
         ),
         "1",
     ),
+    # A worker begins in the working directory, which may be a folder of the archive with a `psutil.py` in it.
+    "PYTHONSAFEPATH": "1",
     "MALLOC_TOP_PAD_": str(64 * 2**20),
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
@@ -66,11 +75,22 @@ _WORKER_ENVIRONMENT = {
 }
 
 
-def worker_count(n_jobs: int) -> int:
-    """Return `n_jobs`, or one per core that this process may use where it is 0."""
-    from joblib import cpu_count  # noqa: PLC0415 - a fifth of a second, not for `predict`
+def worker_count(n_jobs: int, n_files: int) -> int:
+    """Return how many workers to start: `n_jobs`, or one per core that this process may use where it is 0.
 
-    return n_jobs or cpu_count()
+    Never more than there are files: a worker takes a second of a core to start.
+    """
+    with _quietly():
+        from joblib import cpu_count  # noqa: PLC0415 - a fifth of a second, not for `predict`
+    return max(1, min(n_jobs or cpu_count(), n_files))
+
+
+@dataclass(eq=False)
+class Job:
+    """One shard in flight."""
+
+    refs: Sequence[ClipRef]
+    outcomes: dict[int, ClipOutcome]
 
 
 @contextmanager
@@ -90,17 +110,26 @@ class _Chunk:
 
     number: int
     job: Job
+    #: Where in its job it begins.
+    first: int
     refs: Sequence[ClipRef]
-    future: Future[str] | None = None
+    pool: _Pool
+    future: Future[Answer] | None
+    #: How many workers of its own a suspect has been given to; 0 for files that nobody suspects.
+    attempt: int = 0
+    n_done: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        return self.n_done == len(self.refs)
 
 
-@dataclass(eq=False)
-class Job:
-    """One shard in flight."""
+class _Suspect(NamedTuple):
+    """A file that may have killed a worker."""
 
-    refs: Sequence[ClipRef]
-    outcomes: dict[str, ClipOutcome] = field(default_factory=dict)
-    chunks: dict[int, _Chunk] = field(default_factory=dict)
+    job: Job
+    place: int
+    attempt: int = 1
 
 
 class Extraction:
@@ -113,27 +142,32 @@ class Extraction:
     n_jobs : int
         Worker processes, 1 or more.
     folder : Path
-        An empty folder of this run's own, for spools and heartbeats.
+        An empty folder of this work's own, for spools, heartbeats and logs.
     progress : Progress
         Told of finished files as they come in, in no particular order.
     """
 
     def __init__(self, setup: Setup, n_jobs: int, folder: Path, progress: Progress) -> None:
-        self._setup, self._n_jobs, self._folder, self._progress = setup, n_jobs, folder, progress
+        # Absolute, since a plugin may change the working directory.
+        self._setup, self._n_jobs, self._folder, self._progress = setup, n_jobs, folder.absolute(), progress
+        self._environment = dict(_WORKER_ENVIRONMENT)
         self._begin_s = time.monotonic()
         #: Whether nothing has come back yet, and nothing was said about it.
         self._is_starting = True
-        self._n_chunks = 0
-        self._n_stillborn = 0
+        self._has_said_tired = False
+        self._n_pools = self._n_chunks = self._n_stillborn = 0
         self._open: dict[int, _Chunk] = {}
+        self._suspects: deque[_Suspect] = deque()
+        #: All that live: the one for everybody, and one for each suspect.
+        self._pools: list[_Pool] = []
         self._pool: _Pool | None = None
 
     def __enter__(self) -> Extraction:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.end()
+        for pool in self._pools:
+            pool.end()
 
     def run(self, shards: Iterable[tuple[T, Sequence[ClipRef]]]) -> Iterator[tuple[T, list[ClipOutcome]]]:
         """Yield each shard with its outcomes, in order; while the caller stores one, the next are being worked on."""
@@ -141,17 +175,23 @@ class Extraction:
         for shard, refs in shards:
             ahead.append((shard, self.start(refs)))
             # Two in flight keep the workers busy, unless a shard has less work than there are workers.
-            if len(ahead) >= 2 and sum(len(job.chunks) for _, job in ahead) > 2 * self._n_jobs:
+            if len(ahead) >= 2 and len(self._open) > 2 * self._n_jobs:
                 first, job = ahead.pop(0)
                 yield first, self.finish(job)
         for shard, job in ahead:
             yield shard, self.finish(job)
 
     def start(self, refs: Sequence[ClipRef]) -> Job:
-        """Hand a shard to the workers."""
-        job = Job(refs)
-        for part in _chunks(refs, self._n_jobs):
-            self._submit(job, part)
+        """Hand a shard to the workers.
+
+        Raises
+        ------
+        RunError
+            The machine cannot start them.
+        """
+        job = Job(refs, {})
+        for first, last in _chunks(refs, self._n_jobs):
+            self._submit(job, first, last)
         return job
 
     def finish(self, job: Job) -> list[ClipOutcome]:
@@ -159,212 +199,332 @@ class Extraction:
 
         Raises
         ------
-        PluginError
+        PluginError, ModelError
             The workers cannot load a plugin or the model.
         RunError
-            Workers die again and again before they begin a file, or cannot write what they found.
+            Workers die again and again before they begin a file, cannot write what they found, or cannot be started.
         """
-        while job.chunks:
-            futures = [chunk.future for chunk in job.chunks.values() if chunk.future is not None]
-            if len(futures) == len(job.chunks):
+        while len(job.outcomes) < len(job.refs):
+            futures = [chunk.future for chunk in self._open.values() if chunk.future is not None]
+            if len(futures) == len(self._open):
                 # A timeout, so that signals are seen while waiting.
                 wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
             if self._is_starting and time.monotonic() - self._begin_s > _LONG_START_S:
                 self._is_starting = False
-                self._progress.say(
-                    "Workers are starting. The first scan on a machine compiles kernels, for a minute or two."
-                )
-            broken = False
-            for chunk in list(job.chunks.values()):
-                if chunk.future is None or (chunk.future.done() and _died(chunk.future)):
-                    broken = True
-                elif chunk.future.done():
-                    self._take(chunk)
-            if broken:
-                self._recover()
-        return [job.outcomes[ref.clip_id] for ref in job.refs]
+                self._progress.say("Workers are still starting: loading a plugin, or compiling its code, takes long.")
+            self._take()
+            self._try_suspects()
+        return [job.outcomes[place] for place in range(len(job.refs))]
 
-    def _submit(self, job: Job, refs: Sequence[ClipRef]) -> None:
+    def _submit(self, job: Job, first: int, last: int) -> None:
         if self._pool is None:
-            self._pool = _Pool(self._setup, self._n_jobs, self._folder / f"pool-{self._n_chunks}")
-        chunk = _Chunk(self._n_chunks, job, refs)
+            if self._n_pools == 0:
+                self._compile_kernels()
+            self._pool = self._new_pool(self._n_jobs)
+        self._give(self._pool, job, first, last)
+
+    def _give(self, pool: _Pool, job: Job, first: int, last: int, attempt: int = 0) -> None:
+        number, refs = self._n_chunks, job.refs[first:last]
         self._n_chunks += 1
-        job.chunks[chunk.number] = self._open[chunk.number] = chunk
-        chunk.future = self._pool.submit(chunk.number, refs)
+        self._open[number] = _Chunk(number, job, first, refs, pool, pool.submit(number, refs), attempt)
 
-    def _take(self, chunk: _Chunk) -> None:
-        assert chunk.future is not None
-        try:
-            refusal = chunk.future.result()
-        except OSError as error:
-            raise RunError(f"A worker could not write its results below {self._folder}: {error}") from error
-        if refusal:
-            raise PluginError(f"The workers cannot start: {refusal}")
-        self._n_stillborn = 0
-        self._close(chunk)
+    def _new_pool(self, n_workers: int) -> _Pool:
+        self._n_pools += 1
+        pool = _Pool(self._setup, n_workers, self._folder / f"pool-{self._n_pools}", self._environment)
+        self._pools.append(pool)
+        return pool
 
-    def _close(self, chunk: _Chunk) -> Sequence[ClipRef]:
-        """Collect what a chunk has spooled; return the files it has not come to."""
-        assert self._pool is not None
-        outcomes = self._pool.collect(chunk.number)
-        self._accept(chunk.job, outcomes)
-        del chunk.job.chunks[chunk.number], self._open[chunk.number]
-        return chunk.refs[len(outcomes) :]
-
-    def _accept(self, job: Job, outcomes: Sequence[ClipOutcome]) -> None:
-        job.outcomes.update((outcome.ref.clip_id, outcome) for outcome in outcomes)
-        if outcomes:
-            self._is_starting = False
-            self._progress.advance(outcomes)
-
-    def _recover(self) -> None:
-        """Keep what is done, find the suspects, start afresh."""
-        pool = self._pool
-        assert pool is not None
+    def _end(self, pool: _Pool) -> None:
         pool.end()
-        beats = pool.suspects()
-        suspects: list[tuple[Job, ClipRef]] = []
-        rest: list[tuple[Job, Sequence[ClipRef]]] = []
-        for chunk in list(self._open.values()):
-            left = self._close(chunk)
-            position = len(chunk.refs) - len(left)
-            if left and (chunk.number, position) in beats:
-                suspects.append((chunk.job, left[0]))
-                left = left[1:]
-            if left:
-                rest.append((chunk.job, left))
-        self._pool = None
         pool.forget()
-        self._n_stillborn = 0 if suspects else self._n_stillborn + 1
-        if self._n_stillborn >= _MAX_STILLBORN:
-            why = next(iter(pool.watchdog.killed.values()), pool.death)
-            raise RunError(
-                f"Worker processes end before they begin a file, {_MAX_STILLBORN} times in a row: {why}. "
-                f"Is there enough memory for {self._n_jobs} workers (fewer --jobs need less)? Does every plugin load?"
+        self._pools.remove(pool)
+        if pool is self._pool:
+            self._pool = None
+
+    def _compile_kernels(self) -> None:
+        """On a machine that has no kernels yet, let one worker compile them before all others start."""
+        if not kernel_cache.not_warm(self._setup.built_in_extractors):
+            return
+        said = "Compiling the voice analyses for this machine, which takes about half a minute, once."
+        if kernel_cache.kernel_folder() is None:
+            self._environment["NUMBA_CACHE_DIR"] = str(self._folder / "kernels")
+            said = (
+                "Compiling the voice analyses, which takes about half a minute, for this time only: no folder to keep "
+                "them in can be written. Set NUMBA_CACHE_DIR to one that can."
             )
-        for job, refs in rest:
-            self._submit(job, refs)
-        for number, (job, ref) in enumerate(suspects):
-            self._accept(job, [self._alone(ref, number)])
+        self._progress.say(said)
+        pool = self._new_pool(1)
+        future = pool.submit(0, ())
+        while future is not None and not future.done():
+            wait([future], timeout=0.5)
+        if future is not None and not _is_broken(_error_of(future)):
+            self._checked(future)
+        self._end(pool)
+        self._begin_s = time.monotonic()
 
-    def _alone(self, ref: ClipRef, number: int) -> ClipOutcome:
-        """Run one suspect in a worker of its own; if it kills that one too, say so.
+    def _take(self) -> None:
+        """Collect what is done, and see to pools that have died or can do no more."""
+        ended: dict[_Pool, None] = {}
+        for chunk in list(self._open.values()):
+            if chunk.future is None or _is_broken(_error_of(chunk.future)):
+                ended[chunk.pool] = None
+            elif chunk.future.done():
+                answer = self._checked(chunk.future)
+                self._collect(chunk)
+                if answer.kind == "tired" and not self._has_said_tired:
+                    self._has_said_tired = True
+                    self._progress.say(
+                        f"A plugin leaves files open ({answer.text}). Workers that can open no more are started afresh."
+                    )
+                if not chunk.is_done:
+                    ended[chunk.pool] = None
+                elif chunk.pool is not self._pool:
+                    self._end(chunk.pool)
+        for pool in ended:
+            if pool is self._pool:
+                self._replace(pool)
+            else:
+                self._judge(pool)
 
-        A worker that dies before it begins the file is not the file's fault, and is tried again.
+    def _checked(self, future: Future[Answer]) -> Answer:
+        """Return the answer of a worker that is alive, if it could work at all."""
+        try:
+            answer = future.result()
+        except FileNotFoundError:
+            return Answer("lost")
+        except OSError as error:
+            raise refused(error, self._n_jobs) or RunError(
+                f"A worker could not write its results below {self._folder}: {error}"
+            ) from error
+        if answer.kind in ("done", "tired"):
+            return answer
+        raise getattr(errors, answer.kind)(f"The workers cannot start: {answer.text}")
+
+    def _collect(self, chunk: _Chunk) -> None:
+        """Take what a chunk has spooled."""
+        outcomes = chunk.pool.collect(chunk.number, chunk.refs[chunk.n_done :])
+        for outcome in outcomes:
+            chunk.job.outcomes[chunk.first + chunk.n_done] = outcome
+            chunk.n_done += 1
+        if outcomes:
+            self._is_starting, self._n_stillborn = False, 0
+            self._progress.advance(outcomes)
+        if chunk.is_done:
+            del self._open[chunk.number]
+
+    def _replace(self, pool: _Pool) -> None:
+        """End the pool for everybody; keep what it has done, set suspects apart, go on with the rest in a fresh one."""
+        pool.end()
+        suspects = pool.suspects()
+        rest: list[tuple[Job, int, int]] = []
+        self._n_stillborn += 1
+        for chunk in [chunk for chunk in self._open.values() if chunk.pool is pool]:
+            self._collect(chunk)
+            self._open.pop(chunk.number, None)
+            first, last = chunk.first + chunk.n_done, chunk.first + len(chunk.refs)
+            if first < last and (chunk.number, chunk.n_done) in suspects:
+                self._suspects.append(_Suspect(chunk.job, first))
+                self._n_stillborn = 0
+                first += 1
+            if first < last:
+                rest.append((chunk.job, first, last))
+        if self._n_stillborn >= _MAX_STILLBORN:
+            self._give_up(pool)
+        self._end(pool)
+        for job, first, last in rest:
+            self._submit(job, first, last)
+
+    def _try_suspects(self) -> None:
+        """Run suspects side by side, each in a worker of its own."""
+        while self._suspects and sum(chunk.attempt > 0 for chunk in self._open.values()) < self._n_jobs:
+            job, place, attempt = self._suspects.popleft()
+            self._give(self._new_pool(1), job, place, place + 1, attempt)
+
+    def _judge(self, pool: _Pool) -> None:
+        """See what has become of a suspect whose worker could not finish it.
+
+        A worker that dies before it begins the file is not the file's fault, and another one tries.
         """
-        for attempt in range(_MAX_STILLBORN):
-            pool = _Pool(self._setup, 1, self._folder / f"alone-{self._n_chunks}-{number}-{attempt}")
-            try:
-                future = pool.submit(0, [ref])
-                while future is not None and not future.done():
-                    wait([future], timeout=0.5)
-                pool.end()
-                outcomes = pool.collect(0)
-                if outcomes:
-                    return outcomes[0]
-                stage, reason = pool.verdict()
-                if stage != "start":
-                    break
-            finally:
-                pool.end()
-                pool.forget()
-        kind = "TimedOut" if reason.startswith("timed") else "OutOfMemory" if "exceeded" in reason else "Killed"
-        return ClipOutcome(ref, Status.FAILED, stage, f"Worker{kind}", f"{reason} in {stage}")
+        pool.end()
+        (chunk,) = (chunk for chunk in self._open.values() if chunk.pool is pool)
+        self._collect(chunk)
+        if not chunk.is_done:
+            del self._open[chunk.number]
+            stage, cause = pool.verdict()
+            if stage not in ("", "start", "idle"):
+                text = shortened(f"{cause.text} in {stage}{pool.where()}")
+                outcome = ClipOutcome(chunk.refs[0], Status.FAILED, stage, f"Worker{cause.kind}", text)
+                chunk.job.outcomes[chunk.first] = outcome
+                self._progress.advance([outcome])
+            elif chunk.attempt >= _MAX_STILLBORN:
+                self._give_up(pool)
+            else:
+                self._suspects.append(_Suspect(chunk.job, chunk.first, chunk.attempt + 1))
+        self._end(pool)
+
+    def _give_up(self, pool: _Pool) -> NoReturn:
+        if not pool.has_died:
+            raise RunError(f"What workers write below {self._folder} disappears. Does something tidy up there?")
+        words = pool.last_words()
+        raise RunError(
+            f"Worker processes end before they begin a file, {_MAX_STILLBORN} times in a row: {pool.verdict()[1].text}"
+            + (f' ("{words}")' if words else "")
+            + f". Is there enough memory for {self._n_jobs} workers (fewer --jobs need less)? Does every plugin load?"
+        )
 
 
 class _Pool:
     """Workers of one generation, with a folder of their own and a watchdog."""
 
-    def __init__(self, setup: Setup, n_workers: int, folder: Path) -> None:
-        from joblib.externals.loky import ProcessPoolExecutor  # noqa: PLC0415 - a fifth of a second, not for `predict`
-
-        self._setup, self._folder = setup, folder
-        folder.mkdir(mode=0o700)
-        self._executor: ProcessPoolExecutor | None = ProcessPoolExecutor(
-            n_workers,
-            initializer=start_worker,
-            initargs=(folder, os.getpid()),
-            env=_WORKER_ENVIRONMENT,
-        )
-        self.watchdog = Watchdog(folder, setup.config.extract.memory_limit_mb)
-        self.watchdog.start()
-        #: How a worker ended, once one has.
-        self.death = "worker died"
-
-    def submit(self, number: int, refs: Sequence[ClipRef]) -> Future[str] | None:
-        """Queue a chunk; None where the pool has died meanwhile."""
-        assert self._executor is not None
-        future: Future[str]
+    def __init__(self, setup: Setup, n_workers: int, folder: Path, environment: Mapping[str, str]) -> None:
+        self._setup, self._n_workers, self._folder = setup, n_workers, folder
+        self._watchdog = Watchdog(folder, setup.config.extract.memory_limit_mb)
+        #: Exit codes of the workers that had died before loky killed all others; None while it sees none dead.
+        self._deaths: dict[int, int] | None = None
+        #: Why loky gave up, where no worker had died.
+        self._complaint = ""
         try:
-            future = self._executor.submit(run_chunk, self._setup, self._folder, number, refs)
-        except RuntimeError:
+            folder.mkdir(mode=0o700, parents=True)
+        except OSError as error:
+            raise RunError(f"Workers need a folder, and {folder} cannot be made: {error.strerror}.") from error
+        with starting(n_workers), _quietly():
+            from joblib.externals.loky import ProcessPoolExecutor  # noqa: PLC0415 - as in `worker_count`
+
+            _start_trackers()
+            self._executor: ProcessPoolExecutor | None = ProcessPoolExecutor(
+                n_workers, initializer=start_worker, initargs=(folder, os.getpid()), env=environment
+            )
+            self._watchdog.start()
+        #: loky's own: the workers that are alive, as far as it knows.
+        self._processes: Mapping[int, Any] = self._executor._processes
+
+    @property
+    def has_died(self) -> bool:
+        return self._deaths is not None
+
+    def submit(self, number: int, refs: Sequence[ClipRef]) -> Future[Answer] | None:
+        """Queue a chunk; None where the pool has died meanwhile."""
+        from joblib.externals.loky import BrokenProcessPool  # noqa: PLC0415 - already loaded with the pool
+
+        assert self._executor is not None
+        future: Future[Answer]
+        try:
+            with starting(self._n_workers):
+                future = self._executor.submit(run_chunk, self._setup, self._folder, number, refs)
+        except BrokenProcessPool as error:
+            self._note_deaths(error)
             return None
-        future.add_done_callback(self._note_death)
+        future.add_done_callback(lambda done: self._note_deaths(None if done.cancelled() else done.exception()))
         return future
 
-    def collect(self, number: int) -> list[ClipOutcome]:
-        outcomes = read_spool(self._folder, number)
-        with suppress(FileNotFoundError):
-            (self._folder / f"spool-{number}").unlink()
-        return outcomes
+    def collect(self, number: int, refs: Sequence[ClipRef]) -> list[ClipOutcome]:
+        return read_spool(self._folder, number, refs)
 
     def suspects(self) -> set[tuple[int, int]]:
-        """(chunk, position) of each file that may have killed a worker.
+        """(chunk, position) of each file that may have killed a worker: those that the dead had in hand.
 
-        Where the watchdog killed, those it killed for; else every file in hand, since loky ends all workers when one
-        dies and does not say which one died first.
+        Where nobody knows who died first, those that any worker had in hand.
         """
-        beats = list(self.watchdog.killed) or list(self._beats())
-        return {(beat.chunk, beat.position) for beat in beats if beat.stage not in ("start", "idle")}
+        if not self.has_died or self._complaint:
+            return set()
+        in_hand = [beat for beat in beats(self._folder) if beat.stage not in ("start", "idle")]
+        return {(beat.chunk, beat.position) for beat in in_hand if self._is_dead(beat)}
 
-    def verdict(self) -> tuple[str, str]:
-        """Stage and reason of the death of the one worker of this pool."""
-        beat = next(iter(self._beats()), None)
-        return beat.stage if beat else "start", self.watchdog.reason(beat) or self.death
+    def verdict(self) -> tuple[str, Cause]:
+        """Stage and cause of the first death; the stage is "" where that worker had not begun anything."""
+        if self._complaint:
+            return "", Cause("Killed", self._complaint)
+        beat = self._first_dead()
+        if beat is None:
+            return "", cause_of(next(iter((self._deaths or {}).values()), None))
+        return beat.stage, self._watchdog.killed.get(beat.pid) or cause_of((self._deaths or {}).get(beat.pid))
 
-    def _beats(self) -> Iterator[Beat]:
-        for path in self._folder.glob(f"{BEAT_PREFIX}*"):
-            if beat := read_beat(path):
-                yield beat
+    def where(self) -> str:
+        """Return in which lines of Python the first to die crashed, as the end of a sentence."""
+        beat = self._first_dead()
+        lines = innermost_lines(self._folder, beat.pid) if beat else ""
+        return f", at {lines}" if lines else ""
 
-    def _note_death(self, future: Future[str]) -> None:
-        if not future.cancelled() and _died(future):
-            self.death = _how_it_ended(str(future.exception()))
+    def last_words(self) -> str:
+        return last_words(self._folder, self._deaths or ())
+
+    def _first_dead(self) -> Beat | None:
+        return next(filter(self._is_dead, beats(self._folder)), None)
+
+    def _is_dead(self, beat: Beat) -> bool:
+        """Whether a worker had died before loky killed all; True for all where nobody knows."""
+        dead = {*(self._deaths or ()), *self._watchdog.killed}
+        return beat.pid in dead or not dead
+
+    def _note_deaths(self, error: BaseException | None) -> None:
+        """Look who is dead; loky says so to all who wait, just before it kills all workers that are alive."""
+        if self._deaths is None and _is_broken(error):
+            codes = {pid: process.exitcode for pid, process in list(self._processes.items())}
+            self._deaths = {pid: code for pid, code in codes.items() if code is not None}
+            if error is not None and error.__cause__ is not None:  # a task or an answer that could not be unpickled
+                self._complaint = str(error.__cause__).strip('" \n').rpartition("\n")[2]
 
     def end(self) -> None:
         """Stop the workers, at once: whatever they have in hand can be done again."""
-        self.watchdog.stop()
+        self._watchdog.stop()
         if self._executor is not None:
             self._executor.shutdown(wait=True, kill_workers=True)
             self._executor = None
+            end_left_behind(self._folder)
 
     def forget(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _died(future: Future[str]) -> bool:
+def _is_broken(error: BaseException | None) -> bool:
     """Whether a task ended because a worker did."""
     from joblib.externals.loky import BrokenProcessPool  # noqa: PLC0415 - already loaded with the pool
 
-    return isinstance(future.exception(), BrokenProcessPool)
+    return isinstance(error, BrokenProcessPool)
 
 
-def _how_it_ended(message: str) -> str:
-    """Words for the exit code in loky's message, such as ``{SIGSEGV(-11)}``."""
-    codes = [int(code) for code in re.findall(r"\((-?\d+)\)", message)]
-    if not codes:
-        return "worker died"
-    return f"worker killed by signal {-codes[0]}" if codes[0] < 0 else f"worker exited with code {codes[0]}"
+def _error_of(future: Future[Answer]) -> BaseException | None:
+    return future.exception() if future.done() and not future.cancelled() else None
 
 
-def _chunks(refs: Sequence[ClipRef], n_jobs: int) -> Iterator[Sequence[ClipRef]]:
-    """Cut a shard into tasks: small for big files, and never fewer tasks than there are workers to take them."""
+def _start_trackers() -> None:
+    """Start the processes that remove semaphores when all others are gone, such that they do outlive these.
+
+    A terminal that goes away would end them first; and they must not import what lies in the working directory, which
+    may be a folder of the archive.
+    """
+    from multiprocessing import resource_tracker  # noqa: PLC0415
+
+    from joblib.externals.loky.backend import resource_tracker as loky_tracker  # noqa: PLC0415
+
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        resource_tracker.ensure_running()
+        loky_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Import joblib without its warning of a machine that has no semaphores: that is an error here, with a cure."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*serial mode")
+        yield
+
+
+def _chunks(refs: Sequence[ClipRef], n_jobs: int) -> Iterator[tuple[int, int]]:
+    """Cut a shard into tasks, each from one place to another: small for big files, and at least one for each worker."""
     n_files = max(1, min(_CHUNK_FILES, len(refs) // n_jobs))
     first, n_bytes = 0, 0
     for index, ref in enumerate(refs):
         if index > first and (index - first >= n_files or n_bytes + ref.size_bytes > _CHUNK_BYTES):
-            yield refs[first:index]
+            yield first, index
             first, n_bytes = index, 0
         n_bytes += ref.size_bytes
     if first < len(refs):
-        yield refs[first:]
+        yield first, len(refs)

@@ -6,17 +6,23 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
-from ser_batch.stages.worker import BEAT_PREFIX, Beat, read_beat
+from ser_batch.stages.blame import Cause
+from ser_batch.stages.worker import BEAT_PREFIX, LOG_PREFIX, Beat, read_beat
 
-__all__ = ["Watchdog", "end_orphans"]
+__all__ = ["Watchdog", "beats", "end_left_behind", "end_orphans"]
 
 #: How often workers are looked at.
 _PERIOD_S = 0.2
+#: Output of a worker beyond this is forgotten: a plugin may print for each of a million files.
+_LOG_BYTES = 2**20
+#: Two readings of when a process began differ by less, even where the clock was set meanwhile.
+_BIRTH_TOLERANCE_S = 2.0
 
 
 class Watchdog(threading.Thread):
@@ -25,7 +31,7 @@ class Watchdog(threading.Thread):
     Parameters
     ----------
     folder : Path
-        Where the workers of one pool keep their heartbeats.
+        Where the workers of one pool keep their heartbeats and their logs.
     memory_limit_mb : int
         Resident memory of one worker; 0 = no limit. The time limit comes with each heartbeat.
     """
@@ -34,51 +40,79 @@ class Watchdog(threading.Thread):
         super().__init__(name="ser-batch watchdog", daemon=True)
         self._folder, self._memory_limit_mb = folder, memory_limit_mb
         self._ended = threading.Event()
-        #: Heartbeat of each worker killed -> why.
-        self.killed: dict[Beat, str] = {}
+        #: Process of each worker killed -> why.
+        self.killed: dict[int, Cause] = {}
 
     def run(self) -> None:
         while not self._ended.wait(_PERIOD_S):
-            for path in self._folder.glob(f"{BEAT_PREFIX}*"):
+            for beat in beats(self._folder):
                 with suppress(OSError, psutil.Error):
-                    self._look_at(path)
+                    self._look_at(beat)
 
     def stop(self) -> None:
         self._ended.set()
         if self.is_alive():
             self.join()
 
-    def reason(self, beat: Beat | None) -> str:
-        """Why the worker of a heartbeat was killed, "" where it was not killed from here."""
-        return next((why for known, why in self.killed.items() if beat and known.pid == beat.pid), "")
-
-    def _look_at(self, path: Path) -> None:
-        beat = read_beat(path)
-        if beat is None or beat.stage == "idle":
-            return
-        why = self._over_limit(beat)
+    def _look_at(self, beat: Beat) -> None:
+        log = self._folder / f"{LOG_PREFIX}{beat.pid}"
+        if log.stat().st_size > _LOG_BYTES:
+            os.truncate(log, 0)  # workers append, so the next line is the first
+        cause = None if beat.stage == "idle" else self._over_limit(beat)
         # Read again: the worker may have been writing, or may have gone on to the next file.
-        if why and read_beat(path) == beat and not self._ended.is_set():
-            self.killed[beat] = why
-            os.kill(beat.pid, signal.SIGKILL)
+        if cause and read_beat(self._folder / f"{BEAT_PREFIX}{beat.pid}") == beat and not self._ended.is_set():
+            self.killed[beat.pid] = cause
+            _kill_group(beat.pid)
 
-    def _over_limit(self, beat: Beat) -> str:
+    def _over_limit(self, beat: Beat) -> Cause | None:
         if beat.limit_s > 0 and time.monotonic() - beat.began_s > beat.limit_s:
-            return f"timed out after {beat.limit_s:g} s"
+            return Cause("TimedOut", f"timed out after {beat.limit_s:g} s")
         if self._memory_limit_mb and psutil.Process(beat.pid).memory_info().rss > self._memory_limit_mb * 2**20:
-            return f"exceeded {self._memory_limit_mb} MB"
-        return ""
+            return Cause("OutOfMemory", f"exceeded {self._memory_limit_mb} MB")
+        return None
+
+
+def beats(folder: Path) -> Iterator[Beat]:
+    """Yield the last heartbeat of each worker that had its heartbeat below a folder."""
+    for path in folder.rglob(f"{BEAT_PREFIX}*"):
+        with suppress(OSError, ValueError):
+            if beat := read_beat(path):
+                yield beat
+
+
+def end_left_behind(folder: Path) -> None:
+    """End what workers that have just died leave behind: programs that a plugin started."""
+    for beat in beats(folder):
+        # A number is not given away while a group bears it, so this is theirs or nobody's.
+        if not psutil.pid_exists(beat.pid) or _is_worker(beat):
+            _kill_group(beat.pid)
 
 
 def end_orphans(folder: Path) -> None:
-    """Kill workers that outlived a parent which was itself killed; `folder` is where they keep their heartbeats.
+    """End workers that outlived a parent which was itself killed; `folder` is where they keep their heartbeats.
 
     A worker notices that its parent is gone within a second, unless native code in it never returns.
     """
-    for path in folder.rglob(f"{BEAT_PREFIX}*"):
-        with suppress(OSError, ValueError, psutil.Error):
-            worker = psutil.Process(int(path.name.removeprefix(BEAT_PREFIX)))
-            is_ours = worker.create_time() < path.stat().st_mtime + 1 and "loky" in " ".join(worker.cmdline())
-            if is_ours and worker.ppid() in (1, 0):
-                worker.kill()
-                worker.wait(5)
+    for beat in beats(folder):
+        if _is_worker(beat):
+            _kill_group(beat.pid)
+            with suppress(psutil.Error):
+                psutil.Process(beat.pid).wait(5)
+
+
+def _is_worker(beat: Beat) -> bool:
+    """Whether the process of this number is still the one that wrote the heartbeat."""
+    try:
+        process = psutil.Process(beat.pid)
+        began_then = abs(process.create_time() - beat.born_s) < _BIRTH_TOLERANCE_S
+        return began_then and "loky" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def _kill_group(pid: int) -> None:
+    """Kill a worker with all that was started in it; each worker leads a group of its own."""
+    with suppress(OSError):
+        os.killpg(pid, signal.SIGKILL)
+    with suppress(OSError):
+        os.kill(pid, signal.SIGKILL)

@@ -7,9 +7,9 @@ the worker dead reads from both what is done and whom to blame.
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import gc
-import io
 import json
 import os
 import pickle
@@ -18,33 +18,57 @@ import struct
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
+
+import psutil
 
 from ser_batch import hooks
+from ser_batch.dsp import kernel_cache
 from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.errors import PluginError, SerBatchError
 from ser_batch.records import Clip, ClipOutcome, ClipRef, Status
-from ser_batch.stages.analyse import analyse_clip, select_extractors
+from ser_batch.stages.analyse import Observer, analyse_clip, select_extractors
 from ser_batch.stages.ingredients import Setup, differences, ingredients_of
+from ser_batch.text import message_of
 from ser_batch.windows import plan_windows
 
 if TYPE_CHECKING:
     import pluggy
 
-__all__ = ["BEAT_PREFIX", "Beat", "Workshop", "read_beat", "read_spool", "run_chunk", "start_worker"]
+__all__ = [
+    "BEAT_PREFIX",
+    "FATAL_PREFIX",
+    "LOG_PREFIX",
+    "Answer",
+    "Beat",
+    "Workshop",
+    "read_beat",
+    "read_spool",
+    "run_chunk",
+    "start_worker",
+]
 
 BEAT_PREFIX = "beat-"
 
-#: Heartbeat on disk: chunk, position in it, stage, time it began, time limit; all in s of the system's monotonic clock.
-_BEAT = struct.Struct("<qiidd")
+#: Output of a worker, and what faulthandler says of its end.
+LOG_PREFIX, FATAL_PREFIX = "log-", "fatal-"
+
+#: Heartbeat on disk: birth of the worker, chunk, position in it, stage, time it began and limit on the monotonic clock.
+_BEAT = struct.Struct("<dqiidd")
+_SPOOL_PREFIX = "spool-"
+#: Before each outcome in a spool: its length.
+_FRAME = struct.Struct("<Q")
 _STAGES = ("start", "decode", "extract", "predict", "idle")
 
 #: A worker that has not loaded and warmed up all plugins by then never will. Compiling takes minutes on a slow machine.
 _START_LIMIT_S = 900.0
 #: Audio per started stretch of which a file is given its time limit once more.
 _LIMIT_PER_AUDIO_S = 600.0
+#: A worker that cannot open as many files beside those that it has open may fail the next file for it.
+_SPARE_DESCRIPTORS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +76,8 @@ class Beat:
     """What a worker was about when it was last heard of."""
 
     pid: int
+    #: When its process began, in s since 1970: tells it from a later process of the same number.
+    born_s: float
     chunk: int
     position: int
     stage: str
@@ -71,6 +97,9 @@ class Workshop:
         self._model = hooks.load_classifier(self.manager, setup.model, "cpu") if setup.model else None
         self.extractors = select_extractors(offered, setup.extractors)
         self.classifier = self._model if setup.predict else None
+        #: Whether a file has been analysed here.
+        self.is_used = False
+        self._is_warm = False
         self._check_promise()
         self._warm_up()
 
@@ -111,10 +140,16 @@ class Workshop:
             blocks = {name: extractor.extract(clip, windows_s) for name, (_, extractor) in self.extractors.items()}
         except SerBatchError:
             return  # an extractor that fails here fails on the first file too, where it has a row to say so
+        self._is_warm = True
         if self.classifier is not None:
             self.classifier.pool(*self.classifier.predict(blocks))
 
-    def analyse(self, ref: ClipRef, observe: Any) -> ClipOutcome:
+    def keep_compiled(self) -> None:
+        """Say to later scans that the kernels of the built-in extractors are compiled, if they could be kept."""
+        if self._is_warm:
+            kernel_cache.mark_warm(self._setup.built_in_extractors)
+
+    def analyse(self, ref: ClipRef, observe: Observer) -> ClipOutcome:
         model = self._model
         keep = self._setup.keep_tensors if model is None else lambda: model
         return analyse_clip(
@@ -131,47 +166,89 @@ class _Heart:
     """Writes the heartbeat of this process: one small write in place, about a microsecond."""
 
     def __init__(self, folder: Path) -> None:
+        self._born_s = psutil.Process().create_time()
         self._file = os.open(folder / f"{BEAT_PREFIX}{os.getpid()}", os.O_RDWR | os.O_CREAT, 0o600)
 
     def beat(self, chunk: int, position: int, stage: str, began_s: float, limit_s: float) -> None:
-        os.pwrite(self._file, _BEAT.pack(chunk, position, _STAGES.index(stage), began_s, limit_s), 0)
+        beat = _BEAT.pack(self._born_s, chunk, position, _STAGES.index(stage), began_s, limit_s)
+        os.pwrite(self._file, beat, 0)
 
 
 _heart: _Heart | None = None
 
 
 def start_worker(folder: Path, parent: int) -> None:
-    """Prepare a fresh worker: signals, heartbeat, output, and an end with its parent."""
+    """Prepare a fresh worker: signals, input and output, heartbeat, and an end with its parent."""
     global _heart  # noqa: PLW0603 - one heart per process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    # Codecs write warnings and plugins print: neither belongs between the lines of a progress bar.
-    log = os.open(folder / f"log-{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
-    _heart = _Heart(folder)
+    # A group of its own, so that what a plugin starts can be ended together with the worker.
+    with suppress(OSError):
+        os.setpgid(0, 0)
+    try:
+        # Codecs write warnings and plugins print: neither belongs between the lines of a progress bar; and what a
+        # program that a plugin starts would read from the terminal was typed for somebody else.
+        _redirect(0, os.devnull, os.O_RDONLY)
+        for stream in (1, 2):
+            _redirect(stream, folder / f"{LOG_PREFIX}{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        fatal = os.open(folder / f"{FATAL_PREFIX}{os.getpid()}", os.O_WRONLY | os.O_CREAT, 0o600)
+        faulthandler.enable(fatal, all_threads=False)
+        _heart = _Heart(folder)
+    except OSError:
+        os._exit(1)  # where the folder is gone, the parent knows better what to say
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     # Arrays are freed by counting; what the collector would walk through are the plugins, loaded once.
     gc.freeze()
 
 
+def _redirect(stream: int, path: str | Path, flags: int) -> None:
+    descriptor = os.open(path, flags, 0o600)
+    os.dup2(descriptor, stream)
+    os.close(descriptor)
+
+
 def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
+    with suppress(OSError):
+        os.killpg(os.getpid(), signal.SIGKILL)  # with what plugins have started; not the group of whoever started us
     os._exit(1)
 
 
-def run_chunk(setup: Setup, folder: Path, chunk: int, refs: Sequence[ClipRef]) -> str:
-    """Analyse files and spool their outcomes; return "" or why no file could be begun."""
+class Answer(NamedTuple):
+    """How a chunk ended in a worker that is alive."""
+
+    #: ``done``; ``tired`` where the worker can open no more files, so that the rest of the chunk needs another one; or
+    #: the name of the error that keeps a worker from beginning at all. The parent adds ``lost``.
+    kind: str
+    text: str = ""
+
+
+def run_chunk(setup: Setup, folder: Path, chunk: int, refs: Sequence[ClipRef]) -> Answer:
+    """Analyse files and spool their outcomes.
+
+    Raises
+    ------
+    OSError
+        An outcome cannot be spooled.
+    """
     heart = _heart
     assert heart is not None
     heart.beat(chunk, 0, "start", time.monotonic(), _START_LIMIT_S)
     try:
         workshop = _workshop(setup)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
+    except BaseException as error:  # a plugin may raise anything, SystemExit included
+        name = type(error).__name__
+        if isinstance(error, SerBatchError):
+            return Answer(name, message_of(error))
+        is_machine = isinstance(error, OSError | MemoryError)
+        return Answer("RunError" if is_machine else "PluginError", f"{name}: {message_of(error)}")
+    if not refs:
+        workshop.keep_compiled()
+        return Answer("done")
+    if workshop.is_used and _is_exhausted():
+        return Answer("tired", _held_open())
     timeout_s = setup.config.extract.timeout_s
-    with (folder / f"spool-{chunk}").open("wb") as spool:
+    with (folder / f"{_SPOOL_PREFIX}{chunk}").open("wb") as spool:
         for position, ref in enumerate(refs):
             began_s = time.monotonic()
 
@@ -179,34 +256,77 @@ def run_chunk(setup: Setup, folder: Path, chunk: int, refs: Sequence[ClipRef]) -
                 limit_s = timeout_s * (1 + audio_s // _LIMIT_PER_AUDIO_S)
                 heart.beat(chunk, position, stage, began_s, limit_s)
 
-            try:
-                outcome = workshop.analyse(ref, observe)
-            except KeyboardInterrupt as error:  # raised by a plugin: real ones are ignored here
-                outcome = _refused(ref, error)
+            was_used, workshop.is_used = workshop.is_used, True
+            data = _analysed(workshop, ref, observe)
             heart.beat(chunk, position, "idle", time.monotonic(), 0.0)
-            pickle.dump(outcome, spool, protocol=pickle.HIGHEST_PROTOCOL)
+            if data.failed and was_used and _is_exhausted():
+                return Answer("tired", _held_open())  # perhaps not the fault of this file
+            spool.write(_FRAME.pack(len(data.pickled)) + data.pickled)
             spool.flush()
-    return ""
+    return Answer("done")
 
 
-def _refused(ref: ClipRef, error: BaseException) -> ClipOutcome:
-    return ClipOutcome(ref, Status.FAILED, "extract", type(error).__name__, str(error) or type(error).__name__)
+class _Analysed(NamedTuple):
+    pickled: bytes
+    failed: bool
 
 
-def read_spool(folder: Path, chunk: int) -> list[ClipOutcome]:
-    """Return the outcomes that a worker finished, in order; one that it was cut off in is not among them."""
-    outcomes: list[ClipOutcome] = []
+def _analysed(workshop: Workshop, ref: ClipRef, observe: Observer) -> _Analysed:
+    """Analyse one file; whatever a plugin makes of its outcome, there is one that can be sent."""
     try:
-        data = (folder / f"spool-{chunk}").read_bytes()
-    except FileNotFoundError:
-        return outcomes
-    stream = io.BytesIO(data)
-    while stream.tell() < len(data):
-        try:
-            outcomes.append(pickle.load(stream))  # written by our own worker, in the run's own folder
-        except (EOFError, pickle.UnpicklingError):
-            break
+        # A copy for plugins, which may change what they are given.
+        outcome = replace(workshop.analyse(replace(ref), observe), ref=ref)
+        return _Analysed(pickle.dumps(outcome, pickle.HIGHEST_PROTOCOL), outcome.status is Status.FAILED)
+    except BaseException as error:  # a KeyboardInterrupt is a plugin's: real ones are ignored here
+        refusal = ClipOutcome(ref, Status.FAILED, "extract", type(error).__name__, message_of(error))
+        return _Analysed(pickle.dumps(refusal, pickle.HIGHEST_PROTOCOL), failed=True)
+
+
+def _is_exhausted() -> bool:
+    """Whether this process can hardly open a file any more."""
+    opened: list[int] = []
+    try:
+        for _ in range(_SPARE_DESCRIPTORS):
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return True
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return False
+
+
+def _held_open() -> str:
+    """Describe what this process has open, by its number and the latest of them."""
+    process = psutil.Process()
+    files = process.open_files()
+    return f"{process.num_fds():,} at once" + (f", such as {files[-1].path}" if files else "")
+
+
+def read_spool(folder: Path, chunk: int, refs: Sequence[ClipRef]) -> list[ClipOutcome]:
+    """Return the outcomes that a worker finished of a chunk of `refs`, in order.
+
+    One that it was cut off in is not among them; one that cannot be loaded here costs its own file.
+    """
+    path = folder / f"{_SPOOL_PREFIX}{chunk}"
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    outcomes: list[ClipOutcome] = []
+    first = _FRAME.size
+    while first <= len(data) and first + (size := _FRAME.unpack_from(data, first - _FRAME.size)[0]) <= len(data):
+        outcomes.append(_loaded(data[first : first + size], refs[len(outcomes)]))
+        first += size + _FRAME.size
+    path.unlink(missing_ok=True)
     return outcomes
+
+
+def _loaded(pickled: bytes, ref: ClipRef) -> ClipOutcome:
+    try:
+        outcome: ClipOutcome = pickle.loads(pickled)  # written by our own worker, in the run's own folder
+        return outcome
+    except Exception as error:
+        return ClipOutcome(ref, Status.FAILED, "extract", type(error).__name__, message_of(error))
 
 
 def read_beat(path: Path) -> Beat | None:
@@ -214,5 +334,5 @@ def read_beat(path: Path) -> Beat | None:
     data = path.read_bytes()
     if len(data) < _BEAT.size:
         return None
-    chunk, position, stage, began_s, limit_s = _BEAT.unpack_from(data)
-    return Beat(int(path.name.removeprefix(BEAT_PREFIX)), chunk, position, _STAGES[stage], began_s, limit_s)
+    born_s, chunk, position, stage, began_s, limit_s = _BEAT.unpack_from(data)
+    return Beat(int(path.name.removeprefix(BEAT_PREFIX)), born_s, chunk, position, _STAGES[stage], began_s, limit_s)

@@ -204,7 +204,7 @@ def extract_features(
         n_missing = sum(len(buckets[number].clips) for number in missing)
         progress.begin(n_missing, sum(len(bucket.clips) for bucket in buckets))
         try:
-            with temporary_extraction(setup, min(worker_count(jobs), n_missing), progress) as extraction:
+            with temporary_extraction(setup, worker_count(jobs, n_missing), progress) as extraction:
                 shards = ((number, buckets[number].refs()) for number in missing)
                 for number, outcomes in extraction.run(shards):
                     found[number] = _stacked(outcomes, buckets[number], ingredients.specs)

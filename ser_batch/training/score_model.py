@@ -101,7 +101,7 @@ def _outcomes(ingredients: Ingredients, paths: Sequence[str], jobs: int, progres
     progress.begin(len(refs), len(refs))
     try:
         with temporary_extraction(
-            ingredients.setup(predict=True), min(worker_count(jobs), len(refs)), progress
+            ingredients.setup(predict=True), worker_count(jobs, len(refs)), progress
         ) as extraction:
             for _, outcomes in extraction.run(shards):
                 yield from outcomes

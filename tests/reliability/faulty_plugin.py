@@ -1,10 +1,16 @@
-"""Injects faults by file name: an extractor and a classifier that are fast, and misbehave where they are told to."""
+"""Injects faults by file name: an extractor and a classifier that are fast, and misbehave where they are told to.
+
+Where SER_BATCH_TEST_FOLDER is set, it learns there which file was begun how often, and by whom.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
+import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -15,24 +21,109 @@ from ser_batch.records import FeatureBlock, FeatureSpec, Prediction
 SECONDS_PER_FILE = 0.01
 
 
-def _misbehave(name: str) -> None:
-    if "segfault" in name:
-        ctypes.string_at(0)
-    elif "exit" in name:
+class Unspeakable(Exception):
+    """Cannot be shown."""
+
+    def __str__(self):
+        raise ValueError("no text")
+
+
+def _log(name: str) -> Path:
+    return Path(os.environ["SER_BATCH_TEST_FOLDER"], name)
+
+
+def _begun(name: str) -> int:
+    """Note who begins a file; return how often it was begun, this time included."""
+    if not name or "SER_BATCH_TEST_FOLDER" not in os.environ:
+        return 1
+    with _log(name).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    return len(_log(name).read_text().split())
+
+
+def _wait_for(name: str, n_times: int) -> None:
+    deadline = time.monotonic() + 30
+    while not _log(name).exists() or len(_log(name).read_text().split()) < n_times:
+        if time.monotonic() > deadline:
+            os._exit(9)
+        time.sleep(0.01)
+
+
+def _loop(n_times: int) -> None:
+    while True:
+        time.sleep(0.01)
+
+
+def _allocate(n_times: int) -> None:
+    hoard = []
+    while True:
+        hoard.append(np.ones(4 * 2**20))
+
+
+def _murder(n_times: int) -> None:
+    """Die together with another worker; then live, but only side by side with the other file."""
+    if n_times == 1:
+        _wait_for("victim.wav", 1)
+        os.kill(int(_log("victim.wav").read_text()), signal.SIGKILL)
         os._exit(3)
-    elif "loop" in name:
-        while True:
-            time.sleep(0.01)
-    elif "allocate" in name:
-        hoard = []
-        while True:
-            hoard.append(np.ones(4 * 2**20))
-    elif "base" in name:
-        raise SystemExit("a plugin wants out")
-    elif "interrupt" in name:
-        raise KeyboardInterrupt
-    elif "raise" in name:
-        raise ValueError("no \x1b[31mway\x1b[0m")
+    _wait_for("victim.wav", 2)
+
+
+def _be_murdered(n_times: int) -> None:
+    if n_times == 1:
+        time.sleep(60)
+    _wait_for("murderer.wav", 2)
+
+
+def _start_a_program(n_times: int) -> None:
+    _log("program").write_text(str(subprocess.Popen(["sleep", "1000"]).pid))
+
+
+def _exit_with_a_program(n_times: int) -> None:
+    _start_a_program(n_times)
+    os._exit(3)
+
+
+def _hang_with_a_program(n_times: int) -> None:
+    _start_a_program(n_times)
+    _loop(n_times)
+
+
+def _leak(n_times: int) -> None:
+    _hoard.extend(os.open(__file__, os.O_RDONLY) for _ in range(40))
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+#: Part of a file's name -> what is done, given how often the file was begun.
+MISDEEDS = {
+    "segfault": lambda _: ctypes.string_at(0),
+    "exit": lambda _: os._exit(3),
+    "loop": _loop,
+    "allocate": _allocate,
+    "base": lambda _: _raise(SystemExit("a plugin wants out")),
+    "interrupt": lambda _: _raise(KeyboardInterrupt()),
+    "raise": lambda _: _raise(ValueError("no \x1b[31mway\x1b[0m")),
+    "unspeakable": lambda _: _raise(Unspeakable()),
+    "stdin": lambda _: input(),
+    "chdir": lambda _: os.chdir("/"),
+    "slow": lambda _: time.sleep(0.5),
+    "murderer": _murder,
+    "victim": _be_murdered,
+    "family": _exit_with_a_program,
+    "stubborn": _hang_with_a_program,
+    "stuck": lambda _: ctypes.PyDLL(None).sleep(1000),  # in native code, with Python's lock held
+    "leak": _leak,
+}
+
+
+def _misbehave(name: str) -> None:
+    n_times = _begun(name)
+    for part, misdeed in MISDEEDS.items():
+        if part in name:
+            misdeed(n_times)
 
 
 class Loudness:
@@ -75,6 +166,7 @@ class Guess:
 
 
 _extractor = Loudness()
+_hoard = []
 
 
 @ser_batch.hookimpl
@@ -87,6 +179,8 @@ def load_classifier(name, device):
     return Guess() if name == "guess" else None
 
 
-@ser_batch.hookimpl
+@ser_batch.hookimpl(tryfirst=True)
 def read_clip(ref):
-    _extractor.hurt = os.path.basename(ref.clip_id)  # noqa: PTH119
+    name = _extractor.hurt = os.path.basename(ref.clip_id)  # noqa: PTH119
+    if "renamed" in name:
+        object.__setattr__(ref, "clip_id", "another.wav")

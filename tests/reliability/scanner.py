@@ -5,11 +5,14 @@ Everything heavy is imported once and then inherited by fork, so that a scan tak
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
 import pathlib
 import random
+import resource
+import shutil
 import signal
 import sys
 import time
@@ -23,6 +26,9 @@ from ser_batch.errors import SerBatchError
 from ser_batch.plugins import PluginRecipe
 from ser_batch.run import steps
 from ser_batch.run.journal import Filesystem
+from ser_batch.stages.progress import Progress
+
+PR_SET_CHILD_SUBREAPER = 36
 
 
 def kill_at(name: str, number: int) -> None:
@@ -57,7 +63,25 @@ def break_disk(operation: str, number: int, code: str, after: bool) -> None:
     setattr(Filesystem, operation, faulty)
 
 
+class Heard(Progress):
+    """Remembers what was said."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+
 def run(order: dict) -> dict:
+    os.environ.update(order.get("environment", {}))
+    for name, limit in order.get("limits", {}).items():
+        resource.setrlimit(getattr(resource, name), (limit, limit))
+    heard = Heard()
+    return scanned(order, heard) | {"said": heard.said}
+
+
+def scanned(order: dict, heard: Heard) -> dict:
     if "kill_at" in order:
         kill_at(*order["kill_at"])
     if "break_disk" in order:
@@ -65,7 +89,15 @@ def run(order: dict) -> dict:
     config = Config().with_values(order["config"])
     recipe = PluginRecipe(files=tuple(order["plugins"]), entry_points=(), built_in=("ser_batch.audio",))
     try:
-        summary = scan(order["inputs"], order["run"], config=config, plugins=recipe, mode=order["mode"], report=False)
+        summary = scan(
+            order["inputs"],
+            order["run"],
+            config=config,
+            plugins=recipe,
+            mode=order["mode"],
+            progress=heard,
+            report=False,
+        )
     except SerBatchError as error:
         return {"code": int(error.exit_code), "error": str(error)}
     except KeyboardInterrupt:
@@ -90,6 +122,12 @@ def hurt(pid: int, run: str, order: dict, begin: float) -> None:
     delay = order.get("after_s", 0.0) - (time.monotonic() - begin)
     if delay > 0:
         time.sleep(delay)
+    while "exists" in order and not pathlib.Path(order["exists"]).exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    if "remove" in order:
+        for folder in pathlib.Path(run).glob(order["remove"]):
+            shutil.rmtree(folder, ignore_errors=True)
+        return
     target = pid
     if order.get("who") == "worker":
         workers = [child for child in psutil.Process(pid).children() if "loky" in " ".join(child.cmdline())]
@@ -97,10 +135,14 @@ def hurt(pid: int, run: str, order: dict, begin: float) -> None:
         if not workers:
             return
         target = random.choice(workers).pid
-    os.kill(target, order["signal"])
+    for number in order.get("signals") or [order["signal"]]:
+        (os.killpg if order.get("who") == "group" else os.kill)(target, number)
 
 
 def main() -> None:
+    # As under `systemd --user`: orphans are given to this process, not to number 1.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     for line in sys.stdin:
         order = json.loads(line)
         reader, writer = os.pipe()
@@ -108,6 +150,7 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             os.close(reader)
+            os.setpgid(0, 0)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             answer = run(order)
             os.write(writer, json.dumps(answer).encode())
@@ -122,6 +165,7 @@ def main() -> None:
             data = answers.read()
         _, status = os.waitpid(pid, 0)
         answer = json.loads(data) if data else {"code": -os.WTERMSIG(status)}
+        answer |= {"pid": pid}
         answer["seconds"] = time.monotonic() - begin
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
