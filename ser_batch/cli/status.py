@@ -26,7 +26,7 @@ def command(run_dir: str) -> int:
 
     Exit codes: 0 complete, 1 complete with failed files, 7 not complete or no run.
     """
-    from ser_batch.run.journal import holder_of  # noqa: PLC0415 - imports for a call, not for --help
+    from ser_batch.run.lock import holder_of  # noqa: PLC0415 - imports for a call, not for --help
     from ser_batch.run.manifest import read_manifest  # noqa: PLC0415
     from ser_batch.run.store import RunStore  # noqa: PLC0415
     from ser_batch.run.summary import summarise  # noqa: PLC0415

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-__all__ = ["COUNT", "FIELDS", "STATES", "TEXT", "Kind", "problem_with"]
+__all__ = ["COUNT", "FIELDS", "STATES", "TEXT", "TIME", "Kind", "problem_with"]
 
 #: What a run may be: its scan is at work or was killed; was stopped; ended, but a file found has no row yet; is whole.
 STATES = ("running", "interrupted", "incomplete", "complete")
@@ -85,7 +85,7 @@ _AMOUNT = Kind(lambda value: _is_number(value) and value >= 0, "a number from 0"
 _AMOUNTS = Kind(_object_of(_AMOUNT.holds), "an object of numbers from 0")
 _COUNTS = Kind(_object_of(_is_count), "an object of whole numbers from 0")
 _TEXTS = Kind(_list_of(_is_text), "a list of texts")
-_TIME = Kind(_is_time, "a time with its zone (ISO 8601)")
+TIME = Kind(_is_time, "a time with its zone (ISO 8601)")
 _OBJECT = Kind(_is_object, "an object")
 _OBJECTS = Kind(_list_of(_is_object), "a list of objects")
 
@@ -100,8 +100,8 @@ FIELDS: Mapping[str, Kind] = {
     "run_id": TEXT,
     "replaces": TEXT,
     "tool_version": TEXT,
-    "created": _TIME,
-    "updated": _TIME,
+    "created": TIME,
+    "updated": TIME,
     "state": Kind(lambda value: value in STATES, f"one of {', '.join(STATES)}"),
     "config": Kind(_object_of(_object_of(_is_setting)), "an object of sections, each an object of settings"),
     "fingerprint": TEXT,
@@ -145,7 +145,7 @@ FIELDS: Mapping[str, Kind] = {
     "wall_s": _AMOUNT,
     "stage_s": _AMOUNTS,
     "visit": _OBJECT,
-    "visit.begun": _TIME,
+    "visit.begun": TIME,
     "visit.n_found": COUNT,
     "visit.n_files": COUNT,
     "visit.n_commits_before": COUNT,

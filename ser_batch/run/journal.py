@@ -1,21 +1,19 @@
-"""What makes a run survive: the lock, the file system's operations in one place, and the journal of commits."""
+"""What makes a run survive: the file system's operations in one place, and the journal of commits."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import platform
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ser_batch.atomic import NO_FOLLOW, flush_folder, open_new
 from ser_batch.errors import RunError
+from ser_batch.run.fields import COUNT, TEXT, TIME, Kind, problem_with
 
-__all__ = ["Entry", "Filesystem", "Journal", "holder_of", "in_use", "lock_run", "sha256_of"]
+__all__ = ["Entry", "Filesystem", "Journal", "sha256_of"]
 
 
 class Filesystem:
@@ -86,6 +84,30 @@ class Entry:
     windows_bytes: int
     windows_sha256: str
 
+    @classmethod
+    def parse(cls, line: bytes) -> Entry:
+        """Read a line of the journal.
+
+        Raises
+        ------
+        ValueError
+            It is none.
+        """
+        values = json.loads(line)
+        if not isinstance(values, dict):
+            raise ValueError("a line holds an object")
+        known = {name: values[name] for name in _FIELDS if name in values}
+        if problem := problem_with(known, _FIELDS):
+            raise ValueError(problem)
+        try:
+            return cls(**known)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+
+
+_FIELDS = {item.name: COUNT if item.type == "int" else TEXT for item in fields(Entry)}
+_FIELDS["at"] = Kind(lambda value: value == "" or TIME.holds(value), TIME.words)
+
 
 class Journal:
     """The commits of a run, one JSON line each; a part's last line counts.
@@ -111,21 +133,25 @@ class Journal:
         Raises
         ------
         RunError
-            A line before the last is damaged: that is no crash but a broken disk or an editor.
+            The journal cannot be read, or a line before the last is damaged: that is no crash but a broken disk or an
+            editor.
         """
         try:
             data = self._path.read_bytes()
         except FileNotFoundError:
             return {}
+        except OSError as error:
+            raise RunError(f"{self._path} cannot be read: {error.strerror}.") from None
         whole, _, rest = data.rpartition(b"\n")
         if rest and mend:
             os.truncate(self._path, len(data) - len(rest))
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
-                entry = Entry(**json.loads(line))
-            except (ValueError, TypeError):
+                entry = Entry.parse(line)
+            except (ValueError, RecursionError) as error:
                 raise RunError(
-                    f"{self._path}, line {number} is damaged. Delete the file: the journal is rebuilt from the parts."
+                    f"{self._path}, line {number} is damaged ({error}). Delete the file: the next scan rebuilds it "
+                    f"from the parts."
                 ) from None
             self._entries[entry.part] = entry
             self.commits.append(entry)
@@ -152,43 +178,3 @@ class Journal:
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def lock_run(run_dir: Path) -> Iterator[None]:
-    """Hold a run for this process; the system lets go of it when the process ends, however it ends.
-
-    Raises
-    ------
-    RunError
-        Another process holds it; the message names it.
-    """
-    with (run_dir / ".lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise in_use(run_dir, holder) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-        yield
-
-
-def in_use(run_dir: Path, holder: str) -> RunError:
-    """Return the error that says who writes a run."""
-    return RunError(f"{run_dir} is being written by {holder}. Wait for it or stop it, or use another run folder.")
-
-
-def holder_of(run_dir: Path) -> str:
-    """Name the process that is writing a run, "" for none."""
-    try:
-        with (run_dir / ".lock").open(encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return file.read().strip() or "another process"
-    except FileNotFoundError:
-        pass
-    return ""

@@ -18,7 +18,8 @@ from ser_batch import hooks
 from ser_batch.errors import RunError
 from ser_batch.interrupt import Interruptions
 from ser_batch.records import ClipOutcome, Status
-from ser_batch.run.journal import Filesystem, holder_of, in_use, lock_run
+from ser_batch.run.journal import Filesystem
+from ser_batch.run.lock import lock_for_writing, refuse_if_written
 from ser_batch.run.manifest import new_manifest, read_manifest
 from ser_batch.run.metadata import FileTable
 from ser_batch.run.plan import Plan, Shard, make_plan, read_index
@@ -67,7 +68,7 @@ def open_run(
     _claim(run_dir)
     with ExitStack() as stack:
         with _said("the folder"):
-            stack.enter_context(lock_run(run_dir))
+            stack.enter_context(lock_for_writing(run_dir))
         reached("locked")
         manifest = _manifest_for(run_dir, mode, ingredients, found)
         store = RunStore(run_dir)
@@ -104,8 +105,7 @@ def preview_run(run_dir: Path, ingredients: Ingredients, found: Found, mode: str
     there = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
     if not os.access(there, os.W_OK | os.X_OK):
         raise RunError(f"{run_dir} cannot be used for a run: {there} is not to be written.")
-    if holder := holder_of(run_dir):
-        raise in_use(run_dir, holder)
+    refuse_if_written(run_dir)
     manifest = _manifest_for(run_dir, mode, ingredients, found)
     store = RunStore(run_dir)
     if mode != "restart":

@@ -2,7 +2,8 @@
 
 One shard is one part: ``windows/part-NNNNN.parquet`` and ``files/part-NNNNN.parquet``. A commit stages both under
 hidden names, flushes them, appends one line to the journal - that is the commit - and renames both into place. Whoever
-opens the run after a crash finds either no line, and drops what is staged, or the line, and does the renames left.
+opens the run after a crash finds either no line, and drops what is staged, or the line, and does the renames left;
+whoever only looks reads them where they are.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class RunStore:
         self.run_dir = run_dir
         self._filesystem = filesystem or Filesystem()
         self._journal = Journal(run_dir / "journal.jsonl", self._filesystem)
+        #: (table, part) of the last commit whose renames are left; for whoever only looks.
+        self._unrenamed: set[tuple[str, int]] = set()
 
     def create(self) -> None:
         """Make the folders of the tables."""
@@ -54,7 +57,12 @@ class RunStore:
             (self.run_dir / table).mkdir(exist_ok=True)
 
     def path(self, table: str, part: int) -> Path:
+        """Return the place of a part, where it is once its commit is done."""
         return self.run_dir / table / f"part-{part:05d}.parquet"
+
+    def where(self, table: str, part: int) -> Path:
+        """Return where a committed part is: in its place, or still under its hidden name."""
+        return self._staged(table, part) if (table, part) in self._unrenamed else self.path(table, part)
 
     def _staged(self, table: str, part: int) -> Path:
         return self.run_dir / table / f".part-{part:05d}.parquet.tmp"
@@ -70,8 +78,24 @@ class RunStore:
         return list(self._journal.commits)
 
     def look(self) -> None:
-        """Read which parts there are, for a process that only reads, also while another one writes."""
+        """Read which parts there are, for a process that only reads, also while another one writes.
+
+        Raises
+        ------
+        RunError
+            The journal is damaged or cannot be read.
+        """
         self._journal.read(mend=False)
+        self._unrenamed = set(self._left_of_last_commit())
+
+    def _left_of_last_commit(self) -> Iterator[tuple[str, int]]:
+        """Yield (table, part) of the renames that the last commit has left, if any."""
+        for entry in self._journal.commits[-1:]:
+            for name in TABLES:
+                # By its checksum: the next commit of this part may be on its way under the same name.
+                with suppress(FileNotFoundError):
+                    if sha256_of(self._staged(name, entry.part)) == getattr(entry, f"{name}_sha256"):
+                        yield name, entry.part
 
     def commit(self, part: int, tables: Mapping[str, pa.Table], n_processed: int) -> None:
         """Write or replace a part, both tables of it or none.
@@ -109,7 +133,9 @@ class RunStore:
     def recover(self) -> list[str]:
         """Bring the folder to the state of the last commit; return what had to be given up, for people to read."""
         entries = self._journal.read()
-        self._finish_last_commit()
+        for name, part in self._left_of_last_commit():
+            self._filesystem.rename(self._staged(name, part), self.path(name, part))
+            self._filesystem.flush_folder(self.run_dir / name)
         lost = {part: why for part, entry in entries.items() if (why := self._what_is_wrong(entry))}
         for part in lost:
             self._drop(part)
@@ -123,17 +149,6 @@ class RunStore:
             for staged in (self.run_dir / name).glob(".*.tmp"):
                 staged.unlink()
         return notices
-
-    def _finish_last_commit(self) -> None:
-        """Do the renames that a commit had left; doing them again changes nothing."""
-        if not self._journal.commits:
-            return
-        entry = self._journal.commits[-1]
-        for name in TABLES:
-            staged = self._staged(name, entry.part)
-            if staged.exists() and sha256_of(staged) == getattr(entry, f"{name}_sha256"):
-                self._filesystem.rename(staged, self.path(name, entry.part))
-                self._filesystem.flush_folder(staged.parent)
 
     def _what_is_wrong(self, entry: Entry) -> str:
         """Cheap look at a part: is it there, and as long as it was written?"""
@@ -187,21 +202,30 @@ class RunStore:
     def read(self, name: str, part: int) -> pa.Table:
         """Return a part of the table ``files`` or ``windows``."""
         with _readable(self.path(name, part)):
-            return pq.read_table(self.path(name, part))
+            return self._file(name, part).read()
 
     def columns(self, names: tuple[str, ...]) -> Iterator[tuple[int, pa.Table]]:
         """Yield (part, table) with some columns of the table ``files``, part by part."""
         for part in sorted(self._journal.entries):
             with _readable(self.path("files", part)):
-                table = pq.ParquetFile(self.path("files", part)).read(columns=list(names))
+                table = self._file("files", part).read(columns=list(names))
             yield part, table
+
+    def _file(self, name: str, part: int) -> pq.ParquetFile:
+        """Open a part where it is; a rename that comes in between is followed."""
+        try:
+            return pq.ParquetFile(self.where(name, part))
+        except FileNotFoundError:
+            return pq.ParquetFile(self.path(name, part))
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Say which part is damaged, and the cure."""
+    """Say which part is missing or damaged, and the cure."""
     try:
         yield
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing. Scan again: its files are processed again.") from None
     except (OSError, pa.ArrowException) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise RunError(

@@ -82,7 +82,7 @@ def summarise(store: RunStore, labels: tuple[str, ...]) -> dict[str, Any]:
         totals["vanished"] += pc.sum(table.column("vanished")).as_py() or 0
         for name in ("duration_s", *TIMING_COLUMNS):
             totals[name] += pc.sum(table.column(name)).as_py() or 0
-        if labels:
+        if "emotion" in table.column_names:
             present = table.filter(pc.invert(table.column("vanished"))).column("emotion").to_pylist()
             emotions.update(emotion for emotion in present if emotion)
     return {

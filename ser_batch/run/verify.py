@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ser_batch.records import Status
-from ser_batch.run.journal import Entry, Filesystem, Journal, lock_run, sha256_of
+from ser_batch.run.journal import Entry, sha256_of
+from ser_batch.run.lock import lock_for_reading
 from ser_batch.run.manifest import read_manifest
-from ser_batch.run.schema import SCHEMA_VERSION, read_metadata
+from ser_batch.run.schema import read_metadata
 from ser_batch.run.store import TABLES, RunStore
 
 __all__ = ["check_run"]
@@ -25,7 +25,7 @@ _SUM_TOLERANCE = 1e-3
 
 
 def check_run(run_dir: Path) -> list[str]:
-    """Return what is wrong with a run, one line each; nothing for a sound one.
+    """Return what is wrong with a run, one line each; nothing for a sound one. Writes nothing.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def check_run(run_dir: Path) -> list[str]:
         The folder is no run, its journal is damaged, or it is being written.
     """
     manifest = read_manifest(run_dir)
-    with lock_run(run_dir):
+    with lock_for_reading(run_dir):
         return list(_Check(run_dir, manifest).problems())
 
 
@@ -43,16 +43,14 @@ class _Check:
     def __init__(self, run_dir: Path, manifest: dict[str, Any]) -> None:
         self._run_dir, self._manifest = run_dir, manifest
         self._store = RunStore(run_dir)
-        self._entries = Journal(run_dir / "journal.jsonl", Filesystem()).read()
+        self._store.look()
+        self._entries = self._store.entries
         self._statuses: Counter[str] = Counter()
         self._n_vanished = 0
         self._ids: list[pa.Array] = []
         self._schemas: dict[str, pa.Schema] = {}
 
     def problems(self) -> Iterator[str]:
-        if self._manifest.get("schema_version", 0) > SCHEMA_VERSION:
-            yield f"run.json: schema {self._manifest['schema_version']} is newer than this version of ser-batch reads"
-            return
         if self._manifest.get("state") != "complete":
             yield f"the run is {self._manifest.get('state', 'of unknown state')}: the same scan command finishes it"
         yield from self._orphans()
@@ -65,22 +63,31 @@ class _Check:
         yield from self._counts()
 
     def _orphans(self) -> Iterator[str]:
-        known = {self._store.path(name, part).name for name in TABLES for part in self._entries}
         for name in TABLES:
-            for path in sorted((self._run_dir / name).iterdir()):
-                if path.name not in known:
-                    yield f"{name}/{path.name} belongs to no commit; the next scan removes or adopts it"
+            known = {place(name, part) for part in self._entries for place in (self._store.path, self._store.where)}
+            folder = self._run_dir / name
+            if not folder.is_dir():
+                yield f"{name}/ is missing"
+                continue
+            for path in sorted(set(folder.iterdir()) - known):
+                yield f"{name}/{path.name} belongs to no commit; the next scan removes or adopts it"
 
     def _damage(self, entry: Entry) -> Iterator[str]:
         for name in TABLES:
-            path = self._store.path(name, entry.part)
-            if not path.exists():
+            path = self._store.where(name, entry.part)
+            try:
+                found = sha256_of(path)
+            except FileNotFoundError:
                 yield f"{name}/{path.name} is missing; the next scan processes its files again"
-            elif sha256_of(path) != getattr(entry, f"{name}_sha256"):
+                continue
+            except OSError as error:
+                yield f"{name}/{path.name} cannot be read ({error.strerror}), so nothing can be said of it"
+                continue
+            if found != getattr(entry, f"{name}_sha256"):
                 yield f"{name}/{path.name} is not what was written (checksum); delete it and scan again"
 
     def _contents(self, entry: Entry) -> Iterator[str]:
-        tables = {name: pq.read_table(self._store.path(name, entry.part)) for name in TABLES}
+        tables = {name: self._store.read(name, entry.part) for name in TABLES}
         files, windows = tables["files"], tables["windows"]
         for name, table in tables.items():
             if not self._schemas.setdefault(name, table.schema).equals(table.schema):

@@ -13,7 +13,7 @@ from random_model import store_random_model
 
 from ser_batch.cli.main import main
 from ser_batch.dsp.voice import synthetic_voice
-from ser_batch.run.journal import lock_run
+from ser_batch.run.lock import lock_for_writing
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_what_the_scan_would_refuse_is_refused_alike(
 
 
 def test_a_run_that_is_being_written_is_refused(audio: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with lock_run(run):
+    with lock_for_writing(run):
         assert main(["features", str(audio), "-o", str(run), "--dry-run"]) == 7
     assert f"is being written by process {os.getpid()}" in capsys.readouterr().err
 

@@ -133,7 +133,7 @@ def test_a_plugin_that_ends_oddly_costs_its_section_at_most(
 
 
 def test_others_may_use_the_run_while_its_report_is_built(audio: Path, run: Path, tmp_path: Path) -> None:
-    body = "from ser_batch.run.journal import lock_run\nwith lock_run(run_dir):\n    return [('Free', '<p>free</p>')]"
+    body = "from ser_batch.run import lock\nwith lock.lock_for_writing(run_dir):\n    return [('Free', '<p>free</p>')]"
     assert visit(audio, run, with_section(tmp_path, body))[1] == []
     assert "<p>free</p>" in (run / "report.html").read_text()
 
