@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ser_batch import hooks
 from ser_batch.config import Config
-from ser_batch.errors import ConfigError, NothingToDoError, SerBatchError
+from ser_batch.errors import ConfigError, NothingToDoError, RunError, SerBatchError
 from ser_batch.interrupt import Interruptions
 from ser_batch.plugins import PluginRecipe
+from ser_batch.report.apart import Limits, ReportProcess
 from ser_batch.run.steps import reached
 from ser_batch.run.summary import RunSummary
 from ser_batch.stages.discover import FileList, Found, discover
@@ -95,7 +96,7 @@ def scan(
     if isinstance(inputs, str | os.PathLike):
         inputs = [inputs]
     config, plugins, progress = config or Config(), plugins or PluginRecipe(), progress or Progress()
-    with Interruptions() as interruptions:
+    with Interruptions() as interruptions, ReportProcess() as reporter:
         manager, found, about, ingredients = prepare(inputs, config, plugins, metadata)
         with open_run(Path(run_dir), ingredients, found, mode, interruptions) as run:
             unlisted = (f"Cannot list {folder}" for folder in found.unreadable)
@@ -105,13 +106,21 @@ def scan(
             if not nothing_new:
                 classifier, device = _choose_device(config, manager, progress) if run.plan.n_files else (None, None)
                 run.begin(manager, inputs, about, device)
+                if report and run.plan.n_files <= config.run.shard_size:
+                    # Soon done: what builds the report loads what it needs meanwhile.
+                    with suppress(RunError):
+                        reporter.start()
                 if not run.plan.is_empty:
                     _process(run, ingredients, classifier, manager, progress)
                 run.complete(time.monotonic() - begin)
             summary = run.summary(n_processed=0 if nothing_new else run.plan.n_files)
         # The run is let go of before: whatever its report does, others may use it.
         if report and not _has_report(summary.run_dir):
-            _build_report(summary.run_dir, len(found), plugins, progress)
+            # A report that cannot be built costs the report, never the run.
+            try:
+                reporter.build(summary.run_dir, plugins, Limits.of_scan(len(found)))
+            except SerBatchError as error:
+                progress.say(f"{error} The results are whole; `ser-batch report {summary.run_dir}` tries again.")
         return summary
 
 
@@ -203,13 +212,3 @@ def _process(
                 run.tell(manager, outcomes, progress)
     finally:
         progress.end()
-
-
-def _build_report(run_dir: Path, n_files: int, plugins: PluginRecipe, progress: Progress) -> None:
-    """A report that cannot be built costs the report, never the run."""
-    from ser_batch.report.apart import Limits, build_report_apart  # noqa: PLC0415
-
-    try:
-        build_report_apart(run_dir, plugins, limits=Limits.of_scan(n_files))
-    except SerBatchError as error:
-        progress.say(f"{error} The results are whole; `ser-batch report {run_dir}` tries again.")

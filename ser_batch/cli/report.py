@@ -35,12 +35,10 @@ def command(
         raise ConfigError("--no-table and --plugin are for the report of one run; a comparison has neither.")
     from ser_batch.interrupt import Interruptions  # noqa: PLC0415 - not for --help
     from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
-    from ser_batch.report.apart import build_report_apart  # noqa: PLC0415
+    from ser_batch.report.apart import ReportProcess  # noqa: PLC0415
 
     recipe = PluginRecipe(files=plugins, built_in=())
-    with Interruptions():
-        path = build_report_apart(
-            run_dir, recipe, insist=True, other=other, output=output, audio=audio, table=not no_table
-        )
+    with Interruptions(), ReportProcess(insist=True) as process:
+        path = process.build(run_dir, recipe, other=other, output=output, audio=audio, table=not no_table)
     click.echo(f"Report: {printable(path)} ({path.stat().st_size / 1e6:.1f} MB)")
     return ExitCode.OK

@@ -14,8 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ser_batch.interrupt import Interruptions
 from ser_batch.plugins import PluginRecipe
 from ser_batch.text import message_of
 
-__all__ = ["Limits", "build_report_apart", "main"]
+__all__ = ["Limits", "ReportProcess", "main"]
 
 _PERIOD_S = 0.1
 
@@ -44,59 +44,6 @@ class Limits:
         return cls(120 + n_files / 500, 4_096)
 
 
-def build_report_apart(
-    run_dir: str | os.PathLike[str],
-    recipe: PluginRecipe,
-    *,
-    limits: Limits | None = None,
-    insist: bool = False,
-    **options: Any,
-) -> Path:
-    """Build a report as `ser_batch.report.build.build_report` does, and return its path.
-
-    Parameters
-    ----------
-    run_dir : path
-    recipe : PluginRecipe
-        Plugins that may add sections.
-    limits : Limits, optional
-        None, unless given: for somebody who waits for the report and can stop it.
-    insist : bool
-        A plugin that cannot be loaded is an error, instead of a note in the report; what plugins print is shown.
-    **options
-        ``other``, ``output``, ``audio`` and ``table`` of `build_report`.
-
-    Raises
-    ------
-    RunError
-        The report cannot be built: what the process said, how it ended, or which limit it broke, and in which step.
-    PluginError
-        With `insist`, a plugin cannot be loaded.
-    KeyboardInterrupt
-        The process is ended too.
-    """
-    cpu_s = round(limits.time_s * (os.cpu_count() or 1)) if limits else None
-    job = _Job({"run_dir": run_dir, "recipe": recipe} | options, insist, cpu_s)
-    with _process(None if insist else subprocess.DEVNULL) as process:
-        answers: list[dict[str, Any]] = []
-        reader = threading.Thread(target=_talk, args=(process, job, answers), daemon=True)
-        reader.start()
-        begin_s = time.monotonic()
-        broken = ""
-        while reader.is_alive() and not broken:
-            reader.join(_PERIOD_S)
-            broken = _broken_limit(process.pid, limits, time.monotonic() - begin_s) if limits else ""
-        # Otherwise it has closed its output, as the last thing that it does.
-        code = 0 if broken else process.wait()
-    last = answers[-1] if answers else {}
-    if "path" in last and not broken:
-        return Path(last["path"])
-    if "error" in last and not broken:
-        kind = getattr(errors, last["kind"], RunError)
-        raise kind(last["error"])
-    raise RunError(f"The report could not be built: {broken or _ending(code)} {last.get('step', 'when it began')}.")
-
-
 @dataclass(frozen=True)
 class _Job:
     """What the process is told."""
@@ -108,31 +55,102 @@ class _Job:
     cpu_s: int | None
 
 
-@contextmanager
-def _process(stderr: int | None) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that waits for its job; at the end it and all its children are gone."""
-    # Last on its path, in case that this package is not installed where Python looks.
-    home = str(Path(__file__).resolve().parents[2])
-    code = f"import sys; sys.path.append({home!r}); from ser_batch.report.apart import main; main()"
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            start_new_session=True,
-            env=os.environ | {"PYTHONSAFEPATH": "1"},
-        )
-    except OSError as error:
-        raise RunError(f"The report could not be built: no process can be started ({error.strerror}).") from None
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        with suppress(OSError):
-            process.communicate()
+class ReportProcess:
+    """A process that builds one report; started early, it is ready when it is asked.
+
+    Parameters
+    ----------
+    insist : bool
+        A plugin that cannot be loaded is an error, instead of a note in the report; what plugins print is shown.
+    """
+
+    def __init__(self, insist: bool = False) -> None:
+        self._insist = insist
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> ReportProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process and all its children."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            with suppress(OSError):
+                self._process.communicate()
+
+    def start(self) -> None:
+        """Let it load what it needs; it waits for its job.
+
+        Raises
+        ------
+        RunError
+            It cannot be started.
+        """
+        if self._process is not None:
+            return
+        # Last on its path, in case that this package is not installed where Python looks.
+        home = str(Path(__file__).resolve().parents[2])
+        code = f"import sys; sys.path.append({home!r}); from ser_batch.report.apart import main; main()"
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=None if self._insist else subprocess.DEVNULL,
+                start_new_session=True,
+                env=os.environ | {"PYTHONSAFEPATH": "1"},
+            )
+        except OSError as error:
+            raise RunError(f"The report could not be built: no process can be started ({error.strerror}).") from None
+
+    def build(
+        self, run_dir: str | os.PathLike[str], recipe: PluginRecipe, limits: Limits | None = None, **options: Any
+    ) -> Path:
+        """Build a report as `ser_batch.report.build.build_report` does, and return its path.
+
+        Parameters
+        ----------
+        run_dir : path
+        recipe : PluginRecipe
+            Plugins that may add sections.
+        limits : Limits, optional
+            None, unless given: for somebody who waits for the report and can stop it.
+        **options
+            ``other``, ``output``, ``audio`` and ``table`` of `build_report`.
+
+        Raises
+        ------
+        RunError
+            It cannot be built: what the process said, how it ended, or which limit it broke, and in which step.
+        PluginError
+            A plugin cannot be loaded, and the caller insists.
+        """
+        self.start()
+        process = self._process
+        assert process is not None
+        cpu_s = round(limits.time_s * (os.cpu_count() or 1)) if limits else None
+        job = _Job({"run_dir": run_dir, "recipe": recipe} | options, self._insist, cpu_s)
+        answers: list[dict[str, Any]] = []
+        reader = threading.Thread(target=_talk, args=(process, job, answers), daemon=True)
+        reader.start()
+        begin_s = time.monotonic()
+        failure = ""
+        while not failure:
+            # It closes its output as the last thing that it does, or when it ends by another's hand.
+            reader.join(_PERIOD_S)
+            with suppress(subprocess.TimeoutExpired):
+                code = process.wait(0 if reader.is_alive() else _PERIOD_S)
+                reader.join()
+                break
+            failure = _broken_limit(process.pid, limits, time.monotonic() - begin_s) if limits else ""
+        last = answers[-1] if answers else {}
+        if "path" in last and not failure:
+            return Path(last["path"])
+        if "error" in last and not failure:
+            raise getattr(errors, last["kind"], RunError)(last["error"])
+        step = last.get("step", "when it began")
+        raise RunError(f"The report could not be built: {failure or _ending(code)} {step}.")
 
 
 def _talk(process: subprocess.Popen[bytes], job: _Job, answers: list[dict[str, Any]]) -> None:
@@ -177,31 +195,29 @@ def main() -> None:
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
-    job: _Job = pickle.load(sys.stdin.buffer)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    if job.cpu_s is not None:
-        # Holds also where nobody is left to look, and native code never returns.
-        resource.setrlimit(resource.RLIMIT_CPU, (job.cpu_s, job.cpu_s))
     try:
         with Interruptions():
-            path = _build(job, lambda step: tell(step=step))
+            tell(path=os.fspath(_build(lambda step: tell(step=step))))
     except SerBatchError as error:
         tell(error=str(error), kind=type(error).__name__)
     except BaseException as error:
         tell(error=f"The report could not be built: {type(error).__name__}: {message_of(error)}.", kind="RunError")
-    else:
-        tell(path=os.fspath(path))
     # Threads of plugins and what they have registered for the end may hang.
     os._exit(0)
 
 
-def _build(job: _Job, step: Callable[[str], None]) -> Path:
+def _build(step: Callable[[str], None]) -> Path:
     from ser_batch.report.drawing import Drawing  # noqa: PLC0415
 
-    # It starts while what the page needs is imported.
+    # Its engine starts while what the page needs is imported.
     with Drawing() as drawing:
         from ser_batch.report.build import build_report  # noqa: PLC0415
 
+        job: _Job = pickle.load(sys.stdin.buffer)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        if job.cpu_s is not None:
+            # Holds also where nobody is left to look, and native code never returns.
+            resource.setrlimit(resource.RLIMIT_CPU, (job.cpu_s, job.cpu_s))
         if job.insist:
             step("while its plugins were loaded")
             job.options["recipe"].build()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -23,7 +24,7 @@ from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.engine import scan
 from ser_batch.errors import ExitCode, PluginError, RunError
 from ser_batch.plugins import PluginRecipe
-from ser_batch.report.apart import Limits, build_report_apart
+from ser_batch.report.apart import Limits, ReportProcess
 from ser_batch.run.summary import RunSummary
 from ser_batch.stages.progress import Progress
 
@@ -82,6 +83,11 @@ def visit(audio: Path, run: Path, recipe: PluginRecipe) -> tuple[RunSummary, lis
     return scan(audio, run, config=CONFIG, plugins=recipe, progress=told), told.lines
 
 
+def build_apart(run: Path, recipe: PluginRecipe, insist: bool = False, **options: Any) -> Path:
+    with ReportProcess(insist) as process:
+        return process.build(run, recipe, **options)
+
+
 def wait_for(what: Callable[[], bool], limit_s: float = 60) -> None:
     end_s = time.monotonic() + limit_s
     while not what():
@@ -94,9 +100,12 @@ def wait_for(what: Callable[[], bool], limit_s: float = 60) -> None:
     [
         ("os.kill(os.getpid(), signal.SIGSEGV)", "its process was ended by SIGSEGV in the section of plugin 'bad.py'"),
         ("os._exit(3)", "its process ended with code 3 in the section of plugin 'bad.py'"),
-        ("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: pass", "it took longer than 8 s in the section"),
+        (
+            "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nos.closerange(3, 99)\nwhile True: pass",
+            "it took longer than 8 s in the section",
+        ),
         ("hoard = b'x' * 2**30\ntime.sleep(600)", "it took more than 1000 MB in the section"),
-        ("os.close(0)\nos.close(1)\nos.abort()", "its process was ended by SIGABRT in the section of plugin"),
+        ("os.closerange(0, 99)\nos.abort()", "its process was ended by SIGABRT in the section of plugin"),
     ],
 )
 def test_a_plugin_that_does_harm_costs_the_report_and_one_line(
@@ -139,7 +148,7 @@ def test_others_may_use_the_run_while_its_report_is_built(audio: Path, run: Path
 
 
 def test_a_report_that_a_killed_visit_did_not_build_is_built_by_the_next(audio: Path, run: Path) -> None:
-    build_report_apart(run, PluginRecipe())
+    build_apart(run, PluginRecipe())
     written = (run / "report.html").stat().st_mtime_ns
     scan(audio, run, config=CONFIG)
     assert (run / "report.html").stat().st_mtime_ns == written
@@ -188,14 +197,22 @@ def test_who_ends_a_scan_in_its_report_ends_the_report_too(
     wait_for(lambda: not report.is_running() or report.status() == psutil.STATUS_ZOMBIE, 20)
 
 
+def test_a_process_that_waits_for_its_job_ends_with_who_started_it() -> None:
+    code = "import os\nfrom ser_batch.report.apart import ReportProcess\nprocess = ReportProcess()\nprocess.start()\n"
+    code += "print(process._process.pid, flush=True)\nos.kill(os.getpid(), 9)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    wait_for(lambda: not psutil.pid_exists(int(done.stdout)), 20)
+
+
 # The command
 
 
 def test_the_command_insists_on_the_plugins_that_it_was_given(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 3)
     with pytest.raises(PluginError, match=r"missing\.py does not exist"):
-        build_report_apart(run, PluginRecipe(files=("missing.py",), built_in=()), insist=True)
-    assert build_report_apart(run, PluginRecipe(files=("missing.py",), built_in=())) == run / "report.html"
+        build_apart(run, PluginRecipe(files=("missing.py",), built_in=()), insist=True)
+    assert build_apart(run, PluginRecipe(files=("missing.py",), built_in=())) == run / "report.html"
 
 
 def test_the_command_says_in_one_line_what_a_plugin_did(
@@ -210,6 +227,6 @@ def test_the_command_says_in_one_line_what_a_plugin_did(
 
 def test_what_is_wrong_with_a_run_is_said_as_ever(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is not a run"):
-        build_report_apart(tmp_path, PluginRecipe())
+        build_apart(tmp_path, PluginRecipe())
     with pytest.raises(RunError, match=r"cannot be written to /nowhere/report\.html"):
-        build_report_apart(make_run(tmp_path / "run", 3), PluginRecipe(), output=Path("/nowhere/report.html"))
+        build_apart(make_run(tmp_path / "run", 3), PluginRecipe(), output=Path("/nowhere/report.html"))
