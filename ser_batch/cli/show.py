@@ -10,6 +10,7 @@ import click
 
 from ser_batch.cli.options import json_option, run_argument
 from ser_batch.errors import ExitCode
+from ser_batch.run.summary import gaps_of
 from ser_batch.text import printable
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _facts(run: Run, survey: Survey) -> dict[str, Any]:
     return {
         "run": str(run.folder),
         "state": run.info.get("state"),
-        "notices": run.notices,
+        "notices": [*run.notices, *gaps_of(run.info)],
         "model": (run.info.get("model") or {}).get("name"),
         "n_files": survey.n_rows - survey.n_vanished,
         "n_vanished": survey.n_vanished,
@@ -101,7 +102,7 @@ def _lines(run: Run, survey: Survey) -> list[str]:
     lines[0] += f", model {printable(model)}" if model and survey.labels else ", features alone"
     if survey.n_vanished:
         lines.append(f"{count(survey.n_vanished)} files of an earlier scan are gone; they are left out here.")
-    lines += [f"Note: {printable(notice)}" for notice in run.notices]
+    lines += [f"Note: {printable(notice)}" for notice in (*run.notices, *gaps_of(run.info))]
     if survey.n_labelled:
         lines += ["", *_emotion_lines(survey)]
         undecided = percent(survey.n_low_margin / survey.n_labelled)

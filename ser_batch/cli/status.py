@@ -9,7 +9,7 @@ import click
 
 from ser_batch.cli.options import run_argument
 from ser_batch.cli.progress import hours_text
-from ser_batch.cli.summary import counts_text, failure_lines
+from ser_batch.cli.summary import counts_text, failure_lines, gap_lines
 from ser_batch.errors import ExitCode
 from ser_batch.text import printable
 
@@ -29,7 +29,7 @@ def command(run_dir: str) -> int:
     from ser_batch.run.lock import holder_of  # noqa: PLC0415 - imports for a call, not for --help
     from ser_batch.run.manifest import read_manifest  # noqa: PLC0415
     from ser_batch.run.store import RunStore  # noqa: PLC0415
-    from ser_batch.run.summary import summarise  # noqa: PLC0415
+    from ser_batch.run.summary import gaps_of, summarise  # noqa: PLC0415
 
     folder = Path(run_dir)
     manifest, holder = read_manifest(folder), holder_of(folder)
@@ -56,7 +56,7 @@ def command(run_dir: str) -> int:
         left_s = n_left / rate
         left = f", {timedelta(seconds=round(left_s))} left" if 0 < left_s < _LONGEST_S else ""
         click.echo(f"The last scan did {n_done:,} files, {rate:.1f} per s{left}.")
-    for line in failure_lines(totals["failures"]):
+    for line in (*failure_lines(totals["failures"]), *gap_lines(gaps_of(manifest))):
         click.echo(line)
     if manifest.get("state") == "complete":
         return ExitCode.SOME_FILES_FAILED if totals["counts"]["failed"] else ExitCode.OK

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import click
@@ -12,7 +12,7 @@ from ser_batch.cli.streams import OutputLostError
 from ser_batch.run.summary import RunSummary
 from ser_batch.text import printable
 
-__all__ = ["counts_text", "failure_lines", "print_summary"]
+__all__ = ["counts_text", "failure_lines", "gap_lines", "print_summary"]
 
 
 def print_summary(summary: RunSummary) -> None:
@@ -33,7 +33,7 @@ def _print(summary: RunSummary) -> None:
         click.echo("")
         for emotion, n_files in sorted(summary.emotions.items(), key=lambda item: -item[1]):
             click.echo(f"  {emotion:<{width}}  {n_files:>9,}  {n_files / n_labelled:6.1%}")
-    for line in failure_lines(summary.failures):
+    for line in (*failure_lines(summary.failures), *gap_lines(summary.gaps)):
         click.echo(line)
     click.echo("")
     click.echo(f"Tables: {run_dir}/files and {run_dir}/windows, for pandas.read_parquet or ser_batch.load_results")
@@ -60,3 +60,8 @@ def failure_lines(failures: Mapping[str, int]) -> list[str]:
         return []
     rows = sorted(failures.items(), key=lambda item: -item[1])
     return ["", "Failed, by stage and error:", *(f"  {n_files:>9,}  {printable(reason)}" for reason, n_files in rows)]
+
+
+def gap_lines(gaps: Sequence[str]) -> list[str]:
+    """What could not be looked into, below what failed."""
+    return ["", *map(printable, gaps)] if gaps else []

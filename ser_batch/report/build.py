@@ -30,6 +30,7 @@ from ser_batch.report.palette import css_variables
 from ser_batch.report.sections import plugin_sections
 from ser_batch.report.survey import Survey, survey_run
 from ser_batch.run.read import Run, open_run
+from ser_batch.run.summary import gaps_of
 
 __all__ = ["build_report"]
 
@@ -102,7 +103,7 @@ def _report_page(run: Run, survey: Survey, place: AudioPlace, plugins: list[dict
     table = file_table(survey, place, moments.strongest_s, included=with_table)
     context = report_context(run, survey, moments, table)
     context |= {
-        "notices": [*run.notices, *([place.notice] if place.notice and survey.n_rows else [])],
+        "notices": [*run.notices, *gaps_of(run.info), *([place.notice] if place.notice and survey.n_rows else [])],
         "plugin_sections": plugins,
         "facts": run_facts(run, survey),
         "left_out": left_out(survey, table),

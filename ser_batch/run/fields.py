@@ -141,6 +141,7 @@ FIELDS: Mapping[str, Kind] = {
     "counts": _COUNTS,
     "emotions": _COUNTS,
     "failures": _COUNTS,
+    "unlisted": _TEXTS,
     "audio_s": _AMOUNT,
     "wall_s": _AMOUNT,
     "stage_s": _AMOUNTS,

@@ -26,7 +26,7 @@ from ser_batch.run.plan import Plan, Shard, make_plan, read_index
 from ser_batch.run.rows import RowMaker
 from ser_batch.run.steps import reached
 from ser_batch.run.store import RunStore
-from ser_batch.run.summary import RunSummary, summarise
+from ser_batch.run.summary import RunSummary, gaps_of, summarise
 from ser_batch.stages.discover import FileList, Found
 from ser_batch.stages.ingredients import Ingredients, differences
 from ser_batch.stages.progress import Progress
@@ -40,6 +40,8 @@ __all__ = ["OpenRun", "open_run", "preview_run"]
 #: What a folder may hold and still become a run: what a scan makes before its ``run.json``.
 _BEGINNINGS = {"files", "windows", "journal.jsonl", "metadata.csv", "metadata.parquet", "files-from.list"}
 _SCRATCH = ".scratch-"
+#: Folders that could not be listed which run.json names.
+_MOST_UNLISTED = 20
 
 
 @contextmanager
@@ -297,8 +299,9 @@ class OpenRun:
         found = self.plan.found
         totals = summarise(self._store, self._ingredients.labels)
         counts = {"found": len(found), **totals.pop("counts")}
-        counts |= {"hidden_skipped": found.n_hidden, "unmatched": found.n_unmatched}
+        counts |= {"hidden_skipped": found.n_hidden, "unmatched": found.n_unmatched, "unlisted": len(found.unreadable)}
         self._manifest |= totals
+        self._manifest["unlisted"] = found.unreadable[:_MOST_UNLISTED]
         self._manifest |= {"counts": counts, "wall_s": self._manifest["wall_s"] + wall_s, "state": "complete"}
         self._write_manifest()
         reached("run-completed")
@@ -316,6 +319,7 @@ class OpenRun:
             run_dir=self.run_dir,
             n_processed=n_processed,
             **{key: manifest.get(key, {}) for key in ("run_id", "counts", "emotions", "failures", "audio_s", "wall_s")},
+            gaps=gaps_of(manifest),
         )
 
     def _write_manifest(self) -> None:

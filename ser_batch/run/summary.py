@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from ser_batch.records import Status
 if TYPE_CHECKING:
     from ser_batch.run.store import RunStore
 
-__all__ = ["RunSummary", "summarise"]
+__all__ = ["RunSummary", "gaps_of", "summarise"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,14 @@ class RunSummary:
     Attributes
     ----------
     counts : mapping
-        found, ok, partial, skipped, failed, vanished, hidden_skipped, unmatched. The four of status add up to the rows,
-        found and vanished too.
+        found, ok, partial, skipped, failed, vanished, hidden_skipped, unmatched, unlisted (folders). The four of status
+        add up to the rows, found and vanished too.
     emotions : mapping
         Emotion -> files, of the files that were found.
     failures : mapping
         Reason (stage and error type) -> files.
+    gaps : sequence of str
+        See `gaps_of`.
     n_processed : int
         Files that this scan worked on.
     audio_s, wall_s : float
@@ -41,6 +43,7 @@ class RunSummary:
     counts: Mapping[str, int]
     emotions: Mapping[str, int] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
+    gaps: Sequence[str] = ()
     n_processed: int = 0
     audio_s: float = 0.0
     wall_s: float = 0.0
@@ -48,6 +51,16 @@ class RunSummary:
     @property
     def exit_code(self) -> ExitCode:
         return ExitCode.SOME_FILES_FAILED if self.counts.get("failed") else ExitCode.OK
+
+
+def gaps_of(manifest: Mapping[str, Any]) -> list[str]:
+    """Say what a run lacks that its scan could not look into, one sentence each, by its ``run.json``."""
+    gaps = []
+    n_unlisted, unlisted = manifest.get("counts", {}).get("unlisted", 0), manifest.get("unlisted")
+    if n_unlisted and unlisted:
+        folders = "1 folder" if n_unlisted == 1 else f"{n_unlisted:,} folders"
+        gaps.append(f"{folders} could not be listed, so what they hold is missing here; the first is {unlisted[0]}.")
+    return gaps
 
 
 def summarise(store: RunStore, labels: tuple[str, ...]) -> dict[str, Any]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import soundfile
 from synthetic_run import LABELS, RunPlan, make_run
 
 from ser_batch import load_results
 from ser_batch.cli.main import main
+from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.errors import ExitCode
 
 
@@ -65,3 +70,31 @@ def test_what_cannot_be_shown_is_said(tmp_path: Path, capsys: pytest.CaptureFixt
     out = capsys.readouterr().out
     assert "0 files (none yet)" in out
     assert "Note: " in out
+
+
+def test_folders_that_could_not_be_listed_are_said_wherever_one_looks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("open", "closed"):
+        (tmp_path / "audio" / name).mkdir(parents=True)
+        soundfile.write(tmp_path / "audio" / name / "a.wav", synthetic_voice(1.0), 22_050)
+    scandir = os.scandir
+
+    def guarded(folder: str | int) -> Any:
+        # As for whoever may not list it; the tests may run as root, who may.
+        if str(folder).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    run = tmp_path / "run"
+    arguments = ["features", str(tmp_path / "audio"), "-o", str(run), "--extractor", "quality", "--jobs", "1"]
+    assert main(arguments) == ExitCode.OK
+    told = f"1 folder could not be listed, so what they hold is missing here; the first is {tmp_path}/audio/closed"
+    assert told in capsys.readouterr().out
+    for command in ("status", "show"):
+        assert main([command, str(run)]) == ExitCode.OK
+        assert told in capsys.readouterr().out
+    assert main(["show", "--json", str(run)]) == ExitCode.OK
+    assert told in json.loads(capsys.readouterr().out)["notices"][0]
+    assert told in (run / "report.html").read_text()
