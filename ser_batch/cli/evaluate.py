@@ -71,14 +71,20 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     """
     from dataclasses import replace  # noqa: PLC0415 - commands load what they need
 
+    from ser_batch.atomic import write_atomic  # noqa: PLC0415
     from ser_batch.cli.progress import working  # noqa: PLC0415
     from ser_batch.cli.train import announced_device, label_sets, read_config, read_data  # noqa: PLC0415
     from ser_batch.errors import ConfigError  # noqa: PLC0415
     from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
+    from ser_batch.training.preflight import require_file, require_folder  # noqa: PLC0415
     from ser_batch.training.train import TrainOptions  # noqa: PLC0415
 
     if cross_validate and leave_corpus_out:
         raise ConfigError("Give either --cross-validate or --leave-corpus-out.")
+    if json_path is not None and str(json_path) != "-":
+        require_file(json_path, "--json")
+    if report_dir is not None:
+        require_folder(report_dir, "--report")
     recipe = PluginRecipe(files=plugins)
     options = TrainOptions(
         model, Path(), Path(), cache, seed=seed, jobs=jobs or 0, recipe=recipe, also=label_sets(also)
@@ -102,7 +108,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
         if str(json_path) == "-":
             click.echo(text)
             return
-        json_path.write_text(text, encoding="utf-8")
+        write_atomic(json_path, text)
     if report_dir is not None:
         from ser_batch.training.report import write_report  # noqa: PLC0415
 

@@ -159,7 +159,9 @@ cache_option = click.option(
     show_default=True,
     help="Folder where features are kept for the next time.",
 )
-seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything that is drawn."
+)
 
 #: Option -> (section, key) of the configuration that it overrides.
 _OVERRIDES = {

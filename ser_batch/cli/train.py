@@ -112,8 +112,23 @@ def announced_device(wanted: str, progress: Progress) -> str:
 
 
 def label_sets(also: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Read options NAME=LABEL,LABEL…"""
-    return {name: tuple(labels.split(",")) for name, _, labels in (item.partition("=") for item in also)}
+    """Read options NAME=LABEL,LABEL…
+
+    Raises
+    ------
+    ConfigError
+        A name is given twice, or none.
+    """
+    from ser_batch.errors import ConfigError  # noqa: PLC0415
+
+    found: dict[str, tuple[str, ...]] = {}
+    for item in also:
+        name, _, labels = item.partition("=")
+        if not name or not labels or name in found:
+            why = "is given twice" if name in found else "must be NAME=LABEL,LABEL…"
+            raise ConfigError(f"--also {item!r} {why}.")
+        found[name] = tuple(labels.split(","))
+    return found
 
 
 def read_config(name: str | None, changes: tuple[str, ...]) -> TrainConfig:

@@ -67,8 +67,14 @@ class AugmentConfig:
             if name.endswith("_probability"):
                 require(0 <= getattr(self, name) <= 1, f"augment.{name}", "from 0 to 1")
         require(0 <= self.speed < 0.5 and 0 <= self.stretch < 0.5, "augment.speed and augment.stretch", "below 0.5")
+        require(self.seed >= 0, "augment.seed", "0 or more")
+        for name in ("pitch_st", "shift_max_s"):
+            require(0 <= getattr(self, name) <= 60, f"augment.{name}", "from 0 to 60")
         require(self.lowpass_min_hz >= 500, "augment.lowpass_min_hz", "at least 500")
-        require(self.noise_min_db <= self.noise_max_db, "augment.noise_min_db", "at most noise_max_db")
+        require(self.reverberation_min_s >= 0.01, "augment.reverberation_min_s", "at least 0.01")
+        for low in ("lowpass_min_hz", "noise_min_db", "reverberation_min_s"):
+            high = low.replace("min", "max")
+            require(getattr(self, low) <= getattr(self, high), f"augment.{low}", f"at most {high}")
 
 
 def clip_generator(seed: int, content: str, copy: int) -> np.random.Generator:

@@ -20,6 +20,7 @@ from ser_batch.stages.progress import Progress
 from ser_batch.training import metrics
 from ser_batch.training.dataset import Dataset, cross_validation_folds, split_speakers
 from ser_batch.training.evaluate import Predictions, score_table
+from ser_batch.training.preflight import require_folder
 from ser_batch.training.stored import read_arrays, write_arrays
 from ser_batch.training.train import (
     TrainOptions,
@@ -108,6 +109,7 @@ def cross_validate(
     check_also(options.also, config.data.labels)
     # Labels and speakers first: what is wrong with them should not wait for the features.
     _folds(Dataset.build(clips, config.data), corpora, scheme, only)
+    require_folder(options.cache_dir, "--cache")
     clips, hashes, table = load_features(clips, config, options, progress)
     dataset = Dataset.build(clips, config.data)
     rows = Rows.build(table, dataset, options.device)

@@ -25,7 +25,7 @@ from ser_batch.training.muon import Muon
 from ser_batch.training.rows import Rows
 from ser_batch.training.train_config import FitConfig
 
-__all__ = ["FitPlan", "FitResult", "fit", "validation_uar"]
+__all__ = ["FitPlan", "FitResult", "batch_size_for", "fit", "validation_uar"]
 
 Indices = NDArray[np.int64]
 
@@ -232,6 +232,11 @@ def fit(
     return FitResult(run.best.network.eval(), run.best.category_head, _best_epoch(run.history), run.history)
 
 
+def batch_size_for(n_clips: int, config: FitConfig) -> int:
+    """Return the windows of a step: no more than there are clips, so that an epoch draws no more than that."""
+    return min(config.batch_size, max(n_clips, 2))
+
+
 class _Training:
     """What lives from the first epoch to the last, and in the state file between two of them."""
 
@@ -249,20 +254,21 @@ class _Training:
         self.average = _Average(self.trainee)
         self.best = copy.deepcopy(self.trainee)
         self.optimisers = _optimisers(self.trainee, config)
-        self.per_epoch = max(1, round(len(plan.train) / config.batch_size))
+        self.batch_size = batch_size_for(len(plan.train), config)
+        self.per_epoch = max(1, round(len(plan.train) / self.batch_size))
         self.history: list[dict[str, float]] = []
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Run one epoch, keep the network if it is the best so far, save the state, return the record."""
-        plan, config = self.plan, self.config
+        plan = self.plan
         # Seeded per epoch, so that a training that was interrupted draws what it would have drawn.
         torch.manual_seed(plan.seed * 100_003 + epoch)
         generator = np.random.default_rng([plan.seed, epoch])
-        drawn = torch.multinomial(self.weights, self.per_epoch * config.batch_size, replacement=True).to(self.device)
+        drawn = torch.multinomial(self.weights, self.per_epoch * self.batch_size, replacement=True).to(self.device)
         self.trainee.train()
         losses = [
             self._step(epoch * self.per_epoch + number, index, generator)
-            for number, index in enumerate(drawn.split(config.batch_size))
+            for number, index in enumerate(drawn.split(self.batch_size))
         ]
         record = {"epoch": epoch + 1, "loss": float(torch.stack(losses).mean())}
         if plan.validation is not None:

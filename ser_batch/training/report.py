@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ser_batch.atomic import write_atomic
+
 __all__ = ["write_report"]
 
 
@@ -24,7 +26,7 @@ def write_report(report: dict[str, Any], folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     scores = folder / "scores.json"
-    scores.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    write_atomic(scores, json.dumps(report, indent=1))
     try:
         import matplotlib  # noqa: PLC0415 - optional, and slow to import
     except ImportError:

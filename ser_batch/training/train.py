@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch._version import __version__
+from ser_batch.atomic import write_atomic
 from ser_batch.classifier import checkpoint
 from ser_batch.classifier.dense import DENSE_FEATURES
 from ser_batch.config import Config
@@ -34,6 +35,7 @@ from ser_batch.training.features import (
     feature_ingredients,
     feature_settings,
 )
+from ser_batch.training.preflight import check_model_names, require_file, require_folder
 from ser_batch.training.train_config import TrainConfig
 
 __all__ = [
@@ -147,21 +149,34 @@ def train_model(
 
     Raises
     ------
+    ConfigError
+        Names of models, or scores, that do not fit.
     DataError
         Labels, speakers or audio that cannot be used.
+    RunError
+        A folder cannot be written, or no worker can be kept alive.
     """
-    from ser_batch.training.fit import FitPlan, fit  # noqa: PLC0415 - torch is slow to import
+    from ser_batch.training.fit import FitPlan, batch_size_for, fit  # noqa: PLC0415 - torch is slow to import
     from ser_batch.training.rows import Rows  # noqa: PLC0415
 
+    check_model_names(options.output, options.also)
     check_also(options.also, config.data.labels)
     _check_scores(config, options)
     # Labels and speakers first: what is wrong with them should not wait for the features.
     draft = Dataset.build(clips, config.data)
     split_speakers(draft, config.data, options.seed)
     _describe(draft, progress)
+    require_file(options.output, "--output")
+    require_folder(options.report_dir, "--report")
+    require_folder(options.cache_dir, "--cache")
     clips, hashes, table = load_features(clips, config, options, progress)
     dataset = Dataset.build(clips, config.data)
     split = split_speakers(dataset, config.data, options.seed)
+    if (n_windows := batch_size_for(len(split.train), config.fit)) < config.fit.batch_size:
+        progress.say(
+            f"fit.batch_size is {config.fit.batch_size}, but only {len(split.train)} clips are learnt from: steps are "
+            f"of {n_windows} windows."
+        )
     state = options.report_dir / "state" / training_key(clips, hashes, config, options)
     if not options.resume:
         shutil.rmtree(state.parent, ignore_errors=True)
@@ -205,7 +220,6 @@ def train_model(
         "speakers": sorted({speaker_key(clip.speaker) for clip in (dataset.clips[i] for i in known) if clip.speaker}),
         "audio": "".join(sorted({hashes[index][:HASH_DIGITS] for index in known})),
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     model = checkpoint.Checkpoint(weights, meta)
     checkpoint.save(options.output, model)
     for name, labels in options.also.items():
@@ -213,8 +227,7 @@ def train_model(
         cut = keep_labels(model, labels, name, part["temperature"])
         cut.meta["scores"] = _summary(part)  # type: ignore[index]
         checkpoint.save(options.output.with_name(f"{name}.safetensors"), cut)
-    options.report_dir.mkdir(parents=True, exist_ok=True)
-    (options.report_dir / "training.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    write_atomic(options.report_dir / "training.json", json.dumps(report, indent=1))
     shutil.rmtree(state, ignore_errors=True)
     return report
 

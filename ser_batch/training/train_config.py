@@ -87,6 +87,12 @@ class FitConfig:
         require(self.epochs >= 1, "fit.epochs", "1 or more")
         require(self.batch_size >= 2, "fit.batch_size", "2 or more")
         require(self.learning_rate > 0, "fit.learning_rate", "above 0")
+        for name in ("weight_decay", "warmup_epochs", "mixup", "auxiliary_weight", "adversary_weight"):
+            require(getattr(self, name) >= 0, f"fit.{name}", "0 or more")
+        for name in ("band_masks", "frame_masks"):
+            require(0 <= getattr(self, name) <= 100, f"fit.{name}", "from 0 to 100")
+        require(0 <= self.band_mask_bands <= 128, "fit.band_mask_bands", "from 0 to 128")
+        require(0 <= self.frame_mask_frames <= 130, "fit.frame_mask_frames", "from 0 to 130")
         require(0 <= self.dropout < 1, "fit.dropout", "from 0 to below 1")
         require(0 <= self.label_smoothing < 1, "fit.label_smoothing", "from 0 to below 1")
         require(0 <= self.average_decay < 1, "fit.average_decay", "from 0 to below 1")

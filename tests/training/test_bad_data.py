@@ -128,7 +128,36 @@ def a_config(text: str) -> Callable[[], None]:
     return prepare
 
 
+def names_only_there() -> None:
+    names_only(Path("raw"))
+
+
+def a_file_in_the_way() -> None:
+    names_only(Path("raw"))
+    Path("file").touch()
+    Path("raw.safetensors").mkdir()
+
+
 OWN = ("--data", "raw", "--config", "own.toml")
+
+#: Taken without a word, or a traceback in mid-training, before each had a range.
+OUT_OF_RANGE = (
+    "fit.band_masks=-1",
+    "fit.frame_masks=-1",
+    "fit.band_mask_bands=129",
+    "fit.frame_mask_frames=-2",
+    "fit.mixup=-1.0",
+    "fit.warmup_epochs=-5.0",
+    "fit.weight_decay=-1.0",
+    "fit.auxiliary_weight=-0.1",
+    "fit.adversary_weight=-0.1",
+    "augment.seed=-1",
+    "augment.pitch_st=-1.0",
+    "augment.shift_max_s=-0.5",
+    "augment.reverberation_min_s=0.0",
+    "augment.reverberation_min_s=0.9",
+    "augment.lowpass_min_hz=9500.0",
+)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +194,29 @@ OWN = ("--data", "raw", "--config", "own.toml")
         (one_speaker, ("--data", "raw", "--set", "epochs=3"), ExitCode.USAGE, ("--set", "SECTION.KEY=VALUE")),
         (one_speaker, ("--data", "raw", "--set", "fit.branches=both"), ExitCode.USAGE, ("fit.branches", "hybrid")),
         (a_config("[fit\n"), OWN, ExitCode.USAGE, ("own.toml", "not valid TOML")),
+        *(
+            (one_speaker, ("--data", "raw", "--set", item), ExitCode.USAGE, (item.split("=")[0],))
+            for item in OUT_OF_RANGE
+        ),
+        (names_only_there, ("--data", "raw", "--output", "mine"), ExitCode.USAGE, ("--output mine", ".safetensors")),
+        (names_only_there, ("--data", "raw", "--also", "a/b=anger,fear"), ExitCode.USAGE, ("--also a/b", "not a path")),
+        (names_only_there, ("--data", "raw", "--also", "own=anger,fear"), ExitCode.USAGE, ("--also own", "another")),
+        (names_only_there, ("--data", "raw", "--also", "anger"), ExitCode.USAGE, ("--also 'anger'", "NAME=LABEL")),
+        *(
+            (
+                a_file_in_the_way,
+                ("--data", "raw", option, f"file{rest}"),
+                ExitCode.RUN,
+                (option, "file", "cannot be written"),
+            )
+            for option, rest in (("--cache", ""), ("--report", "/below"), ("--output", "/own.safetensors"))
+        ),
+        (
+            a_file_in_the_way,
+            ("--data", "raw", "--output", "raw.safetensors"),
+            ExitCode.RUN,
+            ("--output", "is a folder"),
+        ),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
 )
@@ -182,6 +234,8 @@ def test_what_is_wrong_is_one_line_and_an_exit_code(
     assert message.startswith("Error: ")
     assert all(word in message for word in words), message
     assert not Path("own.safetensors").exists()
+    # All of it was known before anything was computed.
+    assert prepare is nothing_but_bad_audio or not list(Path().glob("cache/*.npz"))
 
 
 def test_unknown_speakers_are_a_loud_warning(capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,3 +276,11 @@ def test_corrupt_audio_among_good_is_named_and_left_out(capsys: pytest.CaptureFi
     report = json.loads(Path("reports/train-own/training.json").read_text())
     assert sum(report["n_clips"].values()) == 12
     assert Path("own.safetensors").is_file()
+
+
+def test_a_batch_is_no_larger_than_the_clips_that_are_learnt_from(capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(Path("raw"), ("anger", "fear"))
+    with one_thread():
+        assert train("--data", "raw", "--config", "tiny.toml", "--set", "fit.batch_size=500") == ExitCode.OK
+    said = capsys.readouterr().err
+    assert "fit.batch_size is 500, but only 8 clips are learnt from: steps are of 8 windows." in said

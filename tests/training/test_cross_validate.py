@@ -102,6 +102,18 @@ def test_folds_that_are_done_are_not_trained_again(scored: Scored) -> None:
     assert [path.stat().st_mtime_ns for path in kept] == before
 
 
+def test_a_damaged_fold_is_trained_again(scored: Scored) -> None:
+    path, *others = sorted((scored.folder / "cache" / "folds").iterdir())
+    before = [other.stat().st_mtime_ns for other in others]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    code, out = evaluate(scored.folder, "--json", "-", "--also", "two=anger,fear")
+    assert code == ExitCode.OK
+    assert json.loads(out[out.index("{") :])["overall"]["confusion"] == scored.scores["overall"]["confusion"]
+    assert [other.stat().st_mtime_ns for other in others] == before
+    assert len(path.read_bytes()) == len(whole)
+
+
 def test_one_fold_alone_can_be_asked_for(scored: Scored) -> None:
     code, out = evaluate(scored.folder, "--fold", "2")
     assert code == ExitCode.OK

@@ -19,9 +19,11 @@ from ser_batch.cli.main import main
 from ser_batch.corpora.builtin import BUILT_IN_CORPORA
 from ser_batch.corpora.reading import read_corpus
 from ser_batch.errors import ExitCode
+from ser_batch.plugins import PluginRecipe
 from ser_batch.training.train import TrainOptions, training_key
 from ser_batch.training.train_config import TrainConfig
 
+READER = str(Path(__file__).parent / "odd_reader.py")
 N_EPOCHS = 8
 
 TINY = f"""
@@ -107,6 +109,8 @@ def test_only_the_very_same_training_goes_on(tmp_path: Path) -> None:
         (clips, hashes, config.with_values({"fit": {"epochs": 3}}), options),
         (clips, hashes, config, replace(options, seed=1)),
         (clips, hashes, config, replace(options, device="cuda")),
+        # What another reader decodes is other audio.
+        (clips, hashes, config, replace(options, recipe=PluginRecipe(files=(READER,)))),
     ]
     assert key not in {training_key(*other) for other in others}
     # Where the files lie, and in which order they are found, is nothing to the training.
