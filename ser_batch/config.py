@@ -73,6 +73,8 @@ class PredictConfig:
     model: str = "ser6"
     device: str = "auto"
     batch_size: int = 64
+    #: Answer among these labels of the model only; none means all.
+    labels: tuple[str, ...] = ()
     #: Mark files whose confidence lies below this as `uncertain`; 0 = do not mark. The label stays.
     abstain: float = 0.0
 

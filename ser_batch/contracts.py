@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ser_batch.errors import PluginError
+from ser_batch.errors import ModelError, PluginError
 from ser_batch.plugins import blamed
 from ser_batch.records import Classifier, Clip, Extractor, FeatureBlock, FeatureSpec, Prediction
-from ser_batch.text import shown
+from ser_batch.text import did_you_mean, shown
 
 __all__ = ["CheckedClassifier", "CheckedExtractor", "check_block", "check_clips", "check_spec", "read_only"]
 
@@ -247,11 +247,15 @@ class CheckedClassifier:
         Who loaded it.
     classifier : Classifier
         As the plugin returned it.
+    among : sequence of str
+        The labels to answer among; none means all. Probabilities of each window are renormalised over them.
 
     Attributes
     ----------
-    name, sha256, labels, needs, device
+    name, sha256, needs, device
         As in `Classifier`.
+    labels : tuple of str
+        Those to answer among, in the order of the model.
     columns : dict
         Extractor -> its columns as the model was trained on them, in their order; empty where the model does not say.
     card : dict
@@ -263,9 +267,11 @@ class CheckedClassifier:
     ------
     PluginError
         One of them is missing or wrong; the message names the plugin and what was expected.
+    ModelError
+        The model does not have a label of `among`, or there is only one.
     """
 
-    def __init__(self, plugin: str, classifier: Classifier) -> None:
+    def __init__(self, plugin: str, classifier: Classifier, among: Sequence[str] = ()) -> None:
         self.inner = classifier
         self._where = f"Plugin {plugin!r}: the model"
         with blamed(f"{self._where} cannot be used"):
@@ -277,10 +283,23 @@ class CheckedClassifier:
             needs = self._read("needs", _are_needs, "(extractor, version) pairs")
             columns = self._read("columns", _are_columns, "extractor -> list of its columns", {})
             card = self._read("card", _is_card, "what JSON can hold", {})
-        self.labels = tuple(labels)
+        self._all_labels = tuple(labels)
+        self.labels = self._among(among)
+        self._kept = [self._all_labels.index(label) for label in self.labels]
         self.needs = tuple((name, int(version)) for name, version in needs)
         self.columns: dict[str, tuple[str, ...]] = {name: tuple(names) for name, names in columns.items()}
         self.card: dict[str, Any] = dict(card)
+
+    def _among(self, labels: Sequence[str]) -> tuple[str, ...]:
+        for label in labels:
+            if label not in self._all_labels:
+                raise ModelError(
+                    f"Model {self.name!r} has no label {label!r}.{did_you_mean(label, self._all_labels)} "
+                    f"Its labels: {', '.join(self._all_labels)}."
+                )
+        if labels and len(set(labels)) < 2:
+            raise ModelError(f"To answer among {labels[0]!r} alone is no question: give two labels or more.")
+        return tuple(label for label in self._all_labels if not labels or label in labels)
 
     def _read(self, name: str, holds: Any, rule: str, default: Any = None) -> Any:
         value = getattr(self.inner, name, default)
@@ -308,7 +327,7 @@ class CheckedClassifier:
         n_windows = next((len(block.scalars) for block in blocks.values()), None)
         probabilities = self._table("predict: probabilities", answer[0], n_windows)
         weights = self._array("predict: weights", answer[1], (len(probabilities),))
-        return probabilities, weights
+        return self._renormalised(probabilities), weights
 
     def pool(self, window_probabilities: NDArray[np.float32], weights: NDArray[np.float32]) -> Prediction:
         """Return the prediction for a file; see `Classifier`.
@@ -319,7 +338,7 @@ class CheckedClassifier:
             The classifier failed, or what it gave is no prediction.
         """
         with blamed(f"{self._where} failed in pool"):
-            found = self.inner.pool(window_probabilities, weights)
+            found = self.inner.pool(self._widened(window_probabilities), weights)
         if not isinstance(found, Prediction):
             raise self._wrong(f"pool must return a Prediction, not {type(found).__name__}.")
         if found.emotion not in self.labels:
@@ -327,13 +346,34 @@ class CheckedClassifier:
                 f"{self._where}: pool gave the emotion {shown(found.emotion)}, which is none of its labels."
             )
         (probabilities,) = self._table("pool: probabilities", [found.probabilities], 1)
-        if probabilities[self.labels.index(found.emotion)] < probabilities.max() - _ROUNDING:
+        if probabilities[self._all_labels.index(found.emotion)] < probabilities.max() - _ROUNDING:
             raise PluginError(
                 f"{self._where}: pool gave {shown(found.emotion)}, which is not the most probable emotion."
             )
         table = self._table("pool: window_probabilities", found.window_probabilities, len(window_probabilities))
-        numbers = [self._share(name, getattr(found, name)) for name in ("confidence", "entropy", "margin")]
-        return Prediction(str(found.emotion), probabilities, table, *numbers)
+        confidence, entropy, margin = (
+            self._share(name, getattr(found, name)) for name in ("confidence", "entropy", "margin")
+        )
+        if len(self.labels) < len(self._all_labels):
+            probabilities, table = self._renormalised(probabilities[None])[0], self._renormalised(table)
+            entropy = min(entropy * math.log(len(self._all_labels)) / math.log(len(self.labels)), 1.0)
+        return Prediction(str(found.emotion), probabilities, table, confidence, entropy, margin)
+
+    def _renormalised(self, table: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the columns of the labels to answer among; alike where none of them was thought possible."""
+        if len(self.labels) == len(self._all_labels):
+            return table
+        kept = table[:, self._kept].astype(np.float64)
+        total = kept.sum(axis=1, keepdims=True)
+        return read_only(np.where(total > 0, kept / np.where(total > 0, total, 1), 1 / len(self.labels)))
+
+    def _widened(self, table: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return a table with the columns of all labels, zeros in those that are not to be answered."""
+        if len(self.labels) == len(self._all_labels):
+            return table
+        wide = np.zeros((len(table), len(self._all_labels)), np.float32)
+        wide[:, self._kept] = table
+        return wide
 
     def _share(self, name: str, value: object) -> float:
         if not isinstance(value, int | float | np.number) or not -_ROUNDING <= value <= 1 + _ROUNDING:
@@ -341,7 +381,7 @@ class CheckedClassifier:
         return min(max(float(value), 0.0), 1.0)
 
     def _table(self, what: str, value: ArrayLike, n_rows: int | None) -> NDArray[np.float32]:
-        array = self._array(what, value, (n_rows, len(self.labels)))
+        array = self._array(what, value, (n_rows, len(self._all_labels)))
         sums = array.sum(axis=1, dtype=np.float64)
         wrong = np.flatnonzero(np.abs(sums - 1) > _SUM_TOLERANCE)
         if len(wrong):

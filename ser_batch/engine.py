@@ -182,7 +182,7 @@ def _choose_device(
 
     choice, classifier = choose_device(requested), None
     if choice.device != "cpu":
-        classifier, choice = open_classifier(manager, name, requested)
+        classifier, choice = open_classifier(manager, name, requested, config.predict.labels)
     progress.say(f"Device: {choice.device}. {choice.note}".strip())
     return (
         classifier if choice.device != "cpu" else None,

@@ -132,20 +132,24 @@ def reader_versions(manager: pluggy.PluginManager) -> dict[str, str | int]:
     return {name: plugin_version(manager, name, "READER_VERSION") for name in readers}
 
 
-def load_classifier(manager: pluggy.PluginManager, name: str, device: str) -> CheckedClassifier:
-    """Load a model by the first plugin that knows it; what it gives later is checked too.
+def load_classifier(
+    manager: pluggy.PluginManager, name: str, device: str, among: Sequence[str] = ()
+) -> CheckedClassifier:
+    """Load a model by the first plugin that knows it, to answer `among` some of its labels or, with none, all.
+
+    What it gives later is checked too.
 
     Raises
     ------
     ModelError
-        No plugin knows it, or it cannot be used.
+        No plugin knows it, it cannot be used, or it lacks a label that it is to answer among.
     PluginError
         A plugin failed, or what it returned is no classifier.
     """
     found = _first(manager, "load_classifier", name=name, device=device)
     if found is None:
         raise ModelError(f"No plugin could load the model {name!r}.")
-    return CheckedClassifier(*found)
+    return CheckedClassifier(*found, among=among)
 
 
 def register_corpora(manager: pluggy.PluginManager) -> list[Corpus]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,6 +78,8 @@ class EmotionPredictor:
         Plugins to load; by default the built-in and the installed ones.
     config : Config, optional
         Audio settings; by default those that scans have by default.
+    labels : sequence of str
+        Answer among these labels of the model only; none means all.
 
     Raises
     ------
@@ -101,16 +103,18 @@ class EmotionPredictor:
         device: str = "auto",
         plugins: PluginRecipe | None = None,
         config: Config | None = None,
+        labels: Sequence[str] = (),
     ) -> None:
         plugins = plugins or PluginRecipe()
-        self._config = (config or Config()).with_values({"predict": {"model": model, "device": device}}, "options")
+        predict = {"model": model, "device": device, "labels": tuple(labels)}
+        self._config = (config or Config()).with_values({"predict": predict}, "options")
         self._manager = plugins.build()
         self._arrays = _Arrays()
         self._manager.register(self._arrays)
         hooks.validate_config(self._manager, self._config)
         self.classifier: CheckedClassifier
         self.device: DeviceChoice
-        self.classifier, self.device = open_classifier(self._manager, model, device)
+        self.classifier, self.device = open_classifier(self._manager, model, device, labels)
         if self.device.note:
             _log.warning("%s", self.device.note)
         offered = hooks.register_extractors(self._manager, self._config)

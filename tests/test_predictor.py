@@ -193,6 +193,28 @@ def test_a_device_that_is_absent_is_said_aloud(
     assert predictor.predict(call).emotion in LABELS
 
 
+def test_only_the_labels_that_were_asked_for_are_answered(predictor: EmotionPredictor, model: Path, call: Path) -> None:
+    kept = ("sadness", "anger", "joy")  # in another order than the model's
+    whole, among = predictor.predict(call), EmotionPredictor(str(model), "cpu", labels=kept).predict(call)
+    assert list(among.probabilities) == [label for label in LABELS if label in kept]
+    places = [LABELS.index(label) for label in among.probabilities]
+    windows = whole.window_probabilities[:, places]
+    expected = windows / windows.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(among.window_probabilities, expected, atol=1e-6)
+    shares = np.array(list(among.probabilities.values()))
+    assert among.emotion == list(among.probabilities)[shares.argmax()]
+    assert among.confidence == pytest.approx(shares.max(), abs=1e-6)
+    assert among.entropy == pytest.approx(-(shares * np.log(shares)).sum() / np.log(3), abs=1e-5)
+    assert among.margin == pytest.approx(np.diff(np.sort(shares)[-2:])[0], abs=1e-6)
+
+
+def test_labels_that_the_model_does_not_have_are_refused(model: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no label 'angr'\. Did you mean 'anger'\? Its labels: anger, disgust"):
+        EmotionPredictor(str(model), "cpu", labels=("angr", "joy"))
+    with pytest.raises(ModelError, match="among 'joy' alone is no question"):
+        EmotionPredictor(str(model), "cpu", labels=("joy",))
+
+
 def test_other_audio_settings_than_the_model_was_trained_with_are_refused(model: Path) -> None:
     config = Config().with_values({"audio": {"sample_rate_hz": 16_000}})
     with pytest.raises(ConfigError, match=r"audio\.sample_rate_hz is 16000, but .* was trained with 22050"):

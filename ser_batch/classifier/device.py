@@ -8,6 +8,7 @@ reason is said aloud.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,7 +85,9 @@ def choose_device(requested: str) -> DeviceChoice:
     )
 
 
-def open_classifier(manager: pluggy.PluginManager, name: str, requested: str) -> tuple[CheckedClassifier, DeviceChoice]:
+def open_classifier(
+    manager: pluggy.PluginManager, name: str, requested: str, among: Sequence[str] = ()
+) -> tuple[CheckedClassifier, DeviceChoice]:
     """Load a model on the device chosen for a request, or on the CPU where that device cannot be trusted with it.
 
     Parameters
@@ -95,6 +98,8 @@ def open_classifier(manager: pluggy.PluginManager, name: str, requested: str) ->
         A shipped name or the path of a ``.safetensors`` file.
     requested : str
         One of `DEVICES`.
+    among : sequence of str
+        Labels to answer among; none means all.
 
     Returns
     -------
@@ -111,10 +116,10 @@ def open_classifier(manager: pluggy.PluginManager, name: str, requested: str) ->
     """
     choice = choose_device(requested)
     try:
-        classifier = hooks.load_classifier(manager, name, choice.device)
+        classifier = hooks.load_classifier(manager, name, choice.device, among)
     except DeviceError as error:
         choice = DeviceChoice("cpu", f"{error} Computing on the CPU.")
-        classifier = hooks.load_classifier(manager, name, "cpu")
+        classifier = hooks.load_classifier(manager, name, "cpu", among)
     if classifier.device == "cpu" != choice.device:
         choice = DeviceChoice("cpu", f"Model {classifier.name!r} computes on the CPU alone.")
     return classifier, choice

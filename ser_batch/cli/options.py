@@ -27,6 +27,7 @@ __all__ = [
     "input_options",
     "jobs_option",
     "json_option",
+    "labels_option",
     "limit_options",
     "model_option",
     "plugin_option",
@@ -77,6 +78,24 @@ def device_option(default: str | None = "auto") -> Callable[[Command], Command]:
     """Where the network computes; a default of None leaves it to the configuration."""
     text = "Where the network computes."
     return click.option("--device", type=OneOf(DEVICES), default=default, show_default=True, help=text)
+
+
+class _Labels(click.ParamType):
+    """Words separated by commas."""
+
+    name = "labels"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(word for part in value.split(",") if (word := part.strip()))
+
+
+labels_option = click.option(
+    "--labels",
+    type=_Labels(),
+    default=(),
+    metavar="LABEL,LABEL…",
+    help="Answer among these labels of the model only; by default all.",
+)
 
 
 def model_option(default: str | None = "ser6") -> Callable[[Command], Command]:
@@ -168,6 +187,7 @@ _OVERRIDES = {
     "include": ("run", "include"),
     "exclude": ("run", "exclude"),
     "model": ("predict", "model"),
+    "labels": ("predict", "labels"),
     "device": ("predict", "device"),
     "batch_size": ("predict", "batch_size"),
     "abstain": ("predict", "abstain"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ser_batch.cli.options import device_option, model_option, plugin_option
+from ser_batch.cli.options import device_option, labels_option, model_option, plugin_option
 from ser_batch.errors import ExitCode
 from ser_batch.plugins import PluginRecipe
 from ser_batch.text import printable
@@ -25,10 +25,17 @@ __all__ = ["command", "result_as_dict"]
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file and line.")
 @click.option("--windows", is_flag=True, help="Show each window of 3 s too.")
 @model_option()
+@labels_option
 @device_option()
 @plugin_option
 def command(
-    files: tuple[str, ...], as_json: bool, windows: bool, model: str, device: str, plugins: tuple[str, ...]
+    files: tuple[str, ...],
+    as_json: bool,
+    windows: bool,
+    model: str,
+    labels: tuple[str, ...],
+    device: str,
+    plugins: tuple[str, ...],
 ) -> int:
     """Show the emotion of single files, with a bar per emotion, the most probable first.
 
@@ -40,7 +47,7 @@ def command(
     # Imported here: this module is loaded for --help too.
     from ser_batch.predictor import EmotionPredictor  # noqa: PLC0415
 
-    predictor = EmotionPredictor(model, device, PluginRecipe(files=plugins))
+    predictor = EmotionPredictor(model, device, PluginRecipe(files=plugins), labels=labels)
     n_failed = 0
     for number, path in enumerate(files):
         [result] = predictor.predict_batch([path])

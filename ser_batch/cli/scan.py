@@ -12,6 +12,7 @@ from ser_batch.cli.options import (
     config_of,
     device_option,
     input_options,
+    labels_option,
     model_option,
     recipe_of,
     run_options,
@@ -28,6 +29,7 @@ __all__ = ["command", "run_scan"]
 @input_options
 @run_options
 @model_option(default=None)
+@labels_option
 @device_option(default=None)
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Windows per batch on a GPU.")
 @click.option(

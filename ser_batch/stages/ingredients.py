@@ -98,7 +98,7 @@ def gather(manager: pluggy.PluginManager, recipe: PluginRecipe, config: Config) 
     offered = hooks.register_extractors(manager, config)
     # For the CPU whatever computes later: that loads no weights into a device.
     name = config.predict.model
-    classifier = hooks.load_classifier(manager, name, "cpu") if name else None
+    classifier = hooks.load_classifier(manager, name, "cpu", config.predict.labels) if name else None
     selected = select_extractors(offered, config.extract.extractors, classifier)
     # An extractor that gives a tensor and nothing else works for the model alone.
     needed = {name for name, _ in classifier.needs} if classifier else set()

@@ -94,7 +94,11 @@ class Workshop:
         self.manager: pluggy.PluginManager = setup.recipe.build()
         offered = hooks.register_extractors(self.manager, setup.config)
         # Where the parent predicts, long recordings are predicted here all the same.
-        self._model = hooks.load_classifier(self.manager, setup.model, "cpu") if setup.model else None
+        self._model = (
+            hooks.load_classifier(self.manager, setup.model, "cpu", setup.config.predict.labels)
+            if setup.model
+            else None
+        )
         self.extractors = select_extractors(offered, setup.extractors)
         self.classifier = self._model if setup.predict else None
         #: Whether a file has been analysed here.

@@ -105,6 +105,22 @@ def test_one_short_file_gives_the_numbers_of_the_predictor(run, audio, model):
         assert row[f"p_{label}"] == pytest.approx(probability, abs=1e-6)
 
 
+def test_a_scan_among_some_labels_has_their_columns_alone_and_is_another_run(audio, model, run, tmp_path, capsys):
+    arguments = ["scan", str(audio), "--model", str(model), "--device", "cpu", "--jobs", "1", "--labels", "joy, anger"]
+    assert main([*arguments, "-o", str(tmp_path / "run")]) == 1
+    capsys.readouterr()
+    files = pd.read_parquet(tmp_path / "run/files")
+    assert list(files.filter(regex="^p_")) == ["p_anger", "p_joy"]
+    ok = files[files["status"] == "ok"]
+    np.testing.assert_allclose(ok["p_anger"] + ok["p_joy"], 1, atol=1e-5)
+    assert set(ok["emotion"].astype(str)) <= {"anger", "joy"}
+    assert json.loads((tmp_path / "run/run.json").read_text())["labels"] == ["anger", "joy"]
+    assert main(["verify", str(tmp_path / "run")]) == 0
+    code, told = refused(capsys, *arguments, "-o", run)
+    assert code == 7
+    assert "labels: [" in told
+
+
 def test_status_verify_and_diff_agree_that_it_is_sound(run, capsys):
     assert main(["verify", str(run)]) == 0
     assert "is whole and sound" in capsys.readouterr().out
