@@ -124,14 +124,6 @@ class Config:
             for part in [getattr(self, section.name)]
         }
 
-    def results_key(self) -> dict[str, Any]:
-        """Return the settings that change results; anything else may differ between two visits to one run."""
-        return {
-            "audio": self.as_dict()["audio"],
-            "abstain": self.predict.abstain,
-            "extractors": sorted(self.extract.extractors),
-        }
-
 
 def load_config(path: Path | None = None) -> Config:
     """Return the defaults, with the TOML file at `path` laid over them.

@@ -10,7 +10,9 @@ import pytest
 
 from ser_batch.config import Config, load_config
 from ser_batch.errors import ConfigError, ExitCode, ModelError
+from ser_batch.plugins import PluginRecipe
 from ser_batch.resources import config_path, model_path, shipped_configs, shipped_models
+from ser_batch.stages.ingredients import gather
 
 
 def test_a_file_is_laid_over_the_defaults(tmp_path: Path) -> None:
@@ -80,6 +82,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | No
         load_config(path)
 
 
+def fingerprint(config: Config) -> str:
+    recipe = PluginRecipe(entry_points=())
+    return gather(recipe.build(), recipe, config).fingerprint()
+
+
 def test_what_does_not_change_results_is_not_in_their_key() -> None:
     base = Config()
     same = base.with_values(
@@ -94,7 +101,7 @@ def test_what_does_not_change_results_is_not_in_their_key() -> None:
             "run": {"shard_size": 7, "include": ["*.wav"]},
         }
     )
-    assert same.results_key() == base.results_key()
+    assert fingerprint(same) == fingerprint(base)
 
 
 @pytest.mark.parametrize(
@@ -104,11 +111,12 @@ def test_what_does_not_change_results_is_not_in_their_key() -> None:
         {"audio": {"sample_rate_hz": 16_000}},
         {"audio": {"piece_s": 30.0}},
         {"predict": {"abstain": 0.5}},
-        {"extract": {"extractors": ["mel"]}},
+        {"predict": {"labels": ["anger", "fear"]}},
+        {"predict": {"model": ""}, "extract": {"extractors": ["prosodic"]}},
     ],
 )
 def test_what_changes_results_changes_their_key(values: dict[str, Any]) -> None:
-    assert Config().with_values(values).results_key() != Config().results_key()
+    assert fingerprint(Config().with_values(values)) != fingerprint(Config())
 
 
 def test_shipped_names_resolve_and_paths_too(tmp_path: Path) -> None:

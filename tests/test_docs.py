@@ -20,7 +20,8 @@ from ser_batch import hookspecs
 from ser_batch.cli.main import COMMANDS
 from ser_batch.config import Config
 from ser_batch.errors import ExitCode
-from ser_batch.plugins import hook_names
+from ser_batch.plugins import PluginRecipe, hook_names
+from ser_batch.stages.ingredients import gather
 
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(
@@ -89,8 +90,7 @@ def test_configuration_page_marks_what_changes_results() -> None:
     marked = set(
         re.findall(r"^\| `(\w+\.\w+)` \| `.+?` \| R \|", (DOCS / "configuration.md").read_text(), re.MULTILINE)
     )
-    # The weights of the model count by their hash, beside the settings.
-    assert marked == {"predict.model"} | {name for name in all_keys() if changes_results(name)}
+    assert marked == {name for name in all_keys() if changes_results(name)}
 
 
 def all_keys() -> list[str]:
@@ -100,11 +100,24 @@ def all_keys() -> list[str]:
 def changes_results(name: str) -> bool:
     section, key = name.split(".")
     value = Config().as_dict()[section][key]
-    others = {"audio.window_hop_s": 1.0, "predict.device": "cpu", "predict.model": "other"}
+    others = {
+        "audio.window_hop_s": 1.0,
+        "predict.device": "cpu",
+        "predict.model": "ser7",
+        "predict.labels": ["anger", "fear"],
+    }
     other = others.get(name, ["mel"] if isinstance(value, list) else value + 1 if isinstance(value, int) else 0)
     if isinstance(value, float) and name not in others:
         other = value + 0.5
-    return Config().with_values({section: {key: other}}).results_key() != Config().results_key()
+    # A model brings the extractors that it needs; without one, a scan has those that are named.
+    base = Config().with_values({"predict": {"model": ""}} if section == "extract" else {})
+    return fingerprint(base.with_values({section: {key: other}})) != fingerprint(base)
+
+
+@cache
+def fingerprint(config: Config) -> str:
+    recipe = PluginRecipe(entry_points=())
+    return gather(recipe.build(), recipe, config).fingerprint()
 
 
 def command_page() -> ModuleType:
