@@ -44,7 +44,7 @@ def command(run_dir: str, as_json: bool) -> int:
 def _facts(run: Run, survey: Survey) -> dict[str, Any]:
     emotions = {}
     if survey.n_labelled:
-        row = survey.everything.rows()[0]
+        row = survey.overall
         emotions = {
             label: {
                 "n_files": row.counts[i],
@@ -59,7 +59,7 @@ def _facts(run: Run, survey: Survey) -> dict[str, Any]:
         "state": run.info.get("state"),
         "notices": [*run.notices, *gaps_of(run.info)],
         "model": (run.info.get("model") or {}).get("name"),
-        "n_files": survey.n_rows - survey.n_vanished,
+        "n_files": survey.n_present,
         "n_vanished": survey.n_vanished,
         "status": dict(survey.status),
         "audio_s": survey.audio_s,
@@ -95,9 +95,9 @@ def _lines(run: Run, survey: Survey) -> list[str]:
     model = (run.info.get("model") or {}).get("name")
     states = ("ok", "partial", "skipped", "failed")
     counts = ", ".join(f"{count(survey.status[name])} {name}" for name in states if survey.status[name])
-    n_files = survey.n_rows - survey.n_vanished
     lines = [
-        f"{printable(run.folder)}: {count(n_files)} files ({counts or 'none yet'}), {hours(survey.audio_s)} of audio"
+        f"{printable(run.folder)}: {count(survey.n_present)} files ({counts or 'none yet'}), "
+        f"{hours(survey.audio_s)} of audio"
     ]
     lines[0] += f", model {printable(model)}" if model and survey.labels else ", features alone"
     if survey.n_vanished:
@@ -133,7 +133,7 @@ def _lines(run: Run, survey: Survey) -> list[str]:
 def _emotion_lines(survey: Survey) -> list[str]:
     from ser_batch.cli.bars import bar_lines  # noqa: PLC0415
 
-    row = survey.everything.rows()[0]
+    row = survey.overall
     counts = dict(zip(survey.labels, row.counts, strict=True))
     ends = {label: (100 * row.low[i], 100 * row.high[i]) for i, label in enumerate(survey.labels)}
     ranked = sorted(survey.labels, key=lambda label: -row.shares[survey.labels.index(label)])

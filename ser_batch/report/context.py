@@ -49,7 +49,7 @@ class Page:
 def report_context(run: Run, survey: Survey, moments: Moments, table: FileTable) -> dict[str, Any]:
     """Return the variables of the template ``report.html.j2``, besides those of the page itself."""
     context: dict[str, Any] = {
-        "s": _Shown(survey),
+        "s": survey,
         "name": run.folder.resolve().name,
         "subtitle": _subtitle(run, survey),
         "summary": _summary(run, survey),
@@ -75,18 +75,6 @@ def report_context(run: Run, survey: Survey, moments: Moments, table: FileTable)
     return context
 
 
-class _Shown:
-    """A survey with the derived numbers that the template names."""
-
-    def __init__(self, survey: Survey) -> None:
-        self._survey = survey
-        self.n_present = survey.n_rows - survey.n_vanished
-        self.n_found = survey.n_rows
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._survey, name)
-
-
 def _subtitle(run: Run, survey: Survey) -> str:
     model = (run.info.get("model") or {}).get("name")
     parts = [f"Scanned {str(run.info.get('created', ''))[:10]}" if run.info.get("created") else ""]
@@ -98,13 +86,12 @@ def _subtitle(run: Run, survey: Survey) -> str:
 
 
 def _summary(run: Run, survey: Survey) -> str:
-    n_present = survey.n_rows - survey.n_vanished
-    if not n_present:
+    if not survey.n_present:
         return "This run holds no file yet."
-    analysed = survey.status["ok"] + survey.status["partial"]
-    text = f"{count(analysed)} of {count(n_present)} files were analysed, {hours(survey.audio_s)} of audio."
+    text = f"{count(survey.n_analysed)} of {count(survey.n_present)} files were analysed, "
+    text += f"{hours(survey.audio_s)} of audio."
     if survey.n_labelled:
-        row = survey.everything.rows()[0]
+        row = survey.overall
         best = int(np.argmax(row.shares))
         text += f" The label given most often is {survey.labels[best]} ({percent(row.shares[best])})."
         abstain = _abstain(run)
@@ -113,7 +100,7 @@ def _summary(run: Run, survey: Survey) -> str:
         else:
             undecided = percent(survey.n_low_margin / survey.n_labelled)
             text += f" In {undecided} of files, the first two emotions are less than {LOW_MARGIN:.2f} apart."
-    lost = n_present - analysed
+    lost = survey.n_present - survey.n_analysed
     if lost:
         text += f" {plural(lost, 'file')} could not be labelled; the reasons are below."
     return text
@@ -124,16 +111,15 @@ def _abstain(run: Run) -> float:
 
 
 def _tiles(survey: Survey) -> list[dict[str, str]]:
-    n_present = survey.n_rows - survey.n_vanished
     states = [f"{count(survey.status[name])} {name}" for name in ("ok", "partial", "skipped", "failed")]
     note = ", ".join(text for text in states if not text.startswith("0 ")) or "none"
     if survey.n_vanished:
         note += f"; {count(survey.n_vanished)} more have vanished"
-    tiles = [{"name": "Files", "value": count(n_present), "note": note}]
-    mean_s = survey.audio_s / max(survey.status["ok"] + survey.status["partial"], 1)
+    tiles = [{"name": "Files", "value": count(survey.n_present), "note": note}]
+    mean_s = survey.audio_s / max(survey.n_analysed, 1)
     tiles.append({"name": "Audio", "value": hours(survey.audio_s), "note": f"{mean_s:.1f} s a file on average"})
     if survey.n_labelled:
-        row = survey.everything.rows()[0]
+        row = survey.overall
         best = int(np.argmax(row.shares))
         tiles.append(
             {
@@ -165,7 +151,7 @@ def _share_cell(row: ShareRow, i: int) -> str:
 
 
 def _overall(survey: Survey) -> dict[str, Any]:
-    row = survey.everything.rows()[0]
+    row = survey.overall
     mean = survey.probability_sum / survey.n_labelled
     rows = [
         [label, count(row.counts[i]), _share_cell(row, i), percent(float(mean[i]))]

@@ -105,7 +105,7 @@ def file_table(survey: Survey, audio: AudioPlace, moments_s: dict[str, float], i
         "audio": audio.url,
         "rows": rows[::step],
     }
-    return FileTable(payload, len(rows[::step]), survey.n_rows - survey.n_vanished)
+    return FileTable(payload, len(rows[::step]), survey.n_present)
 
 
 def _rows(survey: Survey, table: pa.Table, extra: list[str], moments_s: dict[str, float]) -> list[list[Any]]:

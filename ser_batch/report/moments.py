@@ -30,7 +30,6 @@ class Timeline:
     #: Why it is shown: "longest" or "most eventful".
     reason: str
     duration_s: float
-    n_windows: int
     #: Times at which the most probable emotion changes.
     n_changes: int
     #: Start and end of each step in s, (n_steps, 2).
@@ -142,7 +141,6 @@ def _timeline(clip_id: str, reason: str, table: pa.Table, duration_s: float | No
         reason=reason,
         # The last window is padded: it ends after the audio does.
         duration_s=float(np.fmin(end_s[-1], np.nan if duration_s is None else duration_s)),
-        n_windows=len(table),
         n_changes=int(np.count_nonzero(np.diff(probabilities.argmax(axis=1)))),
         steps_s=np.column_stack([start_s[first], ends_s]),
         probabilities=np.stack([probabilities[a : b + 1].mean(axis=0) for a, b in zip(first, last, strict=True)]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from ser_batch.report.flags import FLAGS, Flag
 from ser_batch.report.grouping import Grouping, plan_groupings
-from ser_batch.report.tallies import Chunk, Extremes, FeatureSample, Groups, Reasons
+from ser_batch.report.tallies import Chunk, Extremes, FeatureSample, Groups, Reasons, ShareRow
 from ser_batch.run.read import Run, with_metadata
 from ser_batch.run.schema import TIMING_COLUMNS
 
@@ -59,7 +60,6 @@ class Survey:
     status: Counter[str] = field(default_factory=Counter)
     #: Audio analysed, in s.
     audio_s: float = 0.0
-    size_bytes: int = 0
     everything: Groups = field(default_factory=lambda: Groups("All files", 0, False))
     groups: list[Groups] = field(default_factory=list)
     over_time: Groups | None = None
@@ -89,6 +89,21 @@ class Survey:
     #: Rows for the table of files.
     table: pa.Table | None = None
     columns: tuple[str, ...] = ()
+
+    @property
+    def n_present(self) -> int:
+        """Files that are not gone, which all other numbers are about."""
+        return self.n_rows - self.n_vanished
+
+    @property
+    def n_analysed(self) -> int:
+        """Files of which at least a part was analysed."""
+        return self.status["ok"] + self.status["partial"]
+
+    @cached_property
+    def overall(self) -> ShareRow:
+        """The emotions of all files; only where there is a labelled one."""
+        return self.everything.rows()[0]
 
     @property
     def n_labelled(self) -> int:
@@ -184,7 +199,6 @@ class _Surveyor:
         survey.status.update(chunk.status.tolist())
         duration_s = chunk.numbers("duration_s")
         survey.audio_s += float(np.nansum(duration_s))
-        survey.size_bytes += int(pc.sum(rows.column("size_bytes")).as_py() or 0)
         survey.reasons.add(chunk)
         n_windows = chunk.numbers("n_windows")
         self.longest.add(chunk, np.where(n_windows >= _LONG_FROM_WINDOWS, n_windows, np.nan))
