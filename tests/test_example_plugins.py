@@ -28,6 +28,7 @@ PACKAGES = {
     "ser-batch-template": ("pauses", "numpy"),
     "ser-batch-praat": ("praat", "parselmouth"),
     "ser-batch-opensmile": ("opensmile", "opensmile"),
+    "ser-batch-whisper": ("whisper_mel", "onnxruntime"),
 }
 
 
@@ -103,7 +104,7 @@ def test_installed_packages_are_listed_with_version_hooks_and_columns(site: Path
     assert "validate_config" in listed["ser-batch-opensmile"]["hooks"]
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", [package for package in PACKAGES if package != "ser-batch-whisper"])
 def test_columns_come_and_go_with_the_package(site: Path, tmp_path: Path, package: str) -> None:
     if not available(package):
         pytest.skip(f"{PACKAGES[package][1]} is not installed")
@@ -118,6 +119,15 @@ def test_columns_come_and_go_with_the_package(site: Path, tmp_path: Path, packag
     if package == "ser-batch-template":
         ser_batch(site, tmp_path, *arguments, "-o", "without", plugins="")
         assert not [name for name in pd.read_parquet(tmp_path / "without/files") if name.startswith(f"{extractor}__")]
+
+
+def test_a_scan_takes_the_model_of_a_package_by_its_name(site: Path, tmp_path: Path) -> None:
+    sample = str(REPOSITORY / "data/samples/voices/low_slow.flac")
+    arguments = ["scan", sample, "--no-report", "--jobs", "1", "--device", "cpu", "-o", "run", "--model", "ser6-large"]
+    ser_batch(site, tmp_path, *arguments, plugins="ser-batch-whisper")
+    (row,) = pd.read_parquet(tmp_path / "run/files").to_dict("records")
+    assert row["status"] == "ok"
+    assert row[f"p_{row['emotion']}"] == pytest.approx(row["confidence"])
 
 
 def test_the_template_adds_a_section_to_the_report_and_a_command(site: Path, tmp_path: Path) -> None:
