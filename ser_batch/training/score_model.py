@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 
 from ser_batch import hooks
-from ser_batch.classifier import checkpoint
 from ser_batch.config import Config
-from ser_batch.errors import DataError, ModelError
+from ser_batch.errors import DataError
 from ser_batch.records import ClipOutcome, LabelledClip, Status
-from ser_batch.resources import model_path
 from ser_batch.stages.ingredients import Ingredients, gather
 from ser_batch.stages.pool import temporary_extraction, worker_count
 from ser_batch.stages.progress import Progress
@@ -69,7 +67,8 @@ def score_model(
     if len(taken) < len(clips):
         progress.say(f"{len(clips) - len(taken)} clips of other labels are left out.")
     hashes = content_hashes([clips[index].path for index in taken])
-    check_leakage(_training_of(model), [clips[index].speaker for index in taken], hashes)
+    card = hooks.load_classifier(manager, model, "cpu").card
+    check_leakage(card.get("training", {}), [clips[index].speaker for index in taken], hashes)
     kept, probabilities = [], []
     outcomes = _outcomes(ingredients, [clips[index].path for index in taken], options.jobs, progress)
     for index, outcome in zip(taken, outcomes, strict=True):
@@ -107,11 +106,3 @@ def _outcomes(ingredients: Ingredients, paths: Sequence[str], jobs: int, progres
                 yield from outcomes
     finally:
         progress.end()
-
-
-def _training_of(model: str) -> dict[str, Any]:
-    try:
-        return dict(checkpoint.load(model_path(model)).meta.get("training", {}))
-    except ModelError:
-        # A model of a plugin, which says nothing of its training.
-        return {}
