@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from ser_batch.errors import ModelError, PluginError
 from ser_batch.plugins import blamed
-from ser_batch.records import Classifier, Clip, Extractor, FeatureBlock, FeatureSpec, Prediction
+from ser_batch.records import Classifier, Clip, Corpus, CorpusItem, Extractor, FeatureBlock, FeatureSpec, Prediction
 from ser_batch.text import did_you_mean, shown
 
-__all__ = ["CheckedClassifier", "CheckedExtractor", "check_block", "check_clips", "check_spec", "read_only"]
+__all__ = [
+    "CheckedClassifier",
+    "CheckedExtractor",
+    "check_block",
+    "check_clips",
+    "check_corpus",
+    "check_spec",
+    "read_only",
+]
 
 #: How far probabilities may be from adding up to 1; half precision rounds by as much.
 _SUM_TOLERANCE = 2e-3
@@ -49,7 +59,7 @@ def check_spec(plugin: str, extractor: object) -> FeatureSpec:
                 f"Plugin {plugin!r} registered {shown(extractor)}, which is not an extractor: an instance with a "
                 f"`spec` (FeatureSpec) and a method `extract(clip, windows_s)`."
             )
-        _check_fields(f"Plugin {plugin!r}: extractor {spec.extractor!r}", spec)
+        _check_fields(f"Plugin {plugin!r}: extractor {shown(spec.extractor)}", spec)
     return spec
 
 
@@ -236,6 +246,43 @@ def _check_place(
                 f"{where} gave a piece that reaches {reached_s:g} s beyond the start of the next one; "
                 f"{wanted_s:g} s were asked for."
             )
+
+
+def check_corpus(plugin: str, corpus: object) -> Corpus:
+    """Return `corpus` with a `read` and a `looks_like` whose answers are checked, and whose errors name the plugin.
+
+    Raises
+    ------
+    PluginError
+        It is no corpus; the message names the plugin and says what was expected.
+    """
+    if not isinstance(corpus, Corpus):
+        raise PluginError(f"Plugin {plugin!r}: register_corpora gave {shown(corpus)}, which is no Corpus.")
+    where = f"Plugin {plugin!r}: corpus {shown(corpus.name)}"
+    _check_texts(where, corpus, ("name", "title", "licence", "url", "language"))
+    if not corpus.name:
+        raise PluginError(f"{where} needs a name.")
+
+    def read(folder: Path) -> Iterable[CorpusItem]:
+        with blamed(f"{where} failed on {folder}"):
+            items = list(corpus.read(folder))
+        for item in items:
+            if not isinstance(item, CorpusItem):
+                raise PluginError(f"{where} gave {shown(item)}, which is no LabelledClip, PassedOver or Remark.")
+            _check_texts(where, item, [field.name for field in fields(item)])
+        return items
+
+    def looks_like(folder: Path, names: Sequence[str]) -> bool:
+        with blamed(f"{where} failed on {folder}"):
+            return bool(corpus.looks_like(folder, names))
+
+    return replace(corpus, read=read, looks_like=looks_like)
+
+
+def _check_texts(where: str, record: object, names: Sequence[str]) -> None:
+    for name in names:
+        if not isinstance(value := getattr(record, name), str):
+            raise PluginError(f"{where}: {name} must be text, not {shown(value)}.")
 
 
 class CheckedClassifier:

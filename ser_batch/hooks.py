@@ -7,15 +7,15 @@ first answer wins (`read_clip`, `load_classifier`) the order is pluggy's: ``tryf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser_batch.contracts import CheckedClassifier, CheckedExtractor, check_clips
+from ser_batch.contracts import CheckedClassifier, CheckedExtractor, check_clips, check_corpus
 from ser_batch.errors import ModelError, PluginError, SerBatchError
 from ser_batch.plugins import blamed, plugin_version
-from ser_batch.records import Clip, ClipOutcome, ClipRef, Corpus, CorpusItem
+from ser_batch.records import Clip, ClipOutcome, ClipRef, Corpus
 from ser_batch.text import shown
 
 if TYPE_CHECKING:
@@ -164,33 +164,16 @@ def register_corpora(manager: pluggy.PluginManager) -> list[Corpus]:
     corpora = []
     for implementation in _by_name(manager, "register_corpora"):
         plugin = implementation.plugin_name
-        for corpus in _listed(plugin, "register_corpora", _call(implementation, "register_corpora"), "corpora"):
-            if not isinstance(corpus, Corpus):
-                raise PluginError(
-                    f"Plugin {plugin!r}: register_corpora returned {shown(corpus)}, which is not a Corpus."
-                )
+        for item in _listed(plugin, "register_corpora", _call(implementation, "register_corpora"), "corpora"):
+            corpus = check_corpus(plugin, item)
             if corpus.name in owners:
                 raise PluginError(
                     f"Plugin {plugin!r} offers a corpus named {corpus.name!r}, which plugin {owners[corpus.name]!r} "
                     f"already offers. Give it another name."
                 )
             owners[corpus.name] = plugin
-            corpora.append(_with_blame(plugin, corpus))
+            corpora.append(corpus)
     return corpora
-
-
-def _with_blame(plugin: str, corpus: Corpus) -> Corpus:
-    where = f"Plugin {plugin!r}: corpus {corpus.name!r} failed"
-
-    def read(folder: Path) -> Iterable[CorpusItem]:
-        with blamed(f"{where} on {folder}"):
-            return list(corpus.read(folder))
-
-    def looks_like(folder: Path, names: Sequence[str]) -> bool:
-        with blamed(f"{where} on {folder}"):
-            return corpus.looks_like(folder, names)
-
-    return replace(corpus, read=read, looks_like=looks_like)
 
 
 def register_commands(manager: pluggy.PluginManager, cli: click.Group) -> dict[str, str]:

@@ -29,7 +29,7 @@ from ser_batch.errors import PluginError, SerBatchError
 from ser_batch.hookspecs import ENTRY_POINT_GROUP
 from ser_batch.interrupt import Interrupted
 from ser_batch.records import Extractor, FeatureSpec
-from ser_batch.text import did_you_mean, message_of
+from ser_batch.text import did_you_mean, message_of, shown
 
 __all__ = [
     "BUILT_IN",
@@ -52,6 +52,10 @@ BUILT_IN = {
     "ser_batch.classifier": "ser_batch.classifier.loader",
     "ser_batch.corpora": "ser_batch.corpora.builtin",
 }
+
+
+#: Longest version that a plugin may declare.
+_VERSION_CHARACTERS = 100
 
 
 @contextmanager
@@ -81,8 +85,6 @@ def blamed(
     here = _working_directory()
     try:
         yield
-    except GeneratorExit:
-        raise
     except passing:
         raise
     except BaseException as error:
@@ -226,11 +228,12 @@ def plugin_version(manager: pluggy.PluginManager, name: str, attribute: str) -> 
         It declares something that is neither a whole number nor text.
     """
     plugin = manager.get_plugin(name)
-    declared = getattr(plugin, attribute, None)
+    with blamed(f"Plugin {name!r}: {attribute} cannot be read"):
+        declared = getattr(plugin, attribute, None)
     if declared is not None:
-        if isinstance(declared, str | int):
+        if isinstance(declared, str | int) and len(str(declared)) <= _VERSION_CHARACTERS:
             return declared
-        raise PluginError(f"Plugin {name!r}: {attribute} must be a whole number or text, not {declared!r}.")
+        raise PluginError(f"Plugin {name!r}: {attribute} must be a whole number or text, not {shown(declared)}.")
     if package := _package(name):
         return package[1]
     file = getattr(plugin, "__file__", None)
