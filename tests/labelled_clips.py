@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,19 +31,6 @@ def speak(label: str, speaker: int, take: int, duration_s: float = 1.2, rate_hz:
     voice = sum(np.sin(number * phase) / number for number in range(1, 9))
     loudness = 0.55 + 0.45 * np.sin(2 * np.pi * syllables * rng.uniform(0.9, 1.1) * times)
     return 0.1 * (loudness * voice + breath * rng.standard_normal(len(times)))
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Give torch one thread: with batches of a few windows, several would mostly wait for each other."""
-    import torch  # noqa: PLC0415 - most tests that make clips need none
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def write_clip(path: Path, label: str = "anger", speaker: int = 1, take: int = 1, duration_s: float = 1.2) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from labelled_clips import LABELS, one_thread, write_clip, write_folder
+from labelled_clips import LABELS, write_clip, write_folder
 
 from ser_batch.cli.main import main
 from ser_batch.errors import ExitCode
@@ -262,8 +262,7 @@ def test_corrupt_audio_among_good_is_named_and_left_out(capsys: pytest.CaptureFi
     }
     for name, content in bad.items():
         Path("raw", name).write_bytes(content)
-    with one_thread():
-        assert train("--data", "raw", "--config", "tiny.toml") == ExitCode.OK
+    assert train("--data", "raw", "--config", "tiny.toml") == ExitCode.OK
     captured = capsys.readouterr()
     left_out = dict(
         line.removeprefix("Left out: ").split(": ", 1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelled_clips import one_thread, write_folder
+from labelled_clips import write_folder
 
 from ser_batch.classifier import checkpoint
 from ser_batch.cli.main import main
@@ -46,8 +46,7 @@ def call(folder: Path, *options: str) -> tuple[int, str]:
     pairs = [part for key, value in given.items() for part in (key, str(value))]
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         patch.setenv("SER_BATCH_PLUGINS", "")
-        with one_thread():
-            code = main([*options, *pairs, "--jobs", "1", "--device", "cpu"])
+        code = main([*options, *pairs, "--jobs", "1", "--device", "cpu"])
     return code, out.getvalue()
 
 

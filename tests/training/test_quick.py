@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from labelled_clips import LABELS, one_thread, write_folder
+from labelled_clips import LABELS, write_folder
 from repository import REPOSITORY
 
 from ser_batch import load_results
@@ -41,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     pairs = [part for key, value in {**options, "--cache": folder / "cache"}.items() for part in (key, str(value))]
     out, err = io.StringIO(), io.StringIO()
     streams = (contextlib.redirect_stdout(out), contextlib.redirect_stderr(err))
-    with pytest.MonkeyPatch.context() as patch, streams[0], streams[1], one_thread():
+    with pytest.MonkeyPatch.context() as patch, streams[0], streams[1]:
         patch.setenv("SER_BATCH_PLUGINS", "")
         code = main(["train", "--config", "quick", "--device", "cpu", "--jobs", "2", *pairs])
     assert code == ExitCode.OK

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from labelled_clips import one_thread, write_folder
+from labelled_clips import write_folder
 
 from ser_batch.classifier import checkpoint
 from ser_batch.cli.main import main
@@ -86,8 +86,7 @@ def test_a_killed_training_goes_on_from_its_last_whole_epoch(
     # As if it had been killed while it wrote: what is not whole is never read.
     (state / ".first.pt.1.tmp").write_bytes(b"half a state")
 
-    with one_thread():
-        assert main(arguments(tmp_path, "killed")) == ExitCode.OK
+    assert main(arguments(tmp_path, "killed")) == ExitCode.OK
     resumed = [line.split(":")[0] for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
     assert resumed == [f"epoch {number}" for number in range(n_done + 1, N_EPOCHS + 1)]
     assert not list((tmp_path / "killed" / "state").iterdir())
