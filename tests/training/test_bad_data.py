@@ -279,7 +279,6 @@ def test_corrupt_audio_among_good_is_named_and_left_out(capsys: pytest.CaptureFi
 
 def test_a_batch_is_no_larger_than_the_clips_that_are_learnt_from(capsys: pytest.CaptureFixture[str]) -> None:
     write_folder(Path("raw"), ("anger", "fear"))
-    with one_thread():
-        assert train("--data", "raw", "--config", "tiny.toml", "--set", "fit.batch_size=500") == ExitCode.OK
+    assert train("--data", "raw", "--config", "tiny.toml", "--set", "fit.batch_size=500") == ExitCode.OK
     said = capsys.readouterr().err
     assert "fit.batch_size is 500, but only 8 clips are learnt from: steps are of 8 windows." in said
