@@ -211,8 +211,9 @@ def _checked_clip(where: str, clip: object, sample_rate_hz: int) -> Clip:
             raise PluginError(f"{where}: {name} must be a whole number from 0, not {shown(value)}.")
     if not isinstance(clip.start_s, int | float | np.number) or not math.isfinite(clip.start_s):
         raise PluginError(f"{where}: start_s must be a time in s, not {shown(clip.start_s)}.")
-    if not isinstance(clip.note, str):
-        raise PluginError(f"{where}: note must be text, not {shown(clip.note)}.")
+    for name in ("note", "reader"):
+        if not isinstance(getattr(clip, name), str):
+            raise PluginError(f"{where}: {name} must be text, not {shown(getattr(clip, name))}.")
     if not np.isfinite(samples).all():
         raise PluginError(f"{where} gave samples that are NaN or infinite; read them as 0 and say so in `note`.")
     return Clip(
@@ -222,6 +223,7 @@ def _checked_clip(where: str, clip: object, sample_rate_hz: int) -> Clip:
         int(clip.source_channels),
         float(clip.start_s),
         clip.note[:_NOTE_CHARACTERS],
+        clip.reader[:_NOTE_CHARACTERS],
     )
 
 

@@ -165,7 +165,7 @@ def find_audio(inputs: Any, config: Config) -> Found:
         where = inputs.source if isinstance(inputs, FileList) else ", ".join(printable(path) for path in inputs)
         raise NothingToDoError(
             f"No audio files found in {where}. Looked for files that end in .wav, .mp3, .flac, .ogg, .opus, .aiff and "
-            f"other suffixes that libsndfile reads, in any case; {found.n_unmatched} other and {found.n_hidden} hidden "
+            f"other suffixes of audio and film, in any case; {found.n_unmatched} other and {found.n_hidden} hidden "
             f"entries were left out, {len(found.unreadable)} folders could not be listed."
         )
     return found

@@ -68,6 +68,8 @@ class Clip:
     start_s: float = 0.0
     #: What the reader mended, for the row of the file; ``""`` for nothing.
     note: str = ""
+    #: What decoded it, with its version, for the row of the file; ``""`` where the reader does not say.
+    reader: str = ""
     _analyses: dict[str, object] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -166,6 +168,8 @@ class ClipOutcome:
     duration_s: float = float("nan")
     source_rate_hz: int = 0
     source_channels: int = 0
+    #: What decoded it, with its version; without one, what would have.
+    reader: str = ""
     #: float64 (n_windows, 2), start and end in s; the end of the last window may lie beyond the audio.
     windows_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
     blocks: tuple[FeatureBlock, ...] = ()

@@ -148,6 +148,7 @@ def _shard(
         "duration_s": _floats(duration_s, pa.float64(), ~analysed),
         "source_rate_hz": pa.array(np.where(analysed, 44_100, 0).astype("int32"), mask=~analysed),
         "source_channels": pa.array(np.ones(n, "int16"), mask=~analysed),
+        "reader": _enum(["libsndfile 1.2.2"] * n),
         "n_windows": pa.array(n_windows.astype("int32")),
     }
     if plan.labels:

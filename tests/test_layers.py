@@ -28,9 +28,10 @@ HOMES = {
     "jinja2": ("report/",),
     "librosa": ("training/",),
     "parselmouth": (),
+    "av": ("audio/media.py",),
 }
 
-HEAVY = ("torch", "librosa", "pandas", "numba", "scipy", "pyarrow", "onnxruntime", "joblib", "soundfile")
+HEAVY = ("torch", "librosa", "pandas", "numba", "scipy", "pyarrow", "onnxruntime", "joblib", "soundfile", "av")
 
 
 def floors() -> dict[str, int]:

@@ -1,4 +1,6 @@
-"""The built-in reader: any file libsndfile decodes, as mono pieces at one sample rate, in flat memory.
+"""The built-in reader: what libsndfile or, where it is installed, PyAV decodes, as mono pieces at one sample rate.
+
+Memory stays flat however long a recording is.
 
 Every byte of a file is accounted for. What is not audio is a tag or part of a container, or is skipped, and the note
 of the row says so; what is audio and could not be read makes the file ``partial``, and its row says how much.
@@ -14,12 +16,20 @@ import os
 import stat
 from collections.abc import Iterator
 
-from ser_batch.audio.errors import DecodeError
+from ser_batch.audio.errors import DecodeError, NeedsMediaError, NoSoundError, SkippedError
 from ser_batch.audio.formats import AUDIO_SUFFIXES
 from ser_batch.hookspecs import hookimpl
 from ser_batch.records import Clip, ClipRef
 
-__all__ = ["AUDIO_SUFFIXES", "READER_VERSION", "DecodeError", "read_clip"]
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "READER_VERSION",
+    "DecodeError",
+    "NeedsMediaError",
+    "NoSoundError",
+    "SkippedError",
+    "read_clip",
+]
 
 #: Raised whenever samples that the reader gives change.
 READER_VERSION = 2
@@ -41,14 +51,18 @@ def _pieces(path: str, sample_rate_hz: int, piece_s: float, overlap_s: float) ->
     mode = os.stat(path).st_mode  # noqa: PTH116 - Path cannot hold every name
     if not stat.S_ISREG(mode):
         raise DecodeError("not a regular file")
+    suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
+    account = Account()
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        account = Account()
         cutter = Cutter(sample_rate_hz, round(piece_s * sample_rate_hz), round(overlap_s * sample_rate_hz), account)
-        for block in decoded(Source(descriptor), account):
+        for block in decoded(Source(descriptor), suffix, account):
             yield from cutter.push(block)
         yield from cutter.finish()
         if account.unread:
             raise DecodeError("; ".join(account.unread))
+    except (DecodeError, SkippedError) as error:
+        error.reader = account.reader
+        raise
     finally:
         os.close(descriptor)

@@ -99,7 +99,9 @@ class Cutter:
             if not samples.any():
                 raise DecodeError(f"no finite sample from {start_s:.2f} s on")
             notes.append(f"{self._n_replaced} samples that are not finite were read as 0")
-        return Clip(samples, self._rate_hz, *self._source, start_s=start_s, note="; ".join(notes))
+        return Clip(
+            samples, self._rate_hz, *self._source, start_s=start_s, note="; ".join(notes), reader=self._account.reader
+        )
 
 
 def _mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:

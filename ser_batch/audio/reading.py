@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Generator, Iterator
 
-from ser_batch.audio import containers, flac, mpeg, ogg
-from ser_batch.audio.errors import DeclinedError, DecodeError
-from ser_batch.audio.sound import UNKNOWN_FRAMES, Block, Sound
+from ser_batch.audio import containers, flac, media, mpeg, ogg
+from ser_batch.audio.errors import DeclinedError, DecodeError, NeedsMediaError, NoSoundError
+from ser_batch.audio.formats import PYAV, media_format, pyav_reader
+from ser_batch.audio.sound import LIBSNDFILE, UNKNOWN_FRAMES, Block, Sound
 from ser_batch.audio.source import Account, Joined, Source
 from ser_batch.audio.tags import tag_end
 
 __all__ = ["decoded"]
 
 _HEAD_BYTES = 64
+_LONG_HEAD_BYTES = 4_096
 #: Beginnings that are looked for behind bytes that are no audio.
 _BEGINNING = re.compile(
     containers.MAGICS.pattern + b"|" + flac.STREAM.pattern + rb"|OggS\x00[\x02\x03\x06\x07]|ID3[\x02-\x04]", re.DOTALL
@@ -24,20 +27,33 @@ _FRONT_BYTES = 2**20
 #: Fewer bytes than this behind the audio are skipped, whatever they are: 16 ms of the least audio there is.
 _REST_BYTES = 128
 _SLACK_S = 0.01
+#: A size from here on stands for "to the end".
+_OPEN_END_BYTES = 0x7FFF_0000
 
 
-def decoded(source: Source, account: Account) -> Iterator[Block]:
+def decoded(source: Source, suffix: str, account: Account) -> Iterator[Block]:
     """Yield all audio of a file; `account` says afterwards what became of the rest of its bytes.
+
+    Parameters
+    ----------
+    source : Source
+    suffix : str
+        Of its name, in lower case; used only where the bytes do not tell the format.
+    account : Account
 
     Raises
     ------
     DecodeError
         The file cannot be decoded at all.
+    SkippedError
+        There is nothing in it to decode, or nothing here that decodes it.
     """
+    account.reader = LIBSNDFILE
     try:
-        place = yield from _stream(source, 0, account)
+        place = yield from _stream(source, 0, account, suffix)
     except DeclinedError as error:
-        raise DecodeError(str(error)) from None
+        yield from _by_pyav(source, suffix, account, error)
+        return
     while (place := _behind(source, place, account)) < source.size_bytes:
         account.note(f"another recording begins at byte {place:,}")
         try:
@@ -47,7 +63,30 @@ def decoded(source: Source, account: Account) -> Iterator[Block]:
             return
 
 
-def _stream(source: Source, place: int, account: Account) -> Generator[Block, None, int]:
+def _by_pyav(source: Source, suffix: str, account: Account, declined: DeclinedError) -> Iterator[Block]:
+    """Decode what libsndfile declined."""
+    name = media_format(source.at(0, _LONG_HEAD_BYTES), suffix)
+    if not pyav_reader():
+        if name:
+            account.reader = PYAV
+            raise NeedsMediaError(f'{suffix or "a file"} ({name}) is read by PyAV: pip install "ser-batch[media]"')
+        raise DecodeError(str(declined))
+    account.reader = pyav_reader()
+    riff, n_bytes = struct.unpack("<4sI", source.at(0, 8).ljust(8, b"\0"))
+    try:
+        yield from media.decode(source, account)
+        if riff == b"RIFF" and source.size_bytes < n_bytes + 8 < _OPEN_END_BYTES and not account.unread:
+            account.unread.append(
+                f"truncated: the header promises {n_bytes + 8:,} bytes, there are {source.size_bytes:,}"
+            )
+    except (DeclinedError, NoSoundError) as error:
+        if name and isinstance(error, NoSoundError):
+            raise
+        # What FFmpeg takes other data for says less.
+        raise DecodeError(str(error if name else declined)) from None
+
+
+def _stream(source: Source, place: int, account: Account, suffix: str = "") -> Generator[Block, None, int]:
     """Decode the recording that begins at a place; return where its bytes end."""
     begin, end = place, source.size_bytes
     while (behind := tag_end(source, place, end)) is not None:
@@ -69,7 +108,8 @@ def _stream(source: Source, place: int, account: Account) -> Generator[Block, No
             raise DeclinedError("no frames of MPEG audio")  # libsndfile would guess, and say something else
         sound = Sound(Joined(source, [(place, end)]) if place else source)
     except DeclinedError:
-        found = _beginning(source, place + 1)
+        # Films hold pieces of audio with beginnings of their own.
+        found = None if media_format(source.at(place, _LONG_HEAD_BYTES), suffix) else _beginning(source, place + 1)
         if found is None:
             raise
         account.note(f"{found - place:,} bytes in front of the audio were skipped")

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from ser_batch.audio.errors import DeclinedError
 from ser_batch.audio.source import Bytes, Source, View
 
-__all__ = ["UNKNOWN_FRAMES", "Block", "Sound", "block_frames"]
+__all__ = ["LIBSNDFILE", "UNKNOWN_FRAMES", "Block", "Sound", "block_frames"]
 
+#: This reader, with its version.
+LIBSNDFILE = f"libsndfile {soundfile.__libsndfile_version__}"
 #: From here on a number of frames by libsndfile stands for "to the end".
 UNKNOWN_FRAMES = 2**40
 #: Samples per read, over all channels.

@@ -151,7 +151,10 @@ class View(io.RawIOBase):
 
 @dataclass(eq=False)
 class Account:
-    """What became of the bytes that did not become audio."""
+    """What became of the bytes of a file, and what read them."""
+
+    #: With its version.
+    reader: str = ""
 
     #: Skipped or mended: for the row of a file that is ``ok`` all the same.
     notes: list[str] = field(default_factory=list)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ser_batch.audio.formats import MEDIA_SUFFIXES, pyav_reader
 from ser_batch.cli.progress import hours_text
 from ser_batch.engine import prepare
 from ser_batch.errors import ExitCode
@@ -56,6 +57,8 @@ def _print_work(found: Found, ingredients: Ingredients) -> None:
     click.echo(f"To do: about {hours_text(sum(audio_s.values()))} of audio")
     for suffix, n_files in found.by_suffix().most_common():
         about = f"about {hours_text(audio_s[suffix])}" if suffix in audio_s else "no header could be read"
+        if suffix in MEDIA_SUFFIXES and not pyav_reader():
+            about = 'not read without PyAV: pip install "ser-batch[media]"'
         click.echo(f"  {printable(suffix) or 'no suffix':<10} {n_files:>10,}   {about}")
     n_jobs = worker_count(ingredients.config.extract.jobs, len(found))
     speed = measure_speed(sample_refs(found, _SAMPLE_PER_WORKER * n_jobs), ingredients.setup(predict=True), n_jobs)

@@ -142,6 +142,7 @@ FIELDS: Mapping[str, Kind] = {
     "emotions": _COUNTS,
     "failures": _COUNTS,
     "unlisted": _TEXTS,
+    "needs_media": _COUNTS,
     "audio_s": _AMOUNT,
     "wall_s": _AMOUNT,
     "stage_s": _AMOUNTS,

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ser_batch.audio.formats import PYAV, pyav_reader
 from ser_batch.records import ClipRef, Status
 from ser_batch.run.store import INDEX_COLUMNS, RunStore
 from ser_batch.stages.discover import Found
@@ -47,6 +48,8 @@ class Index:
     status: NDArray[np.str_]
     vanished: NDArray[np.bool_]
     part: NDArray[np.int64]
+    #: What read the file, or would have; "" for none.
+    reader: NDArray[np.str_]
     #: Whether the file's part was made under the fingerprint of this scan.
     is_current: NDArray[np.bool_]
 
@@ -55,7 +58,7 @@ class Index:
         """What a new run has."""
         numbers, marks = np.zeros(0, np.int64), np.zeros(0, bool)
         no_ids = pa.StringArray.from_buffers(0, pa.py_buffer(numbers), pa.py_buffer(b""))
-        return cls(no_ids, numbers, numbers, np.zeros(0, "U1"), marks, numbers, marks)
+        return cls(no_ids, numbers, numbers, np.zeros(0, "U1"), marks, numbers, np.zeros(0, "U1"), marks)
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -120,15 +123,15 @@ def read_index(store: RunStore, fingerprint: str) -> Index:
     """Read what the run has; files made under another fingerprint than `fingerprint` are told from the others."""
     ids: list[pa.Array] = []
     columns: dict[str, list[NDArray[Any]]] = {
-        name: [] for name in ("size_bytes", "modified", "status", "vanished", "part")
+        name: [] for name in ("size_bytes", "modified", "status", "vanished", "part", "reader")
     }
     current = {part for part, entry in store.entries.items() if entry.fingerprint == fingerprint}
     for part, table in store.columns(INDEX_COLUMNS):
         ids.extend(table.column("clip_id").chunks)
-        status = table.column("status").combine_chunks()
         columns["size_bytes"].append(_numbers(table.column("size_bytes"), pa.int64()))
         columns["modified"].append(_numbers(table.column("modified"), pa.int64()))
-        columns["status"].append(np.array(status.dictionary.to_pylist() or [""])[_numbers(status.indices, pa.int64())])
+        for name in ("status", "reader"):
+            columns[name].append(_words(table, name))
         columns["vanished"].append(_numbers(table.column("vanished"), pa.uint8()).astype(bool))
         columns["part"].append(np.full(len(table), part))
     if not ids:
@@ -141,6 +144,7 @@ def read_index(store: RunStore, fingerprint: str) -> Index:
         status=joined["status"],
         vanished=joined["vanished"],
         part=joined["part"],
+        reader=joined["reader"],
         is_current=np.isin(joined["part"], sorted(current)),
     )
 
@@ -160,8 +164,9 @@ def make_plan(found: Found, index: Index, shard_size: int, retry: bool = False) 
     Returns
     -------
     plan : Plan
-        A file is processed if it is new, if its size or time of modification changed, or if its fingerprint did. A file
-        of the run that was not found is marked as vanished, and unmarked once it is back.
+        A file is processed if it is new, if its size or time of modification changed, or if its fingerprint did; or if
+        PyAV, which reads it, is here now or has another version. A file of the run that was not found is marked as
+        vanished, and unmarked once it is back.
     """
     place = pc.index_in(_strings(found.clip_ids), value_set=index.clip_ids.cast(pa.large_string()))
     is_known = _numbers(place.is_valid(), pa.uint8()).astype(bool)
@@ -175,6 +180,10 @@ def make_plan(found: Found, index: Index, shard_size: int, retry: bool = False) 
         changed = np.asarray(found.sizes_bytes)[known] != index.size_bytes[row]
         changed |= np.asarray(found.mtimes_ns)[known] != index.mtime_ns[row]
         changed |= ~index.is_current[row]
+        # What PyAV would read, and what another version of it has read.
+        pyav = pyav_reader()
+        if pyav:
+            changed |= np.char.startswith(index.reader[row], PYAV) & (index.reader[row] != pyav)
         # A file that was gone when its results were due has none.
         changed |= index.vanished[row] & (index.status[row] == str(Status.SKIPPED))
     again = _by_part(known[changed], index.part[row[changed]])
@@ -204,6 +213,16 @@ def _numbers(column: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> NDArray[A
     array = column.cast(kind)
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
     return np.frombuffer(array.buffers()[1] or b"", kind.to_pandas_dtype(), len(array), array.offset * kind.byte_width)
+
+
+def _words(table: pa.Table, name: str) -> NDArray[np.str_]:
+    """Return a column of few words as numpy; "" at nulls, or where an older run does not have it."""
+    if name not in table.column_names:
+        return np.full(len(table), "")
+    column = table.column(name).combine_chunks()
+    is_word = _numbers(column.is_valid(), pa.uint8()).astype(bool)
+    places = np.where(is_word, _numbers(column.indices, pa.int64()), -1)
+    return np.array([*column.dictionary.to_pylist(), ""])[places]
 
 
 def _strings(texts: Sequence[str]) -> pa.LargeStringArray:

@@ -61,6 +61,7 @@ class RowMaker:
             "duration_s": [None if np.isnan(outcome.duration_s) else outcome.duration_s for outcome in outcomes],
             "source_rate_hz": [outcome.source_rate_hz or None for outcome in outcomes],
             "source_channels": [outcome.source_channels or None for outcome in outcomes],
+            "reader": [_stored(outcome.reader) for outcome in outcomes],
             "n_windows": [len(outcome.windows_s) for outcome in outcomes],
         }
         if self.labels:

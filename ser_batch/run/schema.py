@@ -62,6 +62,7 @@ def files_schema(labels: Sequence[str], specs: Sequence[FeatureSpec], provenance
         pa.field("duration_s", pa.float64()),
         pa.field("source_rate_hz", pa.int32()),
         pa.field("source_channels", pa.int16()),
+        pa.field("reader", _ENUM),
         pa.field("n_windows", pa.int32(), nullable=False),
     ]
     if labels:

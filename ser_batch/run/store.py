@@ -30,7 +30,7 @@ __all__ = ["INDEX_COLUMNS", "TABLES", "RunStore"]
 TABLES = ("windows", "files")
 
 #: What is known of a file without opening it: enough to see what is to be done.
-INDEX_COLUMNS = ("clip_id", "size_bytes", "modified", "status", "vanished")
+INDEX_COLUMNS = ("clip_id", "size_bytes", "modified", "status", "vanished", "reader")
 
 
 class RunStore:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from ser_batch.audio.formats import PYAV
 from ser_batch.errors import ExitCode
 from ser_batch.records import Status
 
@@ -32,6 +33,8 @@ class RunSummary:
         Reason (stage and error type) -> files.
     gaps : sequence of str
         See `gaps_of`.
+    needs_media : mapping
+        Suffix -> files that PyAV would read.
     n_processed : int
         Files that this scan worked on.
     audio_s, wall_s : float
@@ -44,6 +47,7 @@ class RunSummary:
     emotions: Mapping[str, int] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
     gaps: Sequence[str] = ()
+    needs_media: Mapping[str, int] = field(default_factory=dict)
     n_processed: int = 0
     audio_s: float = 0.0
     wall_s: float = 0.0
@@ -69,11 +73,13 @@ def summarise(store: RunStore, labels: tuple[str, ...]) -> dict[str, Any]:
     Returns
     -------
     totals : dict
-        counts, emotions, failures as in `RunSummary`, audio_s, and stage_s (processing time per stage, all files).
+        counts, emotions, failures, needs_media as in `RunSummary`; audio_s; stage_s (processing time per stage, all
+        files).
     """
     statuses: Counter[str] = Counter()
     emotions: Counter[str] = Counter()
     failures: Counter[str] = Counter()
+    needs_media: Counter[str] = Counter()
     totals: Counter[str] = Counter()
     import pyarrow.compute as pc  # noqa: PLC0415 - not needed to hold a summary
 
@@ -84,6 +90,8 @@ def summarise(store: RunStore, labels: tuple[str, ...]) -> dict[str, Any]:
         "stage",
         "error_type",
         "vanished",
+        "clip_id",
+        "reader",
         "duration_s",
         *TIMING_COLUMNS,
         *(["emotion"] if labels else []),
@@ -92,6 +100,9 @@ def summarise(store: RunStore, labels: tuple[str, ...]) -> dict[str, Any]:
         rows = [table.column(name).to_pylist() for name in ("status", "stage", "error_type")]
         statuses.update(rows[0])
         failures.update(f"{stage}: {error}" for status, stage, error in zip(*rows, strict=True) if status == "failed")
+        if "reader" in table.column_names:
+            waiting = table.filter(pc.equal(table.column("reader"), PYAV)).column("clip_id").to_pylist()
+            needs_media.update(PurePosixPath(clip_id).suffix.lower() for clip_id in waiting)
         totals["vanished"] += pc.sum(table.column("vanished")).as_py() or 0
         for name in ("duration_s", *TIMING_COLUMNS):
             totals[name] += pc.sum(table.column(name)).as_py() or 0
@@ -102,6 +113,7 @@ def summarise(store: RunStore, labels: tuple[str, ...]) -> dict[str, Any]:
         "counts": {**{str(status): statuses[status] for status in Status}, "vanished": totals["vanished"]},
         "emotions": {label: emotions[label] for label in labels},
         "failures": dict(failures.most_common()),
+        "needs_media": dict(needs_media.most_common()),
         "audio_s": round(totals["duration_s"], 3),
         "stage_s": {name.removeprefix("time_").removesuffix("_s"): round(totals[name], 3) for name in TIMING_COLUMNS},
     }

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch import hooks
+from ser_batch.audio.errors import SkippedError
 from ser_batch.contracts import CheckedClassifier, CheckedExtractor
 from ser_batch.errors import ModelError, PluginError
 from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, FeatureBlock, FeatureSpec, Status
@@ -142,6 +143,8 @@ def analyse_clip(
         return work.run(manager, change)
     except KeyboardInterrupt:
         raise
+    except SkippedError as error:
+        return work.skipped(type(error).__name__, str(error))
     except BaseException as error:  # a plugin may raise anything, SystemExit included
         return work.failed(error)
 
@@ -160,6 +163,7 @@ class _Work:
     duration_s: float = float("nan")
     source: tuple[int, int] = (0, 0)
     note: str = ""
+    reader: str = ""
     windows: list[NDArray[np.float64]] = field(default_factory=list)
     blocks: list[dict[str, FeatureBlock]] = field(default_factory=list)
     #: Start and end in s of the audio that each of `blocks` was made from; pieces overlap.
@@ -179,6 +183,7 @@ class _Work:
                 with self._in("decode"):
                     clip = next(pieces, None)
             except Exception as error:
+                self.reader = getattr(error, "reader", "") or self.reader
                 if not self.windows:
                     raise
                 return self._finished(Status.PARTIAL, error)
@@ -186,11 +191,12 @@ class _Work:
                 break
             self._piece(clip, audio)
             del clip
-        return self._finished(Status.OK) if self.windows else self._empty()
+        return self._finished(Status.OK) if self.windows else self.skipped("Empty", "the file holds no audio samples")
 
     def _piece(self, clip: Clip, audio: AudioConfig) -> None:
         self.source = (clip.source_rate_hz, clip.source_channels)
         self.note = clip.note or self.note
+        self.reader = clip.reader
         end_s = clip.start_s + clip.duration_s
         windows_s = piece_windows(clip.start_s, end_s, audio.window_s, audio.window_hop_s)
         if not len(windows_s):
@@ -230,8 +236,8 @@ class _Work:
     def failed(self, error: BaseException) -> ClipOutcome:
         return self._outcome(Status.FAILED, self.stage, type(error).__name__, message_of(error, self.note))
 
-    def _empty(self) -> ClipOutcome:
-        return self._outcome(Status.SKIPPED, "decode", "Empty", "the file holds no audio samples")
+    def skipped(self, kind: str, message: str) -> ClipOutcome:
+        return self._outcome(Status.SKIPPED, "decode", kind, message)
 
     def _outcome(self, status: Status, stage: str, error_type: str, message: str) -> ClipOutcome:
         return ClipOutcome(
@@ -243,6 +249,7 @@ class _Work:
             duration_s=self.duration_s,
             source_rate_hz=self.source[0],
             source_channels=self.source[1],
+            reader=self.reader,
             seconds=self.seconds,
         )
 

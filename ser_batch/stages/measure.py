@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import soundfile
 
+from ser_batch.audio.formats import MEDIA_SUFFIXES, pyav_reader
 from ser_batch.records import ClipOutcome, ClipRef, Status
 from ser_batch.stages.discover import Found
 from ser_batch.stages.ingredients import Setup
@@ -116,10 +117,19 @@ def estimate_audio_s(found: Found) -> dict[str, float]:
             try:
                 # A pipe that somebody named would keep us waiting.
                 if stat.S_ISREG(os.stat(ref.path).st_mode):  # noqa: PTH116
-                    audio_s += soundfile.info(os.fsencode(ref.path)).duration
+                    audio_s += _length_s(ref.path)
                     n_bytes += ref.size_bytes
-            except (OSError, soundfile.LibsndfileError):
+            except (OSError, ValueError, soundfile.LibsndfileError):
                 continue
         if n_bytes:
             estimates[suffix] = sum(found.sizes_bytes[index] for index in indices) * audio_s / n_bytes
     return estimates
+
+
+def _length_s(path: str) -> float:
+    """Return what a file says of its own length."""
+    if os.path.splitext(path)[1].lower() in MEDIA_SUFFIXES and pyav_reader():  # noqa: PTH122 - names not UTF-8
+        from ser_batch.audio.media import stated_s  # noqa: PLC0415 - an extra
+
+        return stated_s(path)
+    return float(soundfile.info(os.fsencode(path)).duration)

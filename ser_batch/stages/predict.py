@@ -94,5 +94,6 @@ def _failed(outcome: ClipOutcome, error: Exception) -> ClipOutcome:
         outcome.duration_s,
         outcome.source_rate_hz,
         outcome.source_channels,
+        outcome.reader,
         seconds=outcome.seconds,
     )

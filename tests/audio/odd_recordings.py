@@ -18,11 +18,12 @@ RATE_HZ = 22_050
 
 @dataclass
 class Reading:
-    """What the reader gave: samples at 22,050 Hz, the note of the last piece, and the error that ended it."""
+    """What the reader gave: samples at 22,050 Hz, the note of the last piece, the error that ended it, what read it."""
 
     samples: np.ndarray
     note: str
     error: str
+    reader: str
 
     @property
     def duration_s(self) -> float:
@@ -30,14 +31,14 @@ class Reading:
 
 
 def read(path: Path) -> Reading:
-    pieces, note, error = [np.zeros(0, np.float32)], "", ""
+    pieces, note, error, reader = [np.zeros(0, np.float32)], "", "", ""
     try:
         for clip in read_clip(ref=ClipRef("x", str(path), 0, 0), sample_rate_hz=RATE_HZ, piece_s=60.0, overlap_s=0.0):
             pieces.append(clip.samples)
-            note = clip.note or note
+            note, reader = clip.note or note, clip.reader
     except DecodeError as caught:
         error = str(caught)
-    return Reading(np.concatenate(pieces), note, error)
+    return Reading(np.concatenate(pieces), note, error, reader)
 
 
 def read_bytes(folder: Path, data: bytes, name: str = "x.wav") -> Reading:
