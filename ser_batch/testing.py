@@ -318,7 +318,7 @@ class _Kit:
             job.write_bytes(pickle.dumps((recipe or self.extractor, name, self.config, self.signals["voice"])))
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
             done = subprocess.run(
-                [sys.executable, "-m", "ser_batch.testing", str(job), str(answer)],
+                [sys.executable, "-P", "-m", "ser_batch.testing", str(job), str(answer)],
                 env=environment,
                 capture_output=True,
                 text=True,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from harness import CONFIG, PLUGIN, assert_sound, corpus, reference, results, scanner  # noqa: F401
+from harness import CONFIG, PLUGIN, assert_same, assert_sound, corpus, reference, results, scanner  # noqa: F401
 
 LIMITS = CONFIG | {"extract": CONFIG["extract"] | {"timeout_s": 4.0, "memory_limit_mb": 500}}
 
@@ -114,3 +114,32 @@ def test_a_model_that_labels_nothing_is_refused_before_it_fails_every_file(scann
     answer = scanner.scan(corpus, tmp_path / "run", plugins=[str(plugin)])
     assert answer["code"] == 5, answer
     assert "'faulty.py': model 'guess'" in answer["error"] and USELESS[method] in answer["error"]
+
+
+#: Hook -> exit code of a scan whose plugin calls sys.exit(0) in it, and what it says.
+WAYS_OUT = {
+    "": (5, "'leaver.py' could not be loaded: SystemExit: 0"),
+    "register_extractors": (5, "'leaver.py' failed in register_extractors: SystemExit: 0"),
+    "load_classifier": (5, "'leaver.py' failed in load_classifier: SystemExit: 0"),
+    "validate_config": (5, "'leaver.py' failed in validate_config: SystemExit: 0"),
+    "read_clip": (1, "'leaver.py' failed in read_clip: SystemExit: 0"),
+    "clip_finished": (1, ""),
+}
+
+
+@pytest.mark.parametrize("hook", WAYS_OUT)
+def test_a_plugin_cannot_end_a_scan_as_if_all_were_well(scanner, corpus, reference, tmp_path, hook):  # noqa: F811
+    code, said = WAYS_OUT[hook]
+    plugin, run = tmp_path / "leaver.py", tmp_path / "run"
+    body = f"@ser_batch.hookimpl\ndef {hook}():\n    sys.exit(0)\n" if hook else "sys.exit(0)\n"
+    plugin.write_text(f"import sys\nimport ser_batch\n\n{body}")
+    answer = scanner.scan(corpus, run, plugins=[str(PLUGIN), str(plugin)])
+    assert answer["code"] == code, answer
+    if code == 5:
+        assert said in answer["error"]
+    elif said:
+        files = results(run)
+        assert (files.status == "failed").all()
+        assert files.error_message.str.contains(said, regex=False).all()
+    else:
+        assert_same(run, reference)
