@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ser_batch.cli.main import main
+from ser_batch.cli.progress import working
 from ser_batch.cli.train import read_data
 from ser_batch.corpora.account import Reading
 from ser_batch.corpora.builtin import BUILT_IN_CORPORA
@@ -426,7 +427,8 @@ def test_downloads_as_people_have_them(
     assert sum(account.passed_over.total() for account in reading.accounts) == expected.get("passed", 0)
     assert main(["organize", "auto", str(root), str(tmp_path / "raw"), "--dry-run", "--all-emotions"]) == ExitCode.OK
     organized = capsys.readouterr().out
-    clips, _ = read_data((root,), (), PluginRecipe())
+    with working() as progress:
+        clips, _ = read_data((root,), (), PluginRecipe(), progress)
     assert len(clips) == expected["taken"]
     said: Iterable[str] = capsys.readouterr().err.splitlines()
     assert said
