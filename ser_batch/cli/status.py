@@ -9,7 +9,7 @@ import click
 
 from ser_batch.cli.options import run_argument
 from ser_batch.cli.progress import hours_text
-from ser_batch.cli.summary import counts_text, failure_lines, gap_lines, media_lines
+from ser_batch.cli.summary import counts_text, failure_lines, gap_lines
 from ser_batch.errors import ExitCode
 from ser_batch.text import printable
 
@@ -56,9 +56,9 @@ def command(run_dir: str) -> int:
         left_s = n_left / rate
         left = f", {timedelta(seconds=round(left_s))} left" if 0 < left_s < _LONGEST_S else ""
         click.echo(f"The last scan did {n_done:,} files, {rate:.1f} per s{left}.")
-    for lines in (failure_lines(totals["failures"]), media_lines(totals["needs_media"]), gap_lines(gaps_of(manifest))):
-        for line in lines:
-            click.echo(line)
+    gaps = gaps_of(manifest | {"needs_media": totals["needs_media"]})
+    for line in (*failure_lines(totals["failures"]), *gap_lines(gaps)):
+        click.echo(line)
     if manifest.get("state") == "complete":
         return ExitCode.SOME_FILES_FAILED if totals["counts"]["failed"] else ExitCode.OK
     if not holder:

@@ -12,7 +12,7 @@ from ser_batch.cli.streams import OutputLostError
 from ser_batch.run.summary import RunSummary
 from ser_batch.text import printable
 
-__all__ = ["counts_text", "failure_lines", "gap_lines", "media_lines", "print_summary"]
+__all__ = ["counts_text", "failure_lines", "gap_lines", "print_summary"]
 
 
 def print_summary(summary: RunSummary) -> None:
@@ -33,9 +33,8 @@ def _print(summary: RunSummary) -> None:
         click.echo("")
         for emotion, n_files in sorted(summary.emotions.items(), key=lambda item: -item[1]):
             click.echo(f"  {emotion:<{width}}  {n_files:>9,}  {n_files / n_labelled:6.1%}")
-    for lines in (failure_lines(summary.failures), media_lines(summary.needs_media), gap_lines(summary.gaps)):
-        for line in lines:
-            click.echo(line)
+    for line in (*failure_lines(summary.failures), *gap_lines(summary.gaps)):
+        click.echo(line)
     click.echo("")
     click.echo(f"Tables: {run_dir}/files and {run_dir}/windows, for pandas.read_parquet or ser_batch.load_results")
     if (summary.run_dir / "report.html").exists():
@@ -66,17 +65,3 @@ def failure_lines(failures: Mapping[str, int]) -> list[str]:
 def gap_lines(gaps: Sequence[str]) -> list[str]:
     """What could not be looked into, below what failed."""
     return ["", *map(printable, gaps)] if gaps else []
-
-
-def media_lines(needs_media: Mapping[str, int]) -> list[str]:
-    """Say which files wait for PyAV, by suffix."""
-    if not needs_media:
-        return []
-    suffixes = ", ".join(
-        f"{n_files:,} {printable(suffix) or 'without suffix'}" for suffix, n_files in needs_media.items()
-    )
-    return [
-        "",
-        f"Skipped for want of PyAV: {suffixes}.",
-        'pip install "ser-batch[media]" reads them; the same scan then takes them up.',
-    ]

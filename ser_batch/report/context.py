@@ -61,7 +61,7 @@ def report_context(run: Run, survey: Survey, moments: Moments, table: FileTable)
         "table": table,
         "table_note": _table_note(survey, table),
         "problems": _problems(survey),
-        "problems_lead": _problems_lead(run, survey),
+        "problems_lead": _problems_lead(survey),
         "speed": _speed(run, survey),
     }
     if survey.labels and survey.n_labelled:
@@ -318,13 +318,11 @@ def _by_message(examples: Sequence[tuple[str, str]]) -> list[tuple[str, list[str
     return list(grouped.items())
 
 
-def _problems_lead(run: Run, survey: Survey) -> str:
+def _problems_lead(survey: Survey) -> str:
     n_kinds = len(survey.reasons.counts)
-    text = "Partial files were analysed up to where they broke; skipped ones hold nothing to analyse."
-    waiting = run.info.get("needs_media") or {}
-    if waiting:
-        suffixes = ", ".join(f"{count(n_files)} {suffix or 'without suffix'}" for suffix, n_files in waiting.items())
-        text += f' PyAV, pip install "ser-batch[media]", would read {suffixes}.'
+    text = (
+        "Partial files were analysed up to where they broke; skipped ones hold nothing to analyse or wait for a reader."
+    )
     return text + (f" The {_MOST_PROBLEMS} most frequent of {n_kinds} kinds." if n_kinds > _MOST_PROBLEMS else "")
 
 

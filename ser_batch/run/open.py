@@ -320,7 +320,6 @@ class OpenRun:
             n_processed=n_processed,
             **{key: manifest.get(key, {}) for key in ("run_id", "counts", "emotions", "failures", "audio_s", "wall_s")},
             gaps=gaps_of(manifest),
-            needs_media=manifest.get("needs_media", {}),
         )
 
     def _write_manifest(self) -> None:

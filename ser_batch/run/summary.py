@@ -33,8 +33,6 @@ class RunSummary:
         Reason (stage and error type) -> files.
     gaps : sequence of str
         See `gaps_of`.
-    needs_media : mapping
-        Suffix -> files that PyAV would read.
     n_processed : int
         Files that this scan worked on.
     audio_s, wall_s : float
@@ -47,7 +45,6 @@ class RunSummary:
     emotions: Mapping[str, int] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
     gaps: Sequence[str] = ()
-    needs_media: Mapping[str, int] = field(default_factory=dict)
     n_processed: int = 0
     audio_s: float = 0.0
     wall_s: float = 0.0
@@ -64,6 +61,12 @@ def gaps_of(manifest: Mapping[str, Any]) -> list[str]:
     if n_unlisted and unlisted:
         folders = "1 folder" if n_unlisted == 1 else f"{n_unlisted:,} folders"
         gaps.append(f"{folders} could not be listed, so what they hold is missing here; the first is {unlisted[0]}.")
+    if waiting := manifest.get("needs_media"):
+        suffixes = ", ".join(f"{n_files:,} {suffix or 'without suffix'}" for suffix, n_files in waiting.items())
+        gaps.append(
+            f'Skipped for want of PyAV: {suffixes}. pip install "ser-batch[media]" reads them; the same scan then '
+            f"takes them up."
+        )
     return gaps
 
 
@@ -73,8 +76,8 @@ def summarise(store: RunStore, labels: tuple[str, ...]) -> dict[str, Any]:
     Returns
     -------
     totals : dict
-        counts, emotions, failures, needs_media as in `RunSummary`; audio_s; stage_s (processing time per stage, all
-        files).
+        counts, emotions, failures as in `RunSummary`; needs_media (suffix -> files that PyAV would read); audio_s;
+        stage_s (processing time per stage, all files).
     """
     statuses: Counter[str] = Counter()
     emotions: Counter[str] = Counter()
