@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -51,8 +52,13 @@ def is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
 
 
-def runtime_imports(path: Path) -> Iterator[str]:
-    """Yield the dotted name of everything that `path` imports when it runs, at any depth."""
+@cache
+def runtime_imports(path: Path) -> tuple[str, ...]:
+    """Return the dotted names of everything that `path` imports when it runs, at any depth."""
+    return tuple(_runtime_imports(path))
+
+
+def _runtime_imports(path: Path) -> Iterator[str]:
     todo: list[ast.AST] = [ast.parse(path.read_text())]
     while todo:
         node = todo.pop()
