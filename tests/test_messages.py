@@ -76,7 +76,8 @@ def named_options(text: str) -> set[str]:
     """Return the options in a message; arguments for other programs and variables of CSS are none."""
     if " " not in text:
         return set()
-    return set(re.findall(r"(?<![\w…(-])--?[a-z]+(?:-[a-z]+)*(?![\w-])", re.sub(r"\((?=-)", " ", text)))
+    text = re.sub(r"ulimit -\w|\((?=-)", " ", text)
+    return set(re.findall(r"(?<![\w…(-])--?[a-z]+(?:-[a-z]+)*(?![\w-])", text))
 
 
 def test_an_option_in_a_message_is_found() -> None:

@@ -21,7 +21,9 @@ def check_model_names(output: Path, also: Iterable[str]) -> None:
         Another suffix than ``.safetensors``, a name that is a path or none, or two files of one name.
     """
     if output.suffix != ".safetensors":
-        raise ConfigError(f"--output {output} must end in .safetensors, as {output.stem or 'own'}.safetensors does.")
+        raise ConfigError(
+            f"`ser-batch train --output {output}`: a model must end in .safetensors, as {output.stem or 'own'}.safetensors."
+        )
     for name in also:
         if Path(name).name != name:
             raise ConfigError(f"--also {name}=… must begin with a name, not a path: its file lies in {output.parent}.")
