@@ -22,7 +22,7 @@ def check_model_names(output: Path, also: Iterable[str]) -> None:
     """
     if output.suffix != ".safetensors":
         raise ConfigError(
-            f"`ser-batch train --output {output}`: a model must end in .safetensors, as {output.stem or 'own'}.safetensors."
+            f"`ser-batch train --output {output}`: the name must end in .safetensors, not {output.suffix!r}."
         )
     for name in also:
         if Path(name).name != name:
