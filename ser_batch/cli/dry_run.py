@@ -43,7 +43,10 @@ def show_plan(
     for notice in (*(f"Cannot list {folder}" for folder in found.unreadable), *(about.notices if about else ())):
         click.echo(printable(notice))
     click.echo(f"{len(found):,} files below {printable(found.root)}, {plan.n_files:,} of them to do.")
-    click.echo(f"Left out: {found.n_hidden:,} hidden entries, {found.n_unmatched:,} of other kinds.")
+    click.echo(
+        f"Left out: {found.n_hidden:,} hidden entries, {found.n_system:,} system folders, "
+        f"{found.n_unmatched:,} of other kinds."
+    )
     click.echo(f"Model: {ingredients.model.get('name') or 'none, features alone'}")
     click.echo(f"Extractors: {', '.join(f'{spec.extractor} {spec.version}' for spec in ingredients.specs)}")
     if plan.n_files:

@@ -24,7 +24,8 @@ _LONGEST_S = 3e8
 def command(run_dir: str) -> int:
     """Say what RUN has done, what failed and why, and what is left; also while it is being written.
 
-    Exit codes: 0 complete, 1 complete with failed files, 7 not complete or no run.
+    Exit codes: 0 complete, 1 complete with failed files or folders that
+    could not be listed, 7 not complete or no run.
     """
     from ser_batch.run.lock import holder_of  # noqa: PLC0415 - imports for a call, not for --help
     from ser_batch.run.manifest import read_manifest  # noqa: PLC0415
@@ -60,7 +61,8 @@ def command(run_dir: str) -> int:
     for line in (*failure_lines(totals["failures"]), *gap_lines(gaps)):
         click.echo(line)
     if manifest.get("state") == "complete":
-        return ExitCode.SOME_FILES_FAILED if totals["counts"]["failed"] else ExitCode.OK
+        is_short = totals["counts"]["failed"] or gaps_of(manifest)
+        return ExitCode.SOME_FILES_FAILED if is_short else ExitCode.OK
     if not holder:
         click.echo("The same scan command finishes it.")
     return ExitCode.RUN

@@ -49,8 +49,10 @@ def counts_text(counts: Mapping[str, int]) -> str:
     text = f"{counts.get('found', 0):,} files found: {', '.join(parts) or 'none done'}."
     if counts.get("vanished"):
         text += f" {counts['vanished']:,} of an earlier scan are gone (their rows are among these, marked)."
-    if counts.get("hidden_skipped") or counts.get("unmatched"):
-        text += f" Left out: {counts.get('hidden_skipped', 0):,} hidden, {counts.get('unmatched', 0):,} of other kinds."
+    left_out = {"hidden": "hidden_skipped", "system folders": "system_skipped", "of other kinds": "unmatched"}
+    parts = [f"{counts[name]:,} {what}" for what, name in left_out.items() if counts.get(name)]
+    if parts:
+        text += f" Left out: {', '.join(parts)}."
     return text
 
 

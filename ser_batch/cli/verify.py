@@ -21,7 +21,9 @@ def command(run_dir: str) -> int:
     Looks at checksums of all parts, parts that belong to no commit, schemas, rows that are doubled, windows that are
     missing, probabilities, and whether the counts of run.json are those of the tables. Exit code 7 if anything is off.
     """
-    from ser_batch.run.verify import check_run  # noqa: PLC0415 - loads pyarrow, not for --help
+    from ser_batch.run.manifest import read_manifest  # noqa: PLC0415 - loads pyarrow, not for --help
+    from ser_batch.run.summary import gaps_of  # noqa: PLC0415
+    from ser_batch.run.verify import check_run  # noqa: PLC0415
 
     problems = check_run(Path(run_dir))
     for problem in problems:
@@ -29,4 +31,6 @@ def command(run_dir: str) -> int:
     if problems:
         return ExitCode.RUN
     click.echo(f"{printable(run_dir)} is whole and sound.")
+    for gap in gaps_of(read_manifest(Path(run_dir))):
+        click.echo(printable(gap))
     return ExitCode.OK

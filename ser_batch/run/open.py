@@ -299,7 +299,8 @@ class OpenRun:
         found = self.plan.found
         totals = summarise(self._store, self._ingredients.labels)
         counts = {"found": len(found), **totals.pop("counts")}
-        counts |= {"hidden_skipped": found.n_hidden, "unmatched": found.n_unmatched, "unlisted": len(found.unreadable)}
+        counts |= {"hidden_skipped": found.n_hidden, "unmatched": found.n_unmatched}
+        counts |= {"system_skipped": found.n_system, "unlisted": len(found.unreadable)}
         self._manifest |= totals
         self._manifest["unlisted"] = found.unreadable[:_MOST_UNLISTED]
         self._manifest |= {"counts": counts, "wall_s": self._manifest["wall_s"] + wall_s, "state": "complete"}

@@ -174,6 +174,10 @@ def make_plan(found: Found, index: Index, shard_size: int, retry: bool = False) 
     row = _numbers(place, pa.int64())[known]
     gone = np.ones(len(index), bool)
     gone[row] = False
+    for prefix in found.unlisted:
+        # What is in a folder that could not be listed may be there or not: it stays as it was.
+        below = _numbers(pc.starts_with(index.clip_ids, prefix), pa.uint8()).astype(bool)
+        gone[below] &= index.vanished[below]
     if retry:
         changed = index.status[row] == str(Status.FAILED)
     else:

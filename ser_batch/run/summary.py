@@ -25,8 +25,8 @@ class RunSummary:
     Attributes
     ----------
     counts : mapping
-        found, ok, partial, skipped, failed, vanished, hidden_skipped, unmatched, unlisted (folders). The four of status
-        add up to the rows, found and vanished too.
+        found, ok, partial, skipped, failed, vanished, hidden_skipped, unmatched, system_skipped and unlisted (folders).
+        The four of status add up to the rows, found and vanished too.
     emotions : mapping
         Emotion -> files, of the files that were found.
     failures : mapping
@@ -51,7 +51,8 @@ class RunSummary:
 
     @property
     def exit_code(self) -> ExitCode:
-        return ExitCode.SOME_FILES_FAILED if self.counts.get("failed") else ExitCode.OK
+        is_short = self.counts.get("failed") or self.counts.get("unlisted")
+        return ExitCode.SOME_FILES_FAILED if is_short else ExitCode.OK
 
 
 def gaps_of(manifest: Mapping[str, Any]) -> list[str]:

@@ -1,11 +1,13 @@
 """Finds audio files: a walk that cannot loop, does not open anything, and keeps only columns, not objects.
 
 Names are bytes. A `clip_id` is the name relative to the root with bytes that are not UTF-8 as ``\\xNN``; the path that
-is opened keeps them. Hidden files and folders (leading dot) are skipped and counted; so is what has no audio suffix.
+is opened keeps them. Hidden files and folders (leading dot) are skipped and counted; so are folders that systems make
+for themselves, and what has no audio suffix. What cannot be looked at costs itself, and nothing beside it.
 """
 
 from __future__ import annotations
 
+import codecs
 import fnmatch
 import os
 import re
@@ -22,6 +24,13 @@ from ser_batch.audio import AUDIO_SUFFIXES
 from ser_batch.errors import InputError
 from ser_batch.records import ClipRef
 from ser_batch.text import printable
+
+#: Folders of systems and servers: waste baskets, thumbnails, copies of what is elsewhere.
+_SYSTEM_FOLDERS = frozenset(("$recycle.bin", "lost+found", "@eadir", "system volume information", "__macosx"))
+#: Longest path that systems take.
+_LONGEST_PATH_BYTES = 4_096
+#: Control characters, but for those that names are known to have: tab, line feed, carriage return.
+_NOT_IN_PATHS = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 __all__ = ["FileList", "Found", "discover", "read_file_list"]
 
@@ -47,8 +56,12 @@ class Found:
     odd_names: dict[str, str] = field(default_factory=dict)
     n_hidden: int = 0
     n_unmatched: int = 0
+    #: Folders that systems make for themselves.
+    n_system: int = 0
     #: Folders that could not be listed, and why.
     unreadable: list[str] = field(default_factory=list)
+    #: The same folders, as clip_ids of what is in them begin; "" for the root.
+    unlisted: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -75,16 +88,28 @@ class Found:
 def read_file_list(path: Path) -> FileList:
     """Read paths, one a line, or separated by NUL where there is one (``find -print0``); relative to where we are.
 
+    Text is UTF-8, with a byte order mark or without, or UTF-16, as PowerShell writes it; names that are not UTF-8 stay
+    as they are.
+
     Raises
     ------
     InputError
-        The list is missing or cannot be read.
+        The list is missing, cannot be read, or is none.
     """
     try:
         data = Path("/dev/stdin").read_bytes() if str(path) == "-" else path.read_bytes()
     except OSError as error:
         raise InputError(f"The list of files {path} cannot be read: {error.strerror}.") from None
-    names = data.split(b"\0") if b"\0" in data else data.splitlines()
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        data = data.decode("utf-16", "replace").encode()
+    data = data.removeprefix(codecs.BOM_UTF8)
+    names = data.split(b"\0") if b"\0" in data else re.split(rb"\r\n|\r|\n", data)
+    for number, name in enumerate(names, 1):
+        if len(name) > _LONGEST_PATH_BYTES or _NOT_IN_PATHS.search(name):
+            raise InputError(
+                f"{printable(path)} is no list of files: entry {number:,} is no path. "
+                f"Give a text with one path a line, or what find -print0 prints."
+            )
     return FileList(tuple(os.fsdecode(name) for name in names if name.strip()), str(path))
 
 
@@ -165,25 +190,32 @@ class _Walk:
         linked: list[str] = []
         while waiting or linked:
             folder = waiting.pop() if waiting else linked.pop(0)
+            folders: list[tuple[str, bool]] = []
             try:
                 info = os.stat(folder)  # noqa: PTH116
                 if (info.st_dev, info.st_ino) in self._seen_folders:
                     continue
                 self._seen_folders.add((info.st_dev, info.st_ino))
                 with os.scandir(folder) as entries:
-                    folders = self._list(folder, entries)
+                    self._list(folder, entries, folders)
             except OSError as error:
-                self.found.unreadable.append(f"{printable(folder)}: {error.strerror}")
-                continue
+                self._unlisted(folder, error)
             for path, is_link in sorted(folders, reverse=True):
                 (linked if is_link else waiting).append(path)
             linked.sort()
 
-    def _list(self, folder: str, entries: Iterator[os.DirEntry[str]]) -> list[tuple[str, bool]]:
-        """Take the files of one folder; return its folders, each with whether it is a link."""
-        folders: list[tuple[str, bool]] = []
+    def _unlisted(self, folder: str, error: OSError) -> None:
+        self.found.unreadable.append(f"{printable(folder)}: {error.strerror}")
+        relative = os.fsencode(self._prefix(folder)).decode("utf-8", "backslashreplace")
+        self.found.unlisted.append(relative)
+
+    def _prefix(self, folder: str) -> str:
         relative = folder[len(self.found.root) :].strip("/")
-        prefix = f"{relative}/" if relative else ""
+        return f"{relative}/" if relative else ""
+
+    def _list(self, folder: str, entries: Iterator[os.DirEntry[str]], folders: list[tuple[str, bool]]) -> None:
+        """Take the files of one folder; add its folders to `folders`, each with whether it is a link."""
+        prefix = self._prefix(folder)
         found, suffixes = self.found, self._suffixes
         filtered = self._include.used or self._exclude.used
         for entry in entries:
@@ -193,18 +225,21 @@ class _Walk:
                 continue
             dot = name.rfind(".")
             is_audio = dot > 0 and name[dot:].lower() in suffixes
-            # A stat of what is no audio would be wasted: the kind of an entry comes with its name.
-            if not is_audio or entry.is_symlink():
-                if entry.is_dir():
-                    folders.append((entry.path, entry.is_symlink()))
-                    continue
+            # Without a stat, but for links: the kind of an entry comes with its name.
+            try:
+                is_folder = entry.is_dir()
+            except OSError as error:  # a link to itself, or to where we may not look
                 if not is_audio:
-                    found.n_unmatched += 1
+                    self._unlisted(entry.path, error)
                     continue
-            elif entry.is_dir(follow_symlinks=False):
-                folders.append((entry.path, False))
+                is_folder = False
+            if is_folder:
+                if name.lower() in _SYSTEM_FOLDERS:
+                    found.n_system += 1
+                else:
+                    folders.append((entry.path, entry.is_symlink()))
                 continue
-            if filtered and not self._wanted(prefix + name):
+            if not is_audio or (filtered and not self._wanted(prefix + name)):
                 found.n_unmatched += 1
                 continue
             try:
@@ -216,7 +251,6 @@ class _Walk:
                 self._add(prefix + name, info.st_size, info.st_mtime_ns)
             else:
                 found.n_unmatched += 1
-        return folders
 
     def add_listed(self, path: str) -> None:
         """Take a file that was named by itself."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from pathlib import Path
@@ -105,6 +106,101 @@ def test_a_folder_that_cannot_be_listed_is_said_and_the_rest_is_found(tmp_path):
     (tmp_path / "closed").chmod(0o700)
     assert found.clip_ids == ["open/b.wav"]
     assert len(found.unreadable) == 1 and "closed" in found.unreadable[0]
+
+
+def test_links_to_themselves_cost_themselves_alone(tmp_path):
+    make(tmp_path, "a/before.wav", "a/z.wav", "a/deep/x.wav")
+    (tmp_path / "a" / "loop.wav").symlink_to("loop.wav")
+    (tmp_path / "a" / "loop").symlink_to("loop")
+    found = discover([tmp_path])
+    assert found.clip_ids == ["a/before.wav", "a/deep/x.wav", "a/loop.wav", "a/z.wav"]
+    assert len(found.unreadable) == 1 and "a/loop: Too many levels" in found.unreadable[0]
+    assert found.unlisted == ["a/loop/"]
+
+
+def test_an_error_at_one_entry_or_in_mid_folder_costs_nothing_beside_it(tmp_path, monkeypatch):
+    """As root may look everywhere, the errors are put in where the system would raise them."""
+    make(tmp_path, "a/1.wav", "a/2.wav", "a/sub/3.wav", "b/4.wav")
+    (tmp_path / "a" / "closed").symlink_to(tmp_path / "b")
+    scandir = os.scandir
+
+    class Entry:
+        def __init__(self, entry):
+            self.name, self.path, self._entry = entry.name, entry.path, entry
+
+        def is_dir(self):
+            if self.name == "closed":
+                raise PermissionError(13, "Permission denied")
+            return self._entry.is_dir()
+
+        def __getattr__(self, name):
+            return getattr(self._entry, name)
+
+    class Entries:
+        def __init__(self, path):
+            self._path = str(path)
+
+        def __enter__(self):
+            with scandir(self._path) as entries:
+                yield_last = sorted(entries, key=lambda entry: entry.name)
+            self._entries = iter([Entry(entry) for entry in yield_last])
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def close(self):
+            pass
+
+        def __iter__(self):
+            yield from self._entries
+            if self._path.endswith("/a"):
+                raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "scandir", Entries)
+    found = discover([tmp_path])
+    assert found.clip_ids == ["a/1.wav", "a/2.wav", "a/sub/3.wav", "b/4.wav"]
+    assert [text.rpartition(": ")[2] for text in found.unreadable] == ["Permission denied", "Input/output error"]
+    assert found.unlisted == ["a/closed/", "a/"]
+
+
+@pytest.mark.parametrize(
+    "name", ["$RECYCLE.BIN", "$Recycle.Bin", "lost+found", "@eaDir", "System Volume Information", "__MACOSX"]
+)
+def test_folders_of_systems_are_left_out_and_counted(tmp_path, name):
+    make(tmp_path, "a.wav", f"{name}/b.wav", f"deep/{name}/c.wav")
+    found = discover([tmp_path])
+    assert found.clip_ids == ["a.wav"] and found.n_system == 2
+    assert discover([tmp_path / name]).clip_ids == ["b.wav"], "whoever names one wants it"
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_lists_are_read_in_the_codings_that_editors_and_shells_write(tmp_path, monkeypatch, coding, ending):
+    make(tmp_path, "a.wav", "sub/größe.wav")
+    monkeypatch.chdir(tmp_path)
+    text = ending.join(["a.wav", "sub/größe.wav", ""])
+    mark = codecs.BOM_UTF16_LE if coding == "utf-16-le" else codecs.BOM_UTF16_BE if coding == "utf-16-be" else b""
+    (tmp_path / "list").write_bytes(mark + text.encode(coding))
+    found = discover(read_file_list(Path("list")))
+    assert found.clip_ids == ["a.wav", "sub/größe.wav"] and list(found.sizes_bytes) == [5, 13]
+
+
+def test_names_that_are_not_utf8_stay_as_they_are_in_a_list(tmp_path):
+    (tmp_path / "list").write_bytes(b"\xe9.wav\nb.wav\n")
+    assert [os.fsencode(path) for path in read_file_list(tmp_path / "list").paths] == [b"\xe9.wav", b"b.wav"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"RIFF\x24\x01\x02\x03WAVEfmt \x10\0\0\0\x01", b"a.wav\n" + b"x" * 5_000, b"a.wav\n\x07\x08", bytes(range(256))],
+    ids=["audio", "endless line", "control characters", "bytes"],
+)
+def test_what_is_no_list_is_refused_in_one_line(tmp_path, content):
+    (tmp_path / "list").write_bytes(content)
+    with pytest.raises(InputError, match="is no list of files") as caught:
+        read_file_list(tmp_path / "list")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("separator", ["\n", "\0"])
