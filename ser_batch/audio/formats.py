@@ -6,7 +6,7 @@ import importlib.metadata
 import re
 from functools import cache
 
-__all__ = ["AUDIO_SUFFIXES", "MEDIA_SUFFIXES", "PYAV", "media_format", "pyav_reader"]
+__all__ = ["AUDIO_SUFFIXES", "FILM_SUFFIXES", "MEDIA_SUFFIXES", "PYAV", "media_format", "pyav_reader"]
 
 #: Suffixes of the formats that libsndfile recognises by content. RAW has no header, so it cannot be among them.
 _SOUND_SUFFIXES = frozenset(
@@ -17,13 +17,18 @@ _SOUND_SUFFIXES = frozenset(
         *(".mat", ".sds", ".xi", ".wve", ".mpc"),
     )
 )
-#: Suffixes of formats that FFmpeg reads, sound alone and films. ``.ts`` is left out: it is more often a program.
-MEDIA_SUFFIXES = frozenset(
+#: Suffixes of films. ``.ts`` is left out: it is more often a program.
+FILM_SUFFIXES = frozenset(
+    (
+        *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".wmv", ".asf", ".flv", ".f4v"),
+        *(".mpg", ".mpeg", ".vob", ".m2ts", ".mts", ".ogv", ".rm", ".rmvb", ".mxf", ".dv"),
+    )
+)
+#: Suffixes of formats that FFmpeg reads, films and sound alone.
+MEDIA_SUFFIXES = FILM_SUFFIXES | frozenset(
     (
         *(".m4a", ".m4b", ".m4r", ".aac", ".amr", ".awb", ".3ga", ".wma", ".ac3", ".ec3", ".eac3", ".dts", ".spx"),
         *(".wv", ".tta", ".ape", ".tak", ".mka", ".weba", ".ra", ".mp+", ".mpp", ".oma", ".qcp", ".dsf", ".dff"),
-        *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".wmv", ".asf", ".flv", ".f4v"),
-        *(".mpg", ".mpeg", ".vob", ".m2ts", ".mts", ".ogv", ".rm", ".rmvb", ".mxf", ".dv"),
     )
 )
 #: All files that a scan takes.

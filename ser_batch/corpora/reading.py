@@ -6,9 +6,8 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ser_batch.audio import AUDIO_SUFFIXES
 from ser_batch.corpora.account import Account, Reading, without_twins
-from ser_batch.corpora.files import media_files
+from ser_batch.corpora.files import is_film, media_files
 from ser_batch.corpora.folders import read_folders
 from ser_batch.corpora.labels import read_labels
 from ser_batch.corpora.recognise import OWN, Part, claimed, described
@@ -153,7 +152,7 @@ class _Reader:
         corpus = part.corpus
         if corpus is None:
             return ()
-        audio = [path for path in part.files if path.suffix.lower() in AUDIO_SUFFIXES]
+        audio = [path for path in part.files if not is_film(path)]
         collection = self._collections.get(part.folder, "")
         try:
             items: Iterable[CorpusItem]
@@ -177,7 +176,7 @@ class _Reader:
 
 
 def _reason(path: Path, part: Part, other: Corpus | None) -> str:
-    if path.suffix.lower() not in AUDIO_SUFFIXES:
+    if is_film(path):
         return "videos, whose sound is not read"
     if part.corpus is None:
         return "of which nobody knows what they are"

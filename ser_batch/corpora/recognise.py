@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ser_batch.audio import AUDIO_SUFFIXES
 from ser_batch.corpora.emotions import canonical_emotion
+from ser_batch.corpora.files import is_film
 from ser_batch.corpora.folders import has_emotion_folders
 from ser_batch.errors import DataError
 from ser_batch.records import Corpus
@@ -138,7 +138,7 @@ def _what_is_unknown(folder: Path, files: Sequence[Path], unknown: Sequence[Path
         f"Expected a corpus as downloaded ({known}), folders named by emotion such as {folder}/anger/, or a table "
         f"{folder}/labels.csv with the columns file, emotion, speaker."
     )
-    if not any(path.suffix.lower() in AUDIO_SUFFIXES for path in files):
+    if all(is_film(path) for path in files):
         videos = f", but {len(files):,} videos; extract their sound first" if files else ""
         return f"Folder {folder} holds no audio files{videos}. {cure}"
     if len(unknown) == len(files):
