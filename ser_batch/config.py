@@ -36,6 +36,8 @@ class AudioConfig:
     window_s: float = 3.0
     #: Distance between window starts; less than `window_s` for overlapping windows.
     window_hop_s: float = 3.0
+    #: Bands of the spectrogram that the network sees, from 0 Hz to 8 kHz or half the sample rate.
+    n_mel_bands: int = 128
     #: Long recordings are read in pieces of this length, so memory stays flat.
     piece_s: float = 60.0
 
@@ -43,7 +45,15 @@ class AudioConfig:
         require(8_000 <= self.sample_rate_hz <= 192_000, "audio.sample_rate_hz", "between 8000 and 192000")
         require(self.window_s > 0, "audio.window_s", "above 0")
         require(0 < self.window_hop_s <= self.window_s, "audio.window_hop_s", "above 0 and at most window_s")
+        is_fit = 16 <= self.n_mel_bands <= 128 and self.n_mel_bands % 8 == 0
+        require(is_fit, "audio.n_mel_bands", "a multiple of 8 from 16 to 128")
         require(self.piece_s >= self.window_s, "audio.piece_s", "at least window_s")
+
+    def completed(self, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return changes of settings with those that follow from them: windows in a row stay in a row."""
+        if "window_s" in changes and self.window_hop_s == self.window_s:
+            return {"window_hop_s": changes["window_s"], **changes}
+        return changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +135,15 @@ class Config:
         }
 
 
-def load_config(path: Path | None = None) -> Config:
-    """Return the defaults, with the TOML file at `path` laid over them.
+def load_config(path: Path | None = None, base: Config | None = None) -> Config:
+    """Return the defaults, or `base`, with the TOML file at `path` laid over them.
 
     Raises
     ------
     ConfigError
         The file is missing, is not TOML, or has an unknown key or a wrong value.
     """
-    config = Config()
+    config = base or Config()
     if path is None:
         return config
     try:
@@ -160,6 +170,8 @@ def overlay(target: Any, values: Mapping[str, Any], source: str, prefix: str = "
             changes[key] = overlay(current, value, source, f"{prefix}{key}.")
         else:
             changes[key] = _typed(value, hints[key], f"{source}: {prefix + key!r}")
+    if isinstance(target, AudioConfig):
+        changes = dict(target.completed(changes))
     try:
         return replace(target, **changes)
     except ConfigError as error:

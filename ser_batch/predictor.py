@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ser_batch import hooks
 from ser_batch.classifier.device import open_classifier
+from ser_batch.classifier.loader import trained_audio
 from ser_batch.config import Config
 from ser_batch.errors import InputError
 from ser_batch.hookspecs import hookimpl
@@ -77,7 +78,7 @@ class EmotionPredictor:
     plugins : PluginRecipe
         Plugins to load; by default the built-in and the installed ones.
     config : Config, optional
-        Audio settings; by default those that scans have by default.
+        Audio settings; by default those that the model was trained with.
     labels : sequence of str
         Answer among these labels of the model only; none means all.
 
@@ -106,8 +107,9 @@ class EmotionPredictor:
         labels: Sequence[str] = (),
     ) -> None:
         plugins = plugins or PluginRecipe()
+        config = config or Config().with_values({"audio": trained_audio(model)}, f"model {model}")
         predict = {"model": model, "device": device, "labels": tuple(labels)}
-        self._config = (config or Config()).with_values({"predict": predict}, "options")
+        self._config = config.with_values({"predict": predict}, "options")
         self._manager = plugins.build()
         self._arrays = _Arrays()
         self._manager.register(self._arrays)
@@ -119,6 +121,11 @@ class EmotionPredictor:
             _log.warning("%s", self.device.note)
         offered = hooks.register_extractors(self._manager, self._config)
         self._extractors = select_extractors(offered, (), self.classifier)
+
+    @property
+    def window_s(self) -> float:
+        """Length of the stretch that is given to the network at once."""
+        return self._config.audio.window_s
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -77,10 +77,12 @@ def random_checkpoint(
     return Checkpoint(random_weights(config, seed), meta)
 
 
-def random_inputs(n_windows: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return mel (n, 128, 130) in dB and features (n, 13): noise, gaps, silence, undefined and extreme features."""
+def random_inputs(
+    n_windows: int, seed: int = 0, shape: tuple[int, int] = (128, 130)
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return mel (n, *shape) in dB and features (n, 13): noise, gaps, silence, undefined and extreme features."""
     rng = np.random.default_rng(seed)
-    mel = rng.normal(0, 12, (n_windows, 128, 130)) + rng.uniform(-70, 0, (n_windows, 1, 1))
+    mel = rng.normal(0, 12, (n_windows, *shape)) + rng.uniform(-70, 0, (n_windows, 1, 1))
     mel[1::4, :, 40:] = -100  # speech that ends early
     mel[2::4, :, :30] -= 60  # quiet beginning
     mel[3::7] = -100  # digital silence

@@ -102,6 +102,7 @@ def changes_results(name: str) -> bool:
     value = Config().as_dict()[section][key]
     others = {
         "audio.window_hop_s": 1.0,
+        "audio.n_mel_bands": 64,
         "predict.device": "cpu",
         "predict.model": "ser7",
         "predict.labels": ["anger", "fear"],

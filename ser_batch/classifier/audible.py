@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch.classifier.network_config import N_FRAMES, NetworkConfig
+from ser_batch.classifier.network_config import NetworkConfig
 
 __all__ = ["audible_frames", "seen_beside"]
 
@@ -41,6 +41,7 @@ def audible_frames(mel: NDArray[np.float32], config: NetworkConfig) -> NDArray[n
     audible = loudest - loudest.max(axis=1, keepdims=True) >= -config.audible_range_db
     before, after = seen_beside(config)
     first = audible.argmax(axis=1) // config.time_stride - before
-    last = (N_FRAMES - 1 - audible[:, ::-1].argmax(axis=1)) // config.time_stride + after + 1
+    n_frames = mel.shape[2]
+    last = (n_frames - 1 - audible[:, ::-1].argmax(axis=1)) // config.time_stride + after + 1
     steps = np.stack([first, last], axis=1).clip(0, config.n_steps_out)
-    return np.minimum(steps * config.time_stride, N_FRAMES)
+    return np.minimum(steps * config.time_stride, n_frames)

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch.classifier.checkpoint import Checkpoint
-from ser_batch.classifier.network_config import N_BANDS, N_FRAMES
 from ser_batch.classifier.pooling import pool_windows
 from ser_batch.errors import ModelError
 from ser_batch.records import FeatureBlock, Prediction
@@ -38,6 +37,7 @@ class CheckpointClassifier(ABC):
         #: What embeddings depend on; models that differ in their last layer alone share it.
         self.listening_sha256 = checkpoint.listening_sha256
         self.n_embedding = checkpoint.network.fusion_units
+        self._mel_shape = (checkpoint.network.n_bands, checkpoint.network.n_frames)
         self._features = [checkpoint.position(column) for column in checkpoint.features]
         self._weight = checkpoint.position(checkpoint.meta["pooling"]["weight_column"])
 
@@ -72,9 +72,9 @@ class CheckpointClassifier(ABC):
             if name not in blocks:
                 raise ModelError(f"Model {self.name!r} needs the extractor {name!r}, which did not run.")
         mel = blocks[MEL].tensor
-        if mel is None or mel.shape[1:] != (N_BANDS, N_FRAMES):
+        if mel is None or mel.shape[1:] != self._mel_shape:
             raise ModelError(
-                f"Model {self.name!r} needs a tensor ({N_BANDS}, {N_FRAMES}) per window of the extractor {MEL!r}; "
+                f"Model {self.name!r} needs a tensor {self._mel_shape} per window of the extractor {MEL!r}; "
                 f"it gave {'none' if mel is None else mel.shape[1:]}."
             )
         features = np.column_stack([blocks[name].scalars[:, index] for name, index in self._features])

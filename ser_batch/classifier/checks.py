@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch.classifier.network_config import N_BANDS, N_DENSE, NetworkConfig
+from ser_batch.classifier.network_config import N_DENSE, NetworkConfig
 from ser_batch.errors import ModelError
+from ser_batch.extractors.mel import mel_shape
 
 __all__ = [
     "FORMAT_VERSION",
@@ -47,8 +48,8 @@ _FIELDS: dict[str, tuple[type | tuple[type, ...], str]] = {
 def weight_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
     """Return the name and shape of every tensor of `HybridCNN(config)` that inference needs, in its order."""
     shapes: dict[str, tuple[int, ...]] = {
-        "mel_norm.band_mean": (N_BANDS,),
-        "mel_norm.band_std": (N_BANDS,),
+        "mel_norm.band_mean": (config.n_bands,),
+        "mel_norm.band_std": (config.n_bands,),
         "dense_norm.mean": (N_DENSE,),
         "dense_norm.std": (N_DENSE,),
     }
@@ -152,7 +153,11 @@ def _value_rules(meta: Mapping[str, Any]) -> Iterable[tuple[str, bool, str]]:
     yield "temperature", math.isfinite(meta["temperature"]) and meta["temperature"] > 0, _FIELDS["temperature"][1]
     yield "pooling", pooling.get("rule") in POOLING_RULES, f"with a rule out of {', '.join(POOLING_RULES)}"
     yield "pooling", pooling.get("weight_column") in known, "with a weight_column out of the columns"
-    yield "network", meta["network"].get("n_labels") == len(labels), f"with {len(labels)} n_labels, as many as labels"
+    network = meta["network"]
+    yield "network", network.get("n_labels") == len(labels), f"with {len(labels)} n_labels, as many as labels"
+    # Models of the first kind do not say how many frames they see: 130.
+    _, n_frames = mel_shape(audio["sample_rate_hz"], audio["window_s"], 0)
+    yield "network", network.get("n_frames", 130) == n_frames, f"with {n_frames} n_frames, as many as a window has"
 
 
 def _is_name_and_version(item: object) -> bool:

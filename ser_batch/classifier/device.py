@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pluggy
 
     from ser_batch.classifier.base import CheckpointClassifier
+    from ser_batch.classifier.network_config import NetworkConfig
     from ser_batch.contracts import CheckedClassifier
 
 __all__ = [
@@ -138,7 +139,7 @@ def check_parity(reference: CheckpointClassifier, other: CheckpointClassifier) -
     DeviceError
         It is above `PARITY_TOLERANCE`, an emotion differs, or a number is not finite.
     """
-    mel, features = fixed_batch()
+    mel, features = fixed_batch(reference.checkpoint.network)
     expected = reference.run(mel, features)
     whole = other.run(mel, features)
     # Some releases were wrong for batches only, others for single windows only.
@@ -169,16 +170,17 @@ def _why_absent(device: str) -> str:
     return why_absent(device)
 
 
-def fixed_batch() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def fixed_batch(config: NetworkConfig) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return 8 windows: moving harmonics over noise, two of them half silent, one silent, some features undefined."""
     rng = np.random.default_rng(0)
-    bands, frames = np.arange(128)[:, None], np.arange(130)[None, :]
-    mel = np.empty((8, 128, 130), np.float32)
+    shape = (config.n_bands, config.n_frames)
+    bands, frames = np.arange(shape[0])[:, None], np.arange(shape[1])[None, :]
+    mel = np.empty((8, *shape), np.float32)
     for index in range(8):
         pitch = 6 + index + 2 * np.sin(frames / (5 + index))
         harmonics = 25 * np.cos(2 * np.pi * bands / pitch) * np.exp(-bands / 50)
-        mel[index] = -45 - bands / 4 + harmonics + rng.normal(0, 4, (128, 130))
-    mel[5:7, :, 60:] = -100
+        mel[index] = -45 - bands / 4 + harmonics + rng.normal(0, 4, shape)
+    mel[5:7, :, 6 * shape[1] // 13 :] = -100
     mel[7] = -100
     features = rng.normal(0, 2, (8, 13)).astype(np.float32) * 10
     features[3, :4] = np.nan

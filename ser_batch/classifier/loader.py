@@ -9,9 +9,10 @@ from ser_batch.resources import model_path
 
 if TYPE_CHECKING:
     from ser_batch.classifier.base import CheckpointClassifier
+    from ser_batch.classifier.checkpoint import Checkpoint
     from ser_batch.config import Config
 
-__all__ = ["load_classifier", "validate_config"]
+__all__ = ["load_classifier", "trained_audio", "validate_config"]
 
 
 @hookimpl(trylast=True)
@@ -52,7 +53,7 @@ def validate_config(config: Config) -> None:
     Raises
     ------
     ConfigError
-        Another sample rate or window length.
+        Another sample rate, window length or number of bands.
     ModelError
         The model is damaged or does not fit this version.
     """
@@ -65,11 +66,33 @@ def validate_config(config: Config) -> None:
         path = model_path(config.predict.model)
     except ModelError:
         return  # perhaps a model of another plugin; whoever loads it will say
-    trained = load(path).meta["audio"]
-    for key in ("sample_rate_hz", "window_s"):
+    for key, trained in _audio_of(load(path)).items():
         given = getattr(config.audio, key)
-        if given != trained[key]:
+        if key != "window_hop_s" and given != trained:
             raise ConfigError(
-                f"audio.{key} is {given:g}, but the model {config.predict.model!r} was trained with {trained[key]:g}: "
+                f"audio.{key} is {given:g}, but the model {config.predict.model!r} was trained with {trained:g}: "
                 f"set it to that, or train a model with yours."
             )
+
+
+def trained_audio(name: str) -> dict[str, float]:
+    """Return how a model was trained to hear, as values of the section [audio]; empty for a model of a plugin.
+
+    Raises
+    ------
+    ModelError
+        The model is damaged or does not fit this version.
+    """
+    from ser_batch.classifier.checkpoint import load  # noqa: PLC0415
+    from ser_batch.errors import ModelError  # noqa: PLC0415
+
+    try:
+        path = model_path(name)
+    except ModelError:
+        return {}
+    return _audio_of(load(path))
+
+
+def _audio_of(checkpoint: Checkpoint) -> dict[str, float]:
+    audio = {key: checkpoint.meta["audio"][key] for key in ("sample_rate_hz", "window_s", "window_hop_s")}
+    return {**audio, "n_mel_bands": checkpoint.network.n_bands}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ser_batch.classifier.network_config import N_BANDS, N_DENSE, NetworkConfig
+from ser_batch.classifier.network_config import N_DENSE, NetworkConfig
 
 __all__ = ["HybridCNN"]
 
@@ -31,8 +31,8 @@ class MelNorm(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("band_mean", torch.zeros(N_BANDS))
-        self.register_buffer("band_std", torch.ones(N_BANDS))
+        self.register_buffer("band_mean", torch.zeros(config.n_bands))
+        self.register_buffer("band_std", torch.ones(config.n_bands))
 
     def relative(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Return dB below the loudest cell of the window, limited, and 1 for audible frames, else 0."""

@@ -8,10 +8,8 @@ from typing import Any
 
 from ser_batch.errors import ModelError
 
-__all__ = ["N_BANDS", "N_DENSE", "N_FRAMES", "NetworkConfig"]
+__all__ = ["N_DENSE", "NetworkConfig"]
 
-#: Mel bands and frames of one window.
-N_BANDS, N_FRAMES = 128, 130
 #: Features of the dense branch.
 N_DENSE = 13
 
@@ -24,6 +22,8 @@ class NetworkConfig:
     ----------
     n_labels : int
         Emotions.
+    n_bands, n_frames : int
+        Mel bands and frames of one window.
     n_views : int
         1: the spectrogram alone; 2: beside it, the same less the mean of each band, so that what moves is told apart
         from what a voice, a room or a microphone always sounds like.
@@ -44,6 +44,8 @@ class NetworkConfig:
     """
 
     n_labels: int = 6
+    n_bands: int = 128
+    n_frames: int = 130
     n_views: int = 2
     channels: tuple[int, ...] = (16, 32, 64, 160)
     strides: tuple[tuple[int, int], ...] = ((2, 2), (1, 2), (1, 1), (1, 1))
@@ -64,12 +66,12 @@ class NetworkConfig:
     @property
     def n_bands_out(self) -> int:
         """Bands left after the convolutions."""
-        return self._reduced(N_BANDS, 0)
+        return self._reduced(self.n_bands, 0)
 
     @property
     def n_steps_out(self) -> int:
         """Time steps left after the convolutions."""
-        return self._reduced(N_FRAMES, 1)
+        return self._reduced(self.n_frames, 1)
 
     @property
     def time_stride(self) -> int:

@@ -42,7 +42,7 @@ def export_onnx(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> float:
 
     path = Path(path)
     graph = build_onnx(checkpoint)
-    mel, features = fixed_batch()
+    mel, features = fixed_batch(checkpoint.network)
     found = open_session(graph).run(["probabilities"], {"mel": mel, "features": features})[0]
     difference = float(abs(found - TorchClassifier(checkpoint, "cpu").run(mel, features)).max())
     # Written so that NaN fails.

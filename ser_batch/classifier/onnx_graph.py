@@ -3,10 +3,11 @@
 The graph follows `ser_batch.classifier.network` node by node and must change with it; a test compares the two. Batch
 norm is folded into the convolutions and the temperature into the last layer, so that the output is calibrated.
 
-Inputs: ``mel`` float32 (n, 128, 130) in dB, ``features`` float32 (n, 13) with NaN = undefined. Outputs: ``embedding``
-float32 (n, fusion_units), what the network has heard, and ``probabilities`` float32 (n, n_labels), rows sum to 1, which
-a last layer makes of it; a runtime that is asked for one of them computes no more than that. The metadata of the model
-file is kept under the key ``ser_batch``, so that an exported graph says its labels and what its inputs are.
+Inputs: ``mel`` float32 (n, n_bands, n_frames) in dB, ``features`` float32 (n, 13) with NaN = undefined. Outputs:
+``embedding`` float32 (n, fusion_units), what the network has heard, and ``probabilities`` float32 (n, n_labels), rows
+sum to 1, which a last layer makes of it; a runtime that is asked for one of them computes no more than that. The
+metadata of the model file is kept under the key ``ser_batch``, so that an exported graph says its labels and what its
+inputs are.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ser_batch._version import __version__
 from ser_batch.classifier.checkpoint import METADATA_KEY, Checkpoint
-from ser_batch.classifier.network_config import N_BANDS, N_DENSE, N_FRAMES, NetworkConfig
+from ser_batch.classifier.network_config import N_DENSE, NetworkConfig
 
 __all__ = ["OPSET", "build_onnx"]
 
@@ -34,14 +35,14 @@ _IR_VERSION = 8
 _BATCH_NORM_EPSILON = 1e-5
 
 
-def build_onnx(checkpoint: Checkpoint, n_frames: int | str = N_FRAMES) -> bytes:
+def build_onnx(checkpoint: Checkpoint, n_frames: str | None = None) -> bytes:
     """Return the serialised ONNX model that computes what `HybridCNN` with these weights does, softmax included.
 
     Parameters
     ----------
     checkpoint : Checkpoint
-    n_frames : int or str
-        Frames of ``mel``; a name leaves them open, for a caller who knows which frames matter.
+    n_frames : str, optional
+        Leaves the frames of ``mel`` open under this name, for a caller who knows which frames matter.
     """
     graph = _Graph(checkpoint.weights)
     config = checkpoint.network
@@ -56,7 +57,9 @@ def build_onnx(checkpoint: Checkpoint, n_frames: int | str = N_FRAMES) -> bytes:
             graph.nodes,
             "ser_batch",
             [
-                helper.make_tensor_value_info("mel", TensorProto.FLOAT, ["n", N_BANDS, n_frames]),
+                helper.make_tensor_value_info(
+                    "mel", TensorProto.FLOAT, ["n", config.n_bands, n_frames or config.n_frames]
+                ),
                 helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", N_DENSE]),
             ],
             [

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "sliding_windows"]
 
-#: Audio that the network sees at once, and how often it looks, in s.
-WINDOW_S, STEP_S = 3.0, 1.0
+#: How often the network looks.
+STEP_S = 1.0
 
 #: Audio handed over at once, in s.
 _BLOCK_S = 0.1
@@ -57,8 +57,9 @@ class Source(Protocol):
 def command(**options: Any) -> int:
     """Label a microphone as it is heard; end with Ctrl-C.
 
-    Every second the last 3 seconds are shown: bars on a terminal, else a line. With --json each line holds start_s,
-    end_s, emotion, probabilities and silent; where nothing is heard, silent is true and emotion null.
+    Every second the last 3 seconds (or what the model sees at once) are shown: bars on a terminal, else a line. With
+    --json each line holds start_s, end_s, emotion, probabilities and silent; where nothing is heard, silent is true and
+    emotion null.
 
     A microphone needs the extra: pip install "ser-batch[listen]", and the PortAudio library.
     """
@@ -88,7 +89,7 @@ def _listen(source: Source, predictor: EmotionPredictor, duration_s: float, as_j
     if not as_json:
         click.echo("Listening; Ctrl-C ends.", err=True)
     n_left_out = 0
-    for start_s, end_s, samples, n_missed in sliding_windows(source, duration_s):
+    for start_s, end_s, samples, n_missed in sliding_windows(source, duration_s, predictor.window_s):
         n_left_out += n_missed
         show(start_s, end_s, predictor.predict_samples(samples, source.sample_rate_hz))
     if n_left_out:
@@ -96,15 +97,16 @@ def _listen(source: Source, predictor: EmotionPredictor, duration_s: float, as_j
 
 
 def sliding_windows(
-    source: Source, duration_s: float = float("inf")
+    source: Source, duration_s: float = float("inf"), window_s: float = 3.0
 ) -> Iterator[tuple[float, float, NDArray[np.float32], int]]:
-    """Cut audio into windows of 3 s that begin 1 s apart; one shorter window where the audio ends before.
+    """Cut audio into windows that begin 1 s apart; one shorter window where the audio ends before.
 
     Parameters
     ----------
     source : Source
     duration_s : float
         End after so much audio.
+    window_s : float
 
     Yields
     ------
@@ -117,7 +119,7 @@ def sliding_windows(
     import numpy as np  # noqa: PLC0415 - not for --help
 
     rate_hz = source.sample_rate_hz
-    n_window, n_step = round(WINDOW_S * rate_hz), round(STEP_S * rate_hz)
+    n_window, n_step = round(window_s * rate_hz), round(STEP_S * rate_hz)
     n_end = duration_s * rate_hz
     heard: NDArray[np.float32] = np.zeros(0, np.float32)
     start, n_windows = 0, 0

@@ -73,9 +73,9 @@ def info(model: str, as_json: bool) -> int:
 def export(model: str, form: str, output: str, force: bool) -> int:
     """Write a model for other programs.
 
-    The ONNX graph takes `mel`, float32 (n, 128, 130) in dB, and `features`, float32 (n, 13) with NaN for undefined, and
-    gives calibrated `probabilities` (n, labels). Labels and all other metadata are in its metadata under `ser_batch`.
-    The written file is run by onnxruntime and held against torch.
+    The ONNX graph takes `mel`, float32 (n, bands, frames) in dB, (n, 128, 130) for the shipped models, and `features`,
+    float32 (n, 13) with NaN for undefined, and gives calibrated `probabilities` (n, labels). Labels and all other
+    metadata are in its metadata under `ser_batch`. The written file is run by onnxruntime and held against torch.
     """
     from ser_batch.classifier.checkpoint import load  # noqa: PLC0415 - numpy is not for --help
     from ser_batch.classifier.onnx_export import export_onnx  # noqa: PLC0415

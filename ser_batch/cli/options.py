@@ -198,12 +198,19 @@ _OVERRIDES = {
 
 
 def config_of(options: dict[str, Any], **fixed: Any) -> Config:
-    """Return the configuration: defaults, then a file, then options of the command line, then `fixed`."""
+    """Return the configuration: defaults, then a file, then options of the command line, then `fixed`.
+
+    The defaults of the section [audio] are those that the model was trained with.
+    """
+    from ser_batch.classifier.loader import trained_audio  # noqa: PLC0415
     from ser_batch.resources import config_path  # noqa: PLC0415
 
     name = options.get("config_name")
-    config = load_config(config_path(name, Config().as_dict()) if name else None)
+    path = config_path(name, Config().as_dict()) if name else None
+    config = load_config(path)
     given = {option: value for option in _OVERRIDES if (value := options.get(option)) not in (None, ())} | fixed
+    if audio := trained_audio(given.get("model", config.predict.model)):
+        config = load_config(path, Config().with_values({"audio": audio}))
     values: dict[str, dict[str, Any]] = {}
     for option, value in given.items():
         section, key = _OVERRIDES[option]

@@ -146,6 +146,7 @@ def read_config(name: str | None, changes: tuple[str, ...]) -> TrainConfig:
     from ser_batch.training.train_config import TrainConfig, load_train_config  # noqa: PLC0415
 
     config = load_train_config(config_path(name, TrainConfig().as_dict()) if name else None)
+    values: dict[str, dict[str, Any]] = {}
     for item in changes:
         key, separator, text = item.partition("=")
         section, _, name_in_section = key.strip().partition(".")
@@ -156,8 +157,9 @@ def read_config(name: str | None, changes: tuple[str, ...]) -> TrainConfig:
         except tomllib.TOMLDecodeError:
             # A shell takes the quotes off a word.
             value = text.strip()
-        config = config.with_values({section: {name_in_section: value}}, source=f"--set {item}")
-    return config
+        values.setdefault(section, {})[name_in_section] = value
+    # Together, since one may only be possible with another.
+    return config.with_values(values, source=" ".join(f"--set {item}" for item in changes))
 
 
 def _read_scores(path: Path) -> Any:

@@ -13,11 +13,12 @@ from ser_batch.dsp.kernels import kernel
 from ser_batch.dsp.lanes import LANES, load, log2, splat, store, workspace
 from ser_batch.dsp.transform import BATCH_FRAMES, load_frames, power_of_pairs, transform, twiddles
 
-__all__ = ["HOP", "N_FFT", "N_MELS", "band_at_hz", "band_centre_hz", "log_mel", "mel_filters", "n_mel_frames"]
+__all__ = ["HOP", "N_BANDS", "N_FFT", "band_at_hz", "band_centre_hz", "log_mel", "mel_filters", "n_mel_frames"]
 
 N_FFT: Final = 2048
 HOP: Final = 512
-N_MELS: Final = 128
+#: By default.
+N_BANDS: Final = 128
 #: Above this, corpora differ by sample rate and codec more than by emotion.
 HIGHEST_HZ: Final = 8_000.0
 #: Power below this counts as this: -100 dB.
@@ -29,7 +30,7 @@ def n_mel_frames(n_samples: int) -> int:
     return 1 + n_samples // HOP
 
 
-def log_mel(samples: Singles, n_samples: int, sample_rate_hz: int) -> Singles:
+def log_mel(samples: Singles, n_samples: int, sample_rate_hz: int, n_bands: int = N_BANDS) -> Singles:
     """Return the log-mel spectrogram of a stretch of audio.
 
     Parameters
@@ -39,22 +40,25 @@ def log_mel(samples: Singles, n_samples: int, sample_rate_hz: int) -> Singles:
     n_samples : int
         Length of the stretch.
     sample_rate_hz : int
+    n_bands : int
+        A multiple of 8.
 
     Returns
     -------
-    float32 (N_MELS, 1 + n_samples // HOP)
+    float32 (n_bands, 1 + n_samples // HOP)
         dB re 1, at least -100.
 
     Notes
     -----
-    Equal to ``librosa.power_to_db(librosa.feature.melspectrogram(y, sr, n_fft=2048, hop_length=512, n_mels=128, fmin=0,
-    fmax=8000, htk=False, norm="slaney", center=True, pad_mode="constant", power=2), ref=1, amin=1e-10, top_db=None)``.
+    Equal to ``librosa.power_to_db(librosa.feature.melspectrogram(y, sr, n_fft=2048, hop_length=512, n_mels=n_bands,
+    fmin=0, fmax=8000, htk=False, norm="slaney", center=True, pad_mode="constant", power=2), ref=1, amin=1e-10,
+    top_db=None)``.
     """
-    bands = np.full((N_MELS, n_mel_frames(n_samples)), FLOOR_POWER, np.float32)
+    bands = np.full((n_bands, n_mel_frames(n_samples)), FLOOR_POWER, np.float32)
     # In single precision, bands 90 dB below the peak of their frame would be off by up to 0.002 dB.
     buffers = workspace(2 * N_FFT, np.float64)
     factors = twiddles(N_FFT, np.float64)
-    _mel_bands(samples[:n_samples], mel_filters(int(sample_rate_hz)), factors, buffers, bands)
+    _mel_bands(samples[:n_samples], mel_filters(int(sample_rate_hz), n_bands), factors, buffers, bands)
     _to_db(bands.reshape(-1))
     return bands
 
@@ -64,19 +68,19 @@ class MelFilters(NamedTuple):
 
     #: float64 (N_FFT,): periodic Hann.
     taper: Doubles
-    #: int64 (N_MELS,)
+    #: int64 (n_bands,)
     first_bin: Indices
-    #: int64 (N_MELS + 1,): where each filter begins in `weights`.
+    #: int64 (n_bands + 1,): where each filter begins in `weights`.
     first_weight: Indices
     #: float64 (n_weights,)
     weights: Doubles
 
 
 @functools.lru_cache(maxsize=4)
-def mel_filters(sample_rate_hz: int) -> MelFilters:
-    """Return 128 Slaney filters from 0 Hz to 8 kHz (or half the rate), each of unit area."""
-    highest_hz = np.array(min(HIGHEST_HZ, 0.5 * sample_rate_hz))
-    edges_hz = _mel_to_hz(np.linspace(0.0, _hz_to_mel(highest_hz), N_MELS + 2))
+def mel_filters(sample_rate_hz: int, n_bands: int = N_BANDS) -> MelFilters:
+    """Return Slaney filters from 0 Hz to 8 kHz (or half the rate), each of unit area."""
+    highest_mel = _hz_to_mel(np.array(min(HIGHEST_HZ, 0.5 * sample_rate_hz)))
+    edges_hz = _mel_to_hz(np.linspace(0.0, highest_mel, n_bands + 2))
     bins_hz = np.arange(N_FFT // 2 + 1) * sample_rate_hz / N_FFT
     first_bin, first_weight, weights = [], [0], []
     for low, middle, high in zip(edges_hz[:-2], edges_hz[1:-1], edges_hz[2:], strict=True):
@@ -94,14 +98,19 @@ def mel_filters(sample_rate_hz: int) -> MelFilters:
     )
 
 
-def band_centre_hz(band: Doubles) -> Doubles:
+def band_centre_hz(band: Doubles, n_bands: int = N_BANDS, sample_rate_hz: int = 2 * int(HIGHEST_HZ)) -> Doubles:
     """Return the frequency on which bands are centred; fractions lie between two of them."""
-    return _mel_to_hz((band + 1) * _BAND_MEL)
+    return _mel_to_hz((band + 1) * _spacing_mel(n_bands, sample_rate_hz))
 
 
-def band_at_hz(frequency_hz: Doubles) -> Doubles:
+def band_at_hz(frequency_hz: Doubles, n_bands: int = N_BANDS, sample_rate_hz: int = 2 * int(HIGHEST_HZ)) -> Doubles:
     """Return the band that is centred on each frequency, as a fraction: the inverse of `band_centre_hz`."""
-    return _hz_to_mel(frequency_hz) / _BAND_MEL - 1
+    return _hz_to_mel(frequency_hz) / _spacing_mel(n_bands, sample_rate_hz) - 1
+
+
+def _spacing_mel(n_bands: int, sample_rate_hz: int) -> float:
+    """Return the distance of two bands."""
+    return float(_hz_to_mel(np.array(min(HIGHEST_HZ, 0.5 * sample_rate_hz)))) / (n_bands + 1)
 
 
 def _hz_to_mel(frequency_hz: Doubles) -> Doubles:
@@ -112,10 +121,6 @@ def _hz_to_mel(frequency_hz: Doubles) -> Doubles:
 
 def _mel_to_hz(mel: Doubles) -> Doubles:
     return np.where(mel < 15.0, mel * 200.0 / 3.0, 1000.0 * np.exp(np.log(6.4) * (mel - 15.0) / 27.0))
-
-
-#: Distance of two bands in mel, where sampling allows all of them.
-_BAND_MEL: Final = float(_hz_to_mel(np.array(HIGHEST_HZ))) / (N_MELS + 1)
 
 
 @kernel
@@ -134,7 +139,7 @@ def _mel_bands(
         power, _ = transform(buffers[0], buffers[1], factors)
         power_of_pairs(power, n_bins, power)
         row = np.empty((2, LANES))
-        for band in range(N_MELS):
+        for band in range(bands.shape[0]):
             even, odd = splat(0.0), splat(0.0)
             k = 2 * filters.first_bin[band]
             for i in range(filters.first_weight[band], filters.first_weight[band + 1]):
@@ -151,7 +156,7 @@ def _mel_bands(
 
 @kernel
 def _to_db(values: Singles) -> None:
-    """Replace powers by dB; the floor becomes -100 exactly. N_MELS is a multiple of LANES, so no rest is left."""
+    """Replace powers by dB; the floor becomes -100 exactly. Bands are a multiple of LANES, so no rest is left."""
     floor = log2(splat(np.float32(FLOOR_POWER)))
     scale, lowest = splat(np.float32(10.0 * math.log10(2.0))), splat(np.float32(100.0))
     for i in range(0, len(values), LANES):

@@ -14,7 +14,13 @@ from ser_batch.records import Clip, Extractor, FeatureBlock, FeatureSpec
 if TYPE_CHECKING:
     from ser_batch.config import Config
 
-__all__ = ["MelExtractor"]
+__all__ = ["MelExtractor", "mel_shape"]
+
+
+def mel_shape(sample_rate_hz: float, window_s: float, n_bands: int) -> tuple[int, int]:
+    """Return bands and frames of the spectrogram of a window."""
+    # As dsp.mel.n_mel_frames has it, which would load numba merely to declare a shape.
+    return n_bands, 1 + round(window_s * sample_rate_hz) // 512
 
 
 class MelExtractor:
@@ -24,10 +30,10 @@ class MelExtractor:
     after it shows.
     """
 
-    def __init__(self, sample_rate_hz: int = 22_050, window_s: float = 3.0) -> None:
-        self._n_samples = round(window_s * sample_rate_hz)
-        # As dsp.mel.n_mel_frames has it, which would load numba merely to declare a shape.
-        self._spec = FeatureSpec(extractor="mel", version=1, tensor_shape=(128, 1 + self._n_samples // 512))
+    def __init__(self, sample_rate_hz: int = 22_050, window_s: float = 3.0, n_bands: int = 128) -> None:
+        self._n_samples, self._n_bands = round(window_s * sample_rate_hz), n_bands
+        shape = mel_shape(sample_rate_hz, window_s, n_bands)
+        self._spec = FeatureSpec(extractor="mel", version=1, tensor_shape=shape)
 
     @property
     def spec(self) -> FeatureSpec:
@@ -41,11 +47,12 @@ class MelExtractor:
         shape = self._spec.tensor_shape or ()
         tensor = np.empty((len(windows_s), *shape), np.float32)
         for window, (start_s, end_s) in enumerate(windows_s):
-            tensor[window] = log_mel(finite(clip.window(start_s, end_s)), self._n_samples, clip.sample_rate_hz)
+            samples = finite(clip.window(start_s, end_s))
+            tensor[window] = log_mel(samples, self._n_samples, clip.sample_rate_hz, self._n_bands)
         return FeatureBlock("mel", np.empty((len(windows_s), 0), np.float32), np.empty(0, np.float32), tensor)
 
 
 @hookimpl
 def register_extractors(config: Config) -> Sequence[Extractor]:
-    """Offer the extractor for the rate and the window length of `config`."""
-    return [MelExtractor(config.audio.sample_rate_hz, config.audio.window_s)]
+    """Offer the extractor for the rate, the window length and the bands of `config`."""
+    return [MelExtractor(config.audio.sample_rate_hz, config.audio.window_s, config.audio.n_mel_bands)]

@@ -32,7 +32,7 @@ _SLOPES = [DENSE_FEATURES.index(f"prosodic__f0_{name}_st_per_s") for name in ("s
 class Batch:
     """What one training step sees."""
 
-    #: float32 (B, 128, T): dB below the loudest cell.
+    #: float32 (B, n_bands, T): dB below the loudest cell.
     mel: Tensor
     #: float32 (B, 13), NaN = undefined.
     features: Tensor
@@ -65,7 +65,7 @@ def draw_batch(
     if config.branches == "dense":
         # The dense branch alone looks at no spectrogram.
         return Batch(features.new_zeros(len(index), 1, 1), features, targets, order, share)
-    mel = voices.of_spectrograms(rows.mel(index), config.crop_frames, network)
+    mel = voices.of_spectrograms(rows.mel(index), config.crop_frames, network, rows.sample_rate_hz)
     if config.recolour:
         mel = _recolour(mel, config.recolour)
     if order is not None:
@@ -101,8 +101,8 @@ class _Voices:
             features[:, _SLOPES] *= self.pace[:, None]
         return features
 
-    def of_spectrograms(self, mel: Tensor, crop_frames: int, network: HybridCNN) -> Tensor:
-        """Return a stretch of each window (B, 128, T) that overlaps what is audible in it; all of it without a crop."""
+    def of_spectrograms(self, mel: Tensor, crop_frames: int, network: HybridCNN, sample_rate_hz: int) -> Tensor:
+        """Return a stretch (B, n_bands, T) of each window that overlaps what is audible; all of it without a crop."""
         n_frames = crop_frames or mel.shape[2]
         start = _crop_start(mel, n_frames, self.pace, network) if crop_frames else mel.new_zeros(len(mel))
         steps = torch.arange(n_frames, device=mel.device)
@@ -110,7 +110,7 @@ class _Voices:
             columns = start.long()[:, None] + steps
             return mel.gather(2, columns[:, None, :].expand(-1, mel.shape[1], -1))
         frames = start[:, None] + (steps if self.pace is None else steps * self.pace[:, None])
-        return _sample(mel, _source_bands(mel, self.pitch), frames)
+        return _sample(mel, _source_bands(mel, self.pitch, sample_rate_hz), frames)
 
 
 def factors_of(count: int, spread: float, device: torch.device) -> Tensor | None:
@@ -135,17 +135,18 @@ def _crop_start(mel: Tensor, n_frames: int, pace: Tensor | None, network: Hybrid
     return torch.minimum(start, n_all - span).clamp(min=0)
 
 
-def _source_bands(mel: Tensor, pitch: Tensor | None) -> Tensor:
-    """Return where each band of the result lies in the original, (B, 128) of bands."""
+def _source_bands(mel: Tensor, pitch: Tensor | None, sample_rate_hz: int) -> Tensor:
+    """Return where each band of the result lies in the original, (B, n_bands) of bands."""
     band = np.arange(mel.shape[1], dtype=np.float64)
     if pitch is None:
         return torch.from_numpy(band).to(mel).expand(len(mel), -1)
-    source = band_at_hz(band_centre_hz(band) / pitch.cpu().numpy()[:, None])
+    scale = (mel.shape[1], sample_rate_hz)
+    source = band_at_hz(band_centre_hz(band, *scale) / pitch.cpu().numpy()[:, None], *scale)
     return torch.from_numpy(source.clip(0, mel.shape[1] - 1)).to(mel)
 
 
 def _sample(mel: Tensor, bands: Tensor, frames: Tensor) -> Tensor:
-    """Interpolate spectrograms at bands (B, 128) and frames (B, T) between the old ones; silence beyond the ends."""
+    """Interpolate spectrograms at bands (B, n_bands) and frames (B, T); silence lies beyond the ends."""
     silence_db = 255 * STEP_DB
     size = mel.shape[1:]
     grid = torch.stack(
@@ -159,7 +160,7 @@ def _sample(mel: Tensor, bands: Tensor, frames: Tensor) -> Tensor:
 
 
 def _recolour(mel: Tensor, share: float) -> Tensor:
-    """Change the channel of a share of spectrograms (B, 128, T) in dB below their peak."""
+    """Change the channel of a share of spectrograms (B, n_bands, T) in dB below their peak."""
     n_bands = mel.shape[1]
     chosen, tilt, cut, floor, slope = torch.rand(5, len(mel), 1, 1, device=mel.device).unbind()
     band = torch.linspace(-0.5, 0.5, n_bands, device=mel.device)[:, None]

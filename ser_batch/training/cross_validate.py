@@ -112,7 +112,7 @@ def cross_validate(
     require_folder(options.cache_dir, "--cache")
     clips, hashes, table = load_features(clips, config, options, progress)
     dataset = Dataset.build(clips, config.data)
-    rows = Rows.build(table, dataset, options.device)
+    rows = Rows.build(table, dataset, options.device, config.audio.sample_rate_hz)
     key = training_key(clips, hashes, config, options)
     tested: list[_Tested] = []
     for fold in _folds(dataset, corpora, scheme, only):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ser_batch import hooks
 from ser_batch._version import __version__
 from ser_batch.classifier.dense import DENSE_FEATURES
-from ser_batch.config import Config
+from ser_batch.config import AudioConfig, Config, ExtractConfig, PredictConfig
 from ser_batch.errors import RunError
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import ClipOutcome, ClipRef, FeatureSpec, Status
@@ -61,7 +61,7 @@ class FeatureTable:
     clip: NDArray[np.int64]
     #: int64 (n_rows,).
     copy: NDArray[np.int64]
-    #: uint8 (n_rows, 128, 130): steps of `STEP_DB` below the loudest cell.
+    #: uint8 (n_rows, n_bands, n_frames): steps of `STEP_DB` below the loudest cell.
     mel: NDArray[np.uint8]
     #: float32 (n_rows, 13), NaN = undefined.
     dense: NDArray[np.float32]
@@ -87,7 +87,7 @@ class FeatureTable:
         )
 
 
-def feature_ingredients(recipe: PluginRecipe) -> Ingredients:
+def feature_ingredients(recipe: PluginRecipe, audio: AudioConfig) -> Ingredients:
     """Return what features for the network are made of; its specs are those of the extractors that feed it.
 
     Raises
@@ -96,7 +96,7 @@ def feature_ingredients(recipe: PluginRecipe) -> Ingredients:
         A plugin fails, or an extractor that the network needs is missing.
     """
     names = ("mel", *(column.split("__")[0] for column in (*DENSE_FEATURES, WEIGHT_COLUMN)))
-    config = Config().with_values({"extract": {"extractors": sorted(set(names))}, "predict": {"model": ""}}, "training")
+    config = Config(audio, ExtractConfig(tuple(sorted(set(names)))), PredictConfig(model=""))
     manager = recipe.build()
     extractors = select_extractors(hooks.register_extractors(manager, config), names)
     return ingredients_of(manager, recipe, config, extractors, None)
@@ -121,12 +121,17 @@ def clip_ref(path: str, clip_id: str) -> ClipRef:
     return ClipRef(clip_id, path, stat.st_size, stat.st_mtime_ns)
 
 
-#: Arrays of a cache file, and their shape and type behind the rows.
-_ARRAYS: dict[str, tuple[tuple[int, ...], type]] = {
-    "mel": ((128, 130), np.uint8),
-    "dense": ((len(DENSE_FEATURES),), np.float32),
-    "active_s": ((), np.float32),
-}
+#: Arrays of a cache file: name -> type and shape behind the rows.
+_Arrays = dict[str, tuple[type, tuple[int, ...]]]
+
+
+def _arrays_of(ingredients: Ingredients) -> _Arrays:
+    (shape,) = (spec.tensor_shape for spec in ingredients.specs if spec.extractor == "mel")
+    return {
+        "mel": (np.uint8, shape or ()),
+        "dense": (np.float32, (len(DENSE_FEATURES),)),
+        "active_s": (np.float32, ()),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +153,7 @@ class _Rows:
 
     #: Content hash of the clip of each row.
     content: NDArray[np.str_]
-    #: Named as in `_ARRAYS`.
+    #: Named as in `_Arrays`.
     arrays: dict[str, NDArray]
     #: Content hash -> why there are no rows.
     failures: dict[str, str]
@@ -161,6 +166,7 @@ def extract_features(
     cache_dir: Path,
     recipe: PluginRecipe,
     changes: AugmentConfig,
+    audio: AudioConfig | None = None,
     jobs: int = 0,
     progress: Progress | None = None,
 ) -> FeatureTable:
@@ -176,6 +182,8 @@ def extract_features(
         Whose extractors and readers are used.
     changes : AugmentConfig
         How copies differ.
+    audio : AudioConfig, optional
+        How clips are decoded, cut and seen; the defaults, unless given.
     jobs : int
         Worker processes; 0 = one per core.
     progress : Progress, optional
@@ -194,9 +202,10 @@ def extract_features(
         An extractor that the network needs is missing, or the workers cannot load a plugin.
     """
     progress = progress or Progress()
-    ingredients = feature_ingredients(recipe)
+    ingredients = feature_ingredients(recipe, audio or AudioConfig())
+    arrays = _arrays_of(ingredients)
     buckets = _plan(paths, hashes, cache_dir, feature_settings(ingredients), changes)
-    found = [_stored(bucket.file) for bucket in buckets]
+    found = [_stored(bucket.file, arrays) for bucket in buckets]
     missing = [number for number, rows in enumerate(found) if rows is None]
     if missing:
         change = Augmentation(changes) if changes.copies else None
@@ -207,7 +216,7 @@ def extract_features(
             with temporary_extraction(setup, worker_count(jobs, n_missing), progress) as extraction:
                 shards = ((number, buckets[number].refs()) for number in missing)
                 for number, outcomes in extraction.run(shards):
-                    found[number] = _stacked(outcomes, buckets[number], ingredients.specs)
+                    found[number] = _stacked(outcomes, buckets[number], ingredients.specs, arrays)
                     # A worker may have died for lack of memory, or of time: next time it may be otherwise.
                     if not any(outcome.error_type.startswith("Worker") for outcome in outcomes):
                         _store(buckets[number].file, found[number])
@@ -234,11 +243,11 @@ def _plan(
     return buckets
 
 
-def _stacked(outcomes: Sequence[ClipOutcome], bucket: _Bucket, specs: Sequence[FeatureSpec]) -> _Rows:
+def _stacked(outcomes: Sequence[ClipOutcome], bucket: _Bucket, specs: Sequence[FeatureSpec], arrays: _Arrays) -> _Rows:
     """Keep what the network needs of the outcomes of a bucket."""
     columns = {column: (spec.extractor, index) for spec in specs for index, column in enumerate(spec.columns)}
     content: list[str] = []
-    parts: dict[str, list[NDArray]] = {name: [np.zeros((0, *shape), kind)] for name, (shape, kind) in _ARRAYS.items()}
+    parts: dict[str, list[NDArray]] = {name: [np.zeros((0, *shape), kind)] for name, (kind, shape) in arrays.items()}
     failures: dict[str, str] = {}
     for name, outcome in zip(bucket.clips, outcomes, strict=True):
         # Half a recording may lack what its label is about.
@@ -254,8 +263,8 @@ def _stacked(outcomes: Sequence[ClipOutcome], bucket: _Bucket, specs: Sequence[F
         parts["dense"].append(np.column_stack([values[column] for column in DENSE_FEATURES]))
         parts["active_s"].append(values[WEIGHT_COLUMN])
         content += [name] * len(mel)
-    arrays = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    return _Rows(np.array(content, "U64"), arrays, failures)
+    joined = {name: np.concatenate(found) for name, found in parts.items()}
+    return _Rows(np.array(content, "U64"), joined, failures)
 
 
 def _store(path: Path, rows: _Rows | None) -> None:
@@ -270,17 +279,17 @@ def _store(path: Path, rows: _Rows | None) -> None:
         ) from error
 
 
-def _stored(path: Path) -> _Rows | None:
+def _stored(path: Path, arrays: _Arrays) -> _Rows | None:
     """Return what a cache file holds; None where there is none, or it is damaged."""
-    arrays = read_arrays(path, (*_ARRAYS, "content", "failures"))
-    if arrays is None:
+    found = read_arrays(path, (*arrays, "content", "failures"))
+    if found is None:
         return None
-    content, failures = arrays.pop("content"), arrays.pop("failures")
+    content, failures = found.pop("content"), found.pop("failures")
     fits = (
-        arrays[name].shape == (len(content), *shape) and arrays[name].dtype == kind
-        for name, (shape, kind) in _ARRAYS.items()
+        found[name].shape == (len(content), *shape) and found[name].dtype == kind
+        for name, (kind, shape) in arrays.items()
     )
-    return _Rows(content, arrays, json.loads(str(failures))) if all(fits) else None
+    return _Rows(content, found, json.loads(str(failures))) if all(fits) else None
 
 
 def _table(found: Sequence[tuple[_Bucket, _Rows]], hashes: Sequence[str]) -> FeatureTable:
@@ -288,7 +297,7 @@ def _table(found: Sequence[tuple[_Bucket, _Rows]], hashes: Sequence[str]) -> Fea
     for index, content in enumerate(hashes):
         place.setdefault(content, []).append(index)
     failures: dict[int, str] = {}
-    parts: dict[str, list[NDArray]] = {name: [] for name in (*_ARRAYS, "clip", "copy")}
+    parts: dict[str, list[NDArray]] = {name: [] for name in ("mel", "dense", "active_s", "clip", "copy")}
     for bucket, rows in found:
         for content, reason in rows.failures.items():
             failures |= dict.fromkeys(place[content], reason)

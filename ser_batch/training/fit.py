@@ -42,7 +42,7 @@ class FitPlan:
     seed: int = 0
     #: See `DataConfig.balance`.
     balance: float = 0.5
-    #: By default the standard network for the labels of the dataset.
+    #: By default the standard network for the labels and the spectrograms of the dataset.
     shape: NetworkConfig | None = None
     #: Stop after this many of the epochs that the learning rate is planned for.
     n_epochs: int | None = None
@@ -244,7 +244,8 @@ class _Training:
         self.rows, self.dataset, self.plan, self.config = rows, dataset, plan, config
         self.device = rows.device
         torch.manual_seed(plan.seed)
-        shape = plan.shape or NetworkConfig(n_labels=len(dataset.labels))
+        n_bands, n_frames = rows.codes.shape[1:]
+        shape = plan.shape or NetworkConfig(n_labels=len(dataset.labels), n_bands=n_bands, n_frames=n_frames)
         network = HybridCNN(shape, config.dropout).to(self.device)
         _cut_unused(network, config.branches)
         self.weights = rows.sampling_weights(dataset.weights(plan.balance), plan.train, config.copy_share)

@@ -46,7 +46,7 @@ class WindowScores:
 class Rows:
     """All windows of all copies of a dataset's clips, on one device."""
 
-    #: uint8 (n_rows, 128, 130): steps below the loudest cell.
+    #: uint8 (n_rows, n_bands, n_frames): steps below the loudest cell.
     codes: Tensor
     #: float32 (n_rows, 13), NaN = undefined.
     dense: Tensor
@@ -59,10 +59,12 @@ class Rows:
     copy: NDArray[np.int64]
     #: float64: share of the window in its copy of the clip.
     share: NDArray[np.float64]
+    #: Of the audio; with the number of bands it says which frequencies they are.
+    sample_rate_hz: int
 
     @classmethod
-    def build(cls, table: FeatureTable, dataset: Dataset, device: str) -> Rows:
-        """Join features with labels and move them to `device`."""
+    def build(cls, table: FeatureTable, dataset: Dataset, device: str, sample_rate_hz: int = 22_050) -> Rows:
+        """Join features, of audio of a sample rate, with labels and move them to `device`."""
         return cls(
             codes=torch.from_numpy(table.mel).to(device),
             dense=torch.from_numpy(table.dense).to(device),
@@ -72,6 +74,7 @@ class Rows:
             clip=table.clip,
             copy=table.copy,
             share=window_shares(table.active_s, table.clip * (1 + table.copy.max(initial=0)) + table.copy),
+            sample_rate_hz=sample_rate_hz,
         )
 
     @property
@@ -79,7 +82,7 @@ class Rows:
         return self.codes.device
 
     def mel(self, rows: Tensor) -> Tensor:
-        """Return spectrograms (n, 128, 130) in dB below their loudest cell; the network asks for no more."""
+        """Return spectrograms (n, n_bands, n_frames) in dB below their loudest cell; the network asks for no more."""
         return self.codes[rows].to(torch.float32) * -STEP_DB
 
     def sampling_weights(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ser_batch import hooks
+from ser_batch.classifier.loader import trained_audio
 from ser_batch.config import Config
 from ser_batch.errors import DataError
 from ser_batch.records import ClipOutcome, LabelledClip, Status
@@ -52,9 +53,12 @@ def score_model(
     RunError
         No worker can be kept alive.
     """
-    config = Config().with_values(
-        {"predict": {"model": model, "device": "cpu"}, "extract": {"extractors": ()}}, "evaluate"
-    )
+    values: dict[str, dict[str, Any]] = {
+        "audio": trained_audio(model),
+        "predict": {"model": model, "device": "cpu"},
+        "extract": {"extractors": ()},
+    }
+    config = Config().with_values(values, "evaluate")
     manager = options.recipe.build()
     hooks.validate_config(manager, config)
     ingredients = gather(manager, options.recipe, config)

@@ -19,7 +19,6 @@ from ser_batch._version import __version__
 from ser_batch.atomic import write_atomic
 from ser_batch.classifier import checkpoint
 from ser_batch.classifier.dense import DENSE_FEATURES
-from ser_batch.config import Config
 from ser_batch.errors import ConfigError, DataError
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import Corpus, LabelledClip
@@ -92,6 +91,7 @@ def load_features(
         cache_dir=options.cache_dir,
         recipe=options.recipe,
         changes=config.augment,
+        audio=config.audio,
         jobs=options.jobs,
         progress=progress,
     )
@@ -180,7 +180,7 @@ def train_model(
     state = options.report_dir / "state" / training_key(clips, hashes, config, options)
     if not options.resume:
         shutil.rmtree(state.parent, ignore_errors=True)
-    rows = Rows.build(table, dataset, options.device)
+    rows = Rows.build(table, dataset, options.device, config.audio.sample_rate_hz)
 
     def announce(record: dict[str, float]) -> None:
         progress.step("epochs", int(record["epoch"]), config.fit.epochs)
@@ -325,7 +325,7 @@ def training_key(
     """Return a hash of all that decides what a training gives."""
     # A label or a speaker that was put right in between is another training.
     known = sorted((content, c.emotion, c.category, c.speaker) for content, c in zip(hashes, clips, strict=True))
-    settings = feature_settings(feature_ingredients(options.recipe))
+    settings = feature_settings(feature_ingredients(options.recipe, config.audio))
     depends = [settings, known, config.as_dict(), options.seed, options.device]
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -339,7 +339,7 @@ def _metadata(
     temperature: float,
     report: dict[str, Any],
 ) -> dict[str, Any]:
-    audio = Config().audio
+    audio = config.audio
     known = {corpus.name: corpus for corpus in corpora}
     sources = [
         {"name": name, "title": known[name].title, "licence": known[name].licence, "url": known[name].url}
@@ -351,7 +351,7 @@ def _metadata(
         name=options.name,
         labels=dataset.labels,
         audio={"sample_rate_hz": audio.sample_rate_hz, "window_s": audio.window_s, "window_hop_s": audio.window_hop_s},
-        specs=feature_ingredients(options.recipe).specs,
+        specs=feature_ingredients(options.recipe, audio).specs,
         features=DENSE_FEATURES,
         network=network,
         temperature=temperature,

@@ -8,11 +8,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ser_batch.config import overlay, require, require_one_of
+from ser_batch.config import AudioConfig, overlay, require, require_one_of
 from ser_batch.errors import ConfigError
+from ser_batch.extractors.mel import mel_shape
 from ser_batch.training.augment import AugmentConfig
 
 __all__ = ["DataConfig", "FitConfig", "TrainConfig", "load_train_config"]
+
+#: Fewer frames leave too few steps to look at over time.
+_MIN_FRAMES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +95,15 @@ class FitConfig:
             require(getattr(self, name) >= 0, f"fit.{name}", "0 or more")
         for name in ("band_masks", "frame_masks"):
             require(0 <= getattr(self, name) <= 100, f"fit.{name}", "from 0 to 100")
-        require(0 <= self.band_mask_bands <= 128, "fit.band_mask_bands", "from 0 to 128")
-        require(0 <= self.frame_mask_frames <= 130, "fit.frame_mask_frames", "from 0 to 130")
+        for name in ("band_mask_bands", "frame_mask_frames"):
+            require(getattr(self, name) >= 0, f"fit.{name}", "0 or more")
         require(0 <= self.dropout < 1, "fit.dropout", "from 0 to below 1")
         require(0 <= self.label_smoothing < 1, "fit.label_smoothing", "from 0 to below 1")
         require(0 <= self.average_decay < 1, "fit.average_decay", "from 0 to below 1")
         require(self.patience >= 1, "fit.patience", "1 or more")
-        require(self.crop_frames == 0 or 16 <= self.crop_frames <= 130, "fit.crop_frames", "0, or from 16 to 130")
+        require(
+            self.crop_frames == 0 or self.crop_frames >= _MIN_FRAMES, "fit.crop_frames", f"0, or {_MIN_FRAMES} or more"
+        )
         require(0 <= self.warp_frequency < 0.5, "fit.warp_frequency", "from 0 to below 0.5")
         require(0 <= self.warp_time < 0.5, "fit.warp_time", "from 0 to below 0.5")
         require(0 <= self.copy_share <= 1, "fit.copy_share", "from 0 to 1")
@@ -111,9 +117,21 @@ class FitConfig:
 class TrainConfig:
     """Everything a training can be told. Sections are the tables of the TOML file."""
 
+    #: How clips are heard; a model asks of whoever uses it that they are heard alike.
+    audio: AudioConfig = field(default_factory=AudioConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     fit: FitConfig = field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        audio, fit = self.audio, self.fit
+        n_bands, n_frames = mel_shape(audio.sample_rate_hz, audio.window_s, audio.n_mel_bands)
+        require(n_frames >= _MIN_FRAMES, "audio.window_s", f"long enough for {_MIN_FRAMES} frames, of 512 samples each")
+        require(fit.crop_frames <= n_frames, "fit.crop_frames", f"at most {n_frames}, the frames of a window")
+        require(
+            fit.frame_mask_frames <= n_frames, "fit.frame_mask_frames", f"at most {n_frames}, the frames of a window"
+        )
+        require(fit.band_mask_bands <= n_bands, "fit.band_mask_bands", f"at most {n_bands}, the bands of a spectrogram")
 
     def with_values(self, values: Mapping[str, Mapping[str, Any]], source: str = "options") -> TrainConfig:
         """Return a copy with `values` (section -> key -> value) laid over it.

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ser_batch.classifier.network import HybridCNN
-from ser_batch.classifier.network_config import N_BANDS, N_DENSE, N_FRAMES, NetworkConfig
+from ser_batch.classifier.network_config import N_DENSE, NetworkConfig
 from ser_batch.errors import ModelError
 
 CONFIG = NetworkConfig()
+N_BANDS, N_FRAMES = CONFIG.n_bands, CONFIG.n_frames
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,15 @@ def test_onnx_equals_torch_on_shipped_weights(name: str) -> None:
     assert np.array_equal(by_torch.argmax(axis=1), by_onnx.argmax(axis=1))
 
 
+@pytest.mark.parametrize("shape", [(64, 63), (16, 16), (128, 17), (80, 301)])
+def test_spectrograms_of_other_sizes_agree_too(shape: tuple[int, int]) -> None:
+    checkpoint = random_checkpoint(3, NetworkConfig(n_bands=shape[0], n_frames=shape[1]))
+    inputs = random_inputs(32, shape=shape)
+    by_torch, by_onnx = TorchClassifier(checkpoint, "cpu"), OnnxClassifier(checkpoint)
+    assert np.abs(by_torch.run(*inputs) - by_onnx.run(*inputs)).max() < TOLERANCE
+    assert check_parity(by_onnx, by_torch) < TOLERANCE
+
+
 @pytest.fixture(scope="module")
 def checkpoint() -> Checkpoint:
     return random_checkpoint(seed=5)

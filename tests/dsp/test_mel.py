@@ -10,9 +10,9 @@ from synthesis import RATE_HZ, noise, tone, vowel
 from ser_batch.dsp import mel
 
 
-def reference(samples, rate_hz=RATE_HZ):
+def reference(samples, rate_hz=RATE_HZ, n_bands=128):
     power = librosa.feature.melspectrogram(
-        y=samples, sr=rate_hz, n_fft=2048, hop_length=512, n_mels=128, fmin=0, fmax=min(8000, rate_hz / 2),
+        y=samples, sr=rate_hz, n_fft=2048, hop_length=512, n_mels=n_bands, fmin=0, fmax=min(8000, rate_hz / 2),
         htk=False, norm="slaney", center=True, pad_mode="constant", power=2,
     )  # fmt: skip
     return librosa.power_to_db(power, ref=1.0, amin=1e-10, top_db=None)
@@ -44,11 +44,12 @@ def test_a_short_stretch_is_padded_with_zeros(n_samples):
     np.testing.assert_allclose(mel.log_mel(samples, 66_150, RATE_HZ), reference(padded), atol=0.001)
 
 
+@pytest.mark.parametrize("n_bands", [128, 64, 40, 16])
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000, 44_100])
-def test_other_rates(rate_hz):
+def test_other_rates_and_bands(rate_hz, n_bands):
     samples = noise(1.0)
-    expected = reference(samples, rate_hz)
-    np.testing.assert_allclose(mel.log_mel(samples, len(samples), rate_hz), expected, atol=0.001)
+    expected = reference(samples, rate_hz, n_bands)
+    np.testing.assert_allclose(mel.log_mel(samples, len(samples), rate_hz, n_bands), expected, atol=0.001)
 
 
 def test_silence_lies_on_the_floor():
@@ -66,8 +67,10 @@ def test_the_filters_are_a_few_numbers_each():
     assert len(filters.weights) < 2000
 
 
-def test_bands_are_centred_where_librosa_has_them():
-    bands = np.arange(128.0)
-    expected = librosa.mel_frequencies(130, fmin=0.0, fmax=8_000.0, htk=False)[1:-1]
-    np.testing.assert_allclose(mel.band_centre_hz(bands), expected, rtol=1e-9)
-    np.testing.assert_allclose(mel.band_at_hz(mel.band_centre_hz(bands + 0.3)), bands + 0.3, atol=1e-9)
+@pytest.mark.parametrize(("scale", "highest_hz"), [((), 8_000.0), ((64, 16_000), 8_000.0), ((40, 8_000), 4_000.0)])
+def test_bands_are_centred_where_librosa_has_them(scale, highest_hz):
+    n_bands = scale[0] if scale else 128
+    bands = np.arange(float(n_bands))
+    expected = librosa.mel_frequencies(n_bands + 2, fmin=0.0, fmax=highest_hz, htk=False)[1:-1]
+    np.testing.assert_allclose(mel.band_centre_hz(bands, *scale), expected, rtol=1e-9)
+    np.testing.assert_allclose(mel.band_at_hz(mel.band_centre_hz(bands + 0.3, *scale), *scale), bands + 0.3, atol=1e-9)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from ser_batch.classifier.network_config import N_BANDS, N_DENSE, N_FRAMES
+from ser_batch.classifier.network_config import N_DENSE
 from ser_batch.records import LabelledClip
 from ser_batch.training.dataset import Dataset
 from ser_batch.training.features import FeatureTable
@@ -21,6 +21,7 @@ from ser_batch.training.fit import FitPlan, FitResult, fit
 from ser_batch.training.rows import Rows
 from ser_batch.training.train_config import DataConfig, FitConfig
 
+N_BANDS, N_FRAMES = 128, 130
 LABELS = ("anger", "sadness")
 #: Crops make a step four times cheaper.
 CONFIG = FitConfig(epochs=4, batch_size=8, warmup_epochs=0.5, average_decay=0.5, crop_frames=32)
