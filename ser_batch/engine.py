@@ -15,6 +15,7 @@ from ser_batch.errors import ConfigError, NothingToDoError, RunError, SerBatchEr
 from ser_batch.interrupt import Interruptions
 from ser_batch.plugins import PluginRecipe
 from ser_batch.report.apart import Limits, ReportProcess
+from ser_batch.run.folder import scratch_folder
 from ser_batch.run.steps import reached
 from ser_batch.run.summary import RunSummary
 from ser_batch.stages.discover import FileList, Found, discover
@@ -201,7 +202,7 @@ def _process(
     n_jobs = worker_count(setup.config.extract.jobs, run.plan.n_files)
     progress.begin(run.plan.n_files, len(run.plan.found))
     try:
-        with run.scratch() as folder, Extraction(setup, n_jobs, folder, progress) as extraction:
+        with scratch_folder(run.run_dir) as folder, Extraction(setup, n_jobs, folder, progress) as extraction:
             for shard, extracted in extraction.run((shard, shard.refs) for shard in run.plan.shards()):
                 reached("shard-extracted")
                 outcomes = extracted

@@ -35,7 +35,7 @@ def command(run_dir: str) -> int:
     folder = Path(run_dir)
     manifest, holder = read_manifest(folder), holder_of(folder)
     store = RunStore(folder)
-    store.look()
+    store.look(manifest.get("replaces", ""))
     visit = manifest.get("visit", {})
     commits = store.commits[visit.get("n_commits_before", 0) :]
     n_done = sum(commit.n_processed for commit in commits)

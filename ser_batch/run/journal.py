@@ -83,6 +83,8 @@ class Entry:
     files_sha256: str
     windows_bytes: int
     windows_sha256: str
+    #: The run that the part is of; "" where an early version wrote the line.
+    run_id: str = ""
 
     @classmethod
     def parse(cls, line: bytes) -> Entry:
@@ -117,7 +119,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, filesystem: Filesystem) -> None:
-        self._path, self._filesystem = path, filesystem
+        self.path, self._filesystem = path, filesystem
         self._entries: dict[int, Entry] = {}
         #: All commits, the oldest first; only the renames of the last one may be outstanding.
         self.commits: list[Entry] = []
@@ -137,24 +139,26 @@ class Journal:
             editor.
         """
         try:
-            data = self._path.read_bytes()
+            data = self.path.read_bytes()
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise RunError(f"{self._path} cannot be read: {error.strerror}.") from None
+            raise RunError(f"{self.path} cannot be read: {error.strerror}.") from None
+        commits = []
         whole, _, rest = data.rpartition(b"\n")
         if rest and mend:
-            os.truncate(self._path, len(data) - len(rest))
+            os.truncate(self.path, len(data) - len(rest))
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
                 entry = Entry.parse(line)
             except (ValueError, RecursionError) as error:
                 raise RunError(
-                    f"{self._path}, line {number} is damaged ({error}). Delete the file: the next scan rebuilds it "
+                    f"{self.path}, line {number} is damaged ({error}). Delete the file: the next scan rebuilds it "
                     f"from the parts."
                 ) from None
-            self._entries[entry.part] = entry
-            self.commits.append(entry)
+            commits.append(entry)
+        self.commits = commits
+        self._entries = {entry.part: entry for entry in commits}
         return dict(self._entries)
 
     @property
@@ -163,14 +167,14 @@ class Journal:
 
     def append(self, entry: Entry) -> None:
         """Commit."""
-        self._filesystem.append(self._path, json.dumps(asdict(entry)).encode() + b"\n")
+        self._filesystem.append(self.path, json.dumps(asdict(entry)).encode() + b"\n")
         self._entries[entry.part] = entry
         self.commits.append(entry)
 
     def rewrite(self, entries: list[Entry]) -> None:
         """Replace the whole journal, when parts were lost or found without it."""
         lines = b"".join(json.dumps(asdict(entry)).encode() + b"\n" for entry in entries)
-        self._filesystem.replace(self._path, lines)
+        self._filesystem.replace(self.path, lines)
         self._entries = {entry.part: entry for entry in entries}
         self.commits = list(entries)
 

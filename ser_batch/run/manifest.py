@@ -80,7 +80,8 @@ def new_manifest(ingredients: Ingredients, manager: pluggy.PluginManager, old: M
         "audio_s": old.get("audio_s", 0.0),
         "wall_s": old.get("wall_s", 0.0),
         "stage_s": old.get("stage_s", {}),
-    } | ({"metadata": old["metadata"]} if "metadata" in old else {})
+        **{key: old[key] for key in ("metadata", "replaces") if old.get(key)},
+    }
 
 
 def read_manifest(run_dir: Path) -> dict[str, Any]:

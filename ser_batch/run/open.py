@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -18,6 +16,7 @@ from ser_batch import hooks
 from ser_batch.errors import RunError
 from ser_batch.interrupt import Interruptions
 from ser_batch.records import ClipOutcome, Status
+from ser_batch.run.folder import check_ours, claim, clear_scratch, writing
 from ser_batch.run.journal import Filesystem
 from ser_batch.run.lock import lock_for_writing, refuse_if_written
 from ser_batch.run.manifest import new_manifest, read_manifest
@@ -30,16 +29,12 @@ from ser_batch.run.summary import RunSummary, gaps_of, summarise
 from ser_batch.stages.discover import FileList, Found
 from ser_batch.stages.ingredients import Ingredients, differences
 from ser_batch.stages.progress import Progress
-from ser_batch.stages.watch import end_orphans
 
 if TYPE_CHECKING:
     import pluggy
 
 __all__ = ["OpenRun", "open_run", "preview_run"]
 
-#: What a folder may hold and still become a run: what a scan makes before its ``run.json``.
-_BEGINNINGS = {"files", "windows", "journal.jsonl", "metadata.csv", "metadata.parquet", "files-from.list"}
-_SCRATCH = ".scratch-"
 #: Folders that could not be listed which run.json names.
 _MOST_UNLISTED = 20
 
@@ -67,23 +62,24 @@ def open_run(
     RunError
         The folder holds something else, is in use, or was made from other audio or with other settings.
     """
-    _claim(run_dir)
+    claim(run_dir)
     with ExitStack() as stack:
-        with _said("the folder"):
+        with writing("the lock"):
             stack.enter_context(lock_for_writing(run_dir))
         reached("locked")
         manifest = _manifest_for(run_dir, mode, ingredients, found)
         store = RunStore(run_dir)
-        with _said("the folder"):
+        with writing("the folder"):
             store.create()
-            if mode == "restart":
-                store.clear()
-                manifest = {}
-            notices = store.recover()
-        for scratch in run_dir.glob(f"{_SCRATCH}*"):
-            end_orphans(scratch)
-            shutil.rmtree(scratch, ignore_errors=True)
+            notices = store.recover(manifest.get("run_id", ""), manifest.get("replaces", ""))
+            clear_scratch(run_dir)
         reached("recovered")
+        if mode == "restart":
+            manifest = {"replaces": store.run_id()}
+            store.begin_anew()
+        elif not manifest:
+            # Parts whose run.json is lost keep their identity.
+            manifest = {"run_id": store.run_id()}
         plan = _plan(store, manifest, mode, ingredients, found)
         reached("planned")
         run = OpenRun(run_dir, store, ingredients, plan, manifest, notices)
@@ -103,15 +99,16 @@ def preview_run(run_dir: Path, ingredients: Ingredients, found: Found, mode: str
     RunError
         As for `open_run`.
     """
-    _check_ours(run_dir)
+    check_ours(run_dir)
     there = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
     if not os.access(there, os.W_OK | os.X_OK):
         raise RunError(f"{run_dir} cannot be used for a run: {there} is not to be written.")
     refuse_if_written(run_dir)
     manifest = _manifest_for(run_dir, mode, ingredients, found)
     store = RunStore(run_dir)
-    if mode != "restart":
-        store.look()
+    store.look(manifest.get("replaces", ""))
+    if mode == "restart":
+        store.begin_anew()
     return _plan(store, manifest, mode, ingredients, found)
 
 
@@ -127,7 +124,7 @@ def _manifest_for(run_dir: Path, mode: str, ingredients: Ingredients, found: Fou
 
 def _plan(store: RunStore, manifest: dict[str, Any], mode: str, ingredients: Ingredients, found: Found) -> Plan:
     index = read_index(store, ingredients.fingerprint())
-    if mode in ("resume", "retry") and not manifest and not index.is_current.all():
+    if mode in ("resume", "retry") and "fingerprint" not in manifest and not index.is_current.all():
         raise RunError(f"{store.run_dir} has parts made with other settings, but no run.json that says which. {_CURES}")
     return make_plan(found, index, ingredients.config.run.shard_size, retry=mode == "retry")
 
@@ -136,33 +133,6 @@ _CURES = (
     "`ser-batch scan` keeps both with --new-run DIR, processes what this concerns again in this run with --recompute "
     "changed, and deletes its results and begins again with --restart."
 )
-
-
-def _claim(run_dir: Path) -> None:
-    """Make the folder, unless it is there and holds something else."""
-    _check_ours(run_dir)
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{run_dir} cannot be used for a run: {error.strerror}.") from None
-
-
-def _check_ours(run_dir: Path) -> None:
-    """Refuse a folder that holds something else than a run."""
-    try:
-        names = {path.name for path in run_dir.iterdir()}
-    except FileNotFoundError:
-        return
-    except NotADirectoryError:
-        raise RunError(f"{run_dir} is a file. Give a folder that is new, empty or a run.") from None
-    except OSError as error:
-        raise RunError(f"{run_dir} cannot be used for a run: {error.strerror}.") from None
-    foreign = {name for name in names - _BEGINNINGS if not name.startswith(".")}
-    if "run.json" not in names and foreign:
-        raise RunError(
-            f"{run_dir} exists and is not a run of ser-batch (it holds {sorted(foreign)[0]!r}). "
-            f"Give a folder that is new, empty or a run."
-        )
 
 
 def _check_same(run_dir: Path, manifest: dict[str, Any], ingredients: Ingredients, found: Found) -> None:
@@ -196,7 +166,10 @@ class OpenRun:
         self.run_dir, self.plan, self.notices = run_dir, plan, tuple(notices)
         self.config = ingredients.config
         self._store, self._ingredients, self._manifest = store, ingredients, manifest
-        self._begun = False
+        #: Files to be written with run.json: name -> content.
+        self._beside: dict[str, bytes | memoryview] = {}
+        #: Whether run.json says what this visit is.
+        self._is_written = False
         self._silenced: set[str] = set()
 
     @property
@@ -212,14 +185,23 @@ class OpenRun:
         about: FileTable | None,
         device: Mapping[str, str] | None,
     ) -> None:
-        """Write down what this visit is; `device` says where the network computes, None that it does not."""
-        manifest = new_manifest(self._ingredients, manager, self._manifest)
-        if isinstance(inputs, FileList):
-            manifest["files_from"] = self._listed(inputs)
-        else:
+        """Say what this visit is; `device` says where the network computes, None that it does not.
+
+        It is written down now, unless it takes the place of what the run has: then with the first part, so that nothing
+        of the run is changed before a worker has shown that it can do the work.
+        """
+        old = self._manifest
+        manifest = new_manifest(self._ingredients, manager, old)
+        if not isinstance(inputs, FileList):
             manifest["inputs"] = [os.path.abspath(os.fspath(path)) for path in inputs]  # noqa: PTH100
+        elif inputs.source != "-":
+            manifest["files_from"] = os.path.abspath(inputs.source)  # noqa: PTH100 - resolve() would follow links
+        else:
+            # Kept for a later `retry`.
+            manifest["files_from"] = os.path.abspath(self.run_dir / "files-from.list")  # noqa: PTH100
+            self._beside["files-from.list"] = b"\0".join(os.fsencode(name) for name in inputs.paths) + b"\0"
         manifest["root"] = self.plan.found.root
-        manifest["device"] = self._manifest.get("device", {}) if device is None else dict(device)
+        manifest["device"] = old.get("device", {}) if device is None else dict(device)
         manifest["visit"] = {
             "begun": manifest["updated"],
             "n_found": len(self.plan.found),
@@ -227,7 +209,8 @@ class OpenRun:
             "n_commits_before": len(self._store.commits),
         }
         if about is not None:
-            manifest["metadata"] = {"path": self._kept(about)}
+            manifest["metadata"] = {"path": "metadata.parquet"}
+            self._beside["metadata.parquet"] = about.as_parquet()
         self._manifest = manifest
         self._rows = RowMaker(
             self._ingredients.labels,
@@ -235,34 +218,17 @@ class OpenRun:
             {key: manifest[key] for key in ("run_id", "fingerprint", "tool_version")},
             self.config.predict.abstain,
         )
-        self._begun = True
+        if "replaces" not in manifest and old.get("fingerprint", manifest["fingerprint"]) == manifest["fingerprint"]:
+            self._write_down()
+
+    def _write_down(self) -> None:
+        for name, data in self._beside.items():
+            with writing(name):
+                Filesystem().replace(self.run_dir / name, data)
+        self._beside.clear()
         self._write_manifest()
+        self._is_written = True
         reached("manifest-written")
-
-    def _listed(self, inputs: FileList) -> str:
-        """Return where the list of files can be read again, for a later `retry`."""
-        if inputs.source != "-":
-            return os.path.abspath(inputs.source)  # noqa: PTH100 - resolve() would follow links
-        path = self.run_dir / "files-from.list"
-        with _said("the list of files"):
-            Filesystem().replace(path, b"\0".join(os.fsencode(name) for name in inputs.paths) + b"\0")
-        return os.path.abspath(path)  # noqa: PTH100
-
-    def _kept(self, about: FileTable) -> str:
-        """Keep the table about the files with the run; return its name there."""
-        with _said("metadata"):
-            Filesystem().replace(self.run_dir / "metadata.parquet", about.as_parquet())
-        return "metadata.parquet"
-
-    @contextmanager
-    def scratch(self) -> Iterator[Path]:
-        """A folder inside the run for what workers write; gone at the end, or when the run is next opened."""
-        with _said("worker files"):
-            folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=self.run_dir))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def commit(self, shard: Shard, outcomes: Sequence[ClipOutcome]) -> None:
         """Write a shard as a part, or into the part it belongs to.
@@ -283,8 +249,11 @@ class OpenRun:
             for name, table in tables.items():
                 tables[name] = self._rows.merged(self._store.read(name, shard.part), table, replaced)
             tables["files"] = self._rows.marked(tables["files"], shard.vanished)
-        with self.interruptions.deferred(), _said(f"part {shard.part}"):
-            self._store.commit(shard.part, tables, len(shard.refs))
+        with self.interruptions.deferred(), writing(f"part {shard.part}"):
+            entry = self._store.stage(shard.part, tables, len(shard.refs))
+            if not self._is_written:
+                self._write_down()
+            self._store.commit(entry)
         reached("shard-committed")
 
     def tell(self, manager: pluggy.PluginManager, outcomes: Sequence[ClipOutcome], progress: Progress) -> None:
@@ -301,6 +270,9 @@ class OpenRun:
         counts = {"found": len(found), **totals.pop("counts")}
         counts |= {"hidden_skipped": found.n_hidden, "unmatched": found.n_unmatched}
         counts |= {"system_skipped": found.n_system, "unlisted": len(found.unreadable)}
+        if not self._is_written:
+            self._write_down()
+        self._manifest.pop("replaces", None)
         self._manifest |= totals
         self._manifest["unlisted"] = found.unreadable[:_MOST_UNLISTED]
         self._manifest |= {"counts": counts, "wall_s": self._manifest["wall_s"] + wall_s, "state": "complete"}
@@ -309,7 +281,7 @@ class OpenRun:
 
     def interrupted(self) -> None:
         """Write down that the run ended early; if even that fails, what is there says it too."""
-        if self._begun and self._manifest["state"] == "running":
+        if self._is_written and self._manifest["state"] == "running":
             self._manifest["state"] = "interrupted"
             with suppress(RunError):
                 self._write_manifest()
@@ -326,17 +298,5 @@ class OpenRun:
     def _write_manifest(self) -> None:
         self._manifest["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
         data = json.dumps(self._manifest, indent=2).encode() + b"\n"
-        with _said("run.json"):
+        with writing("run.json"):
             Filesystem().replace(self.run_dir / "run.json", data)
-
-
-@contextmanager
-def _said(what: str) -> Iterator[None]:
-    """Turn an error of the disk into what to do about it."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"Cannot write {what} of the run: {error.strerror or error}. What was committed is whole. Mend the disk or "
-            f"free some space, and give the same command again: it goes on from there."
-        ) from error

@@ -21,7 +21,15 @@ def as_parquet(table: pa.Table, row_group_size: int = 2**17) -> memoryview:
         if not pa.types.is_nested(field.type) and not _has_nan(column)
     ]
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=row_group_size, write_statistics=exact)
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        row_group_size=row_group_size,
+        write_statistics=exact,
+        # A bit that flips on the disk is an error at reading, not another number.
+        write_page_checksum=True,
+    )
     return memoryview(sink.getvalue())
 
 

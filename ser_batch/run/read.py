@@ -25,15 +25,15 @@ import pyarrow.parquet as pq
 from ser_batch.errors import DataError, RunError, SerBatchError
 from ser_batch.records import Status
 from ser_batch.run.manifest import read_manifest
+from ser_batch.run.parts import PARQUET, Parts
 from ser_batch.run.schema import files_schema, windows_schema
+from ser_batch.run.store import RunStore
 from ser_batch.run.where import (
-    Condition,
     Where,
     check_clauses,
     check_column,
     clauses_of,
     expression_of,
-    may_hold,
     pushed_down,
 )
 from ser_batch.tables.table import read_table
@@ -53,7 +53,6 @@ __all__ = [
 
 TableName = Literal["files", "windows"]
 
-_FORMAT = ds.ParquetFileFormat()
 _DISK = pafs.LocalFileSystem()
 _PARTS_AT_ONCE = 256
 _ROWS_AT_ONCE = 65_536
@@ -63,6 +62,10 @@ _ORDER: dict[TableName, tuple[str, ...]] = {"files": ("clip_id",), "windows": ("
 
 #: Names by which earlier versions found the key column of a metadata table; they kept it as it was given.
 _METADATA_KEYS = ("clip_id", "path", "file", "filename")
+
+
+class _ReplacedError(RunError):
+    """A scan has replaced a part that was about to be read."""
 
 
 class RunWarning(UserWarning):
@@ -117,8 +120,14 @@ def load_results(
     >>> frame = load_results("runs/archive", columns=["clip_id", "confidence"], where=[("emotion", "==", "fear")])
     >>> windows = load_results("runs/archive", "windows", where=[("clip_id", "==", "tapes/014.flac")])
     """
-    opened = open_run(run)
-    result = opened.read(table, columns=columns, where=where, metadata=metadata)
+    for attempts_left in (2, 1, 0):
+        opened = open_run(run)
+        try:
+            result = opened.read(table, columns=columns, where=where, metadata=metadata)
+            break
+        except _ReplacedError:
+            if not attempts_left:
+                raise
     for notice in opened.notices:
         warnings.warn(notice, RunWarning, stacklevel=2)
     return result.to_pandas(split_blocks=True, self_destruct=True, types_mapper=_nullable)
@@ -160,45 +169,6 @@ def open_run(run: str | os.PathLike[str]) -> Run:
 
 
 @dataclass(eq=False)
-class _Parts:
-    """The sound part files of one table."""
-
-    paths: list[str] = field(default_factory=list)
-    schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
-    #: Rows of each part.
-    n_rows: list[int] = field(default_factory=list)
-    #: First and last clip_id of each part, by the statistics of its row groups; None where these are missing.
-    clip_ids: list[tuple[str, str] | None] = field(default_factory=list)
-
-    def add(self, path: str, footer: pq.FileMetaData) -> None:
-        self.paths.append(path)
-        self.n_rows.append(footer.num_rows)
-        column = footer.schema.names.index("clip_id") if "clip_id" in footer.schema.names else 0
-        groups = [footer.row_group(group).column(column).statistics for group in range(footer.num_row_groups)]
-        known = bool(groups) and all(statistics is not None and statistics.has_min_max for statistics in groups)
-        self.clip_ids.append((min(g.min for g in groups), max(g.max for g in groups)) if known else None)
-
-    def some(self, places: Sequence[int]) -> _Parts:
-        """Return some of the parts."""
-        return _Parts(
-            [self.paths[place] for place in places],
-            self.schema,
-            [self.n_rows[place] for place in places],
-            [self.clip_ids[place] for place in places],
-        )
-
-    def within(self, clauses: list[list[Condition]]) -> list[str]:
-        """Return the parts that may hold rows that fit one of `clauses`, as far as conditions on clip_id tell."""
-        if not clauses:
-            return self.paths
-        kept = []
-        for path, ends in zip(self.paths, self.clip_ids, strict=True):
-            if ends is None or any(all(may_hold(condition, *ends) for condition in clause) for clause in clauses):
-                kept.append(path)
-        return kept
-
-
-@dataclass(eq=False)
 class Run:
     """An opened run; `open_run` makes it."""
 
@@ -207,7 +177,7 @@ class Run:
     info: dict[str, Any]
     #: One line each: what is unfinished or cannot be read. Grows as tables are opened.
     notices: list[str] = field(default_factory=list)
-    _tables: dict[str, _Parts] = field(default_factory=dict, repr=False)
+    _tables: dict[str, Parts] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         state = self.info.get("state", "complete")
@@ -256,33 +226,64 @@ class Run:
                 ends += [found["min"], found["max"]]
         return min(ends, default=""), max(ends, default="")
 
-    def _table(self, table: TableName) -> _Parts:
+    def _table(self, table: TableName) -> Parts:
         if table not in ("files", "windows"):
             raise RunError(f"A run has no table {table!r}; its tables are files and windows.")
         if table not in self._tables:
             self._tables[table] = self._sound_parts(table)
         return self._tables[table]
 
-    def _sound_parts(self, table: TableName) -> _Parts:
-        parts = _Parts()
+    @cached_property
+    def _store(self) -> RunStore:
+        return RunStore(self.folder)
+
+    @cached_property
+    def _numbers(self) -> list[int]:
+        """Parts of the run: those of the journal, or those that are there where it cannot be read."""
+        try:
+            self._store.look(self.info.get("replaces", ""))
+        except RunError as error:
+            self.notices.append(f"{error} Until then, parts are told by their names.")
+            return sorted(self._store.parts_on_disk())
+        return self._store.parts()
+
+    def _sound_parts(self, table: TableName) -> Parts:
+        parts = Parts()
         schemas: list[pa.Schema] = []
-        for path in sorted((self.folder / table).glob("part-*.parquet")):
+        numbers, n_notices = self._numbers, len(self.notices)
+        for number in numbers:
+            path = self._store.where(table, number)
             try:
-                fragment = _FORMAT.make_fragment(str(path), _DISK)
+                fragment = PARQUET.make_fragment(str(path), _DISK)
                 schema = fragment.physical_schema
+                parts.add(str(path), fragment.metadata)
+            except FileNotFoundError:
+                self.notices.append(f"{path} is missing, with all that it held. The next scan processes it again.")
+                continue
             except (OSError, pa.ArrowException) as error:
                 reason = str(error).splitlines()[0]
                 self.notices.append(f"{path} cannot be read and is left out: {reason} `ser-batch verify` says more.")
                 continue
-            parts.add(str(path), fragment.metadata)
             if not any(schema.equals(known) for known in schemas):
                 schemas.append(schema)
+        if table == "files" and len(self.notices) == n_notices:
+            self._count(sum(parts.n_rows))
         if schemas:
             parts.schema = _unified(self.folder, table, schemas)
         else:
             make = files_schema if table == "files" else windows_schema
             parts.schema = make(self.info.get("labels") or (), (), {})
         return parts
+
+    def _count(self, n_rows: int) -> None:
+        """See whether a run that says that it is complete has a row for every file."""
+        counts = self.info.get("counts", {})
+        n_told = counts.get("found", n_rows) + counts.get("vanished", 0)
+        if self.info.get("state", "complete") == "complete" and n_rows != n_told:
+            self.notices.append(
+                f"{self.folder} has {n_rows:,} rows, and its run.json says {n_told:,}: parts were taken away or put "
+                f"there by hand. `ser-batch verify` says more."
+            )
 
     def tables(
         self, table: TableName, columns: Sequence[str], where: pc.Expression | None = None
@@ -306,16 +307,16 @@ class Run:
         held: list[pa.RecordBatch] = []
         n_held = 0
         # A dataset keeps the footers of all its parts (about 0.1 MB each), hence one dataset for some parts at a time.
+        sizes = {"batch_size": _ROWS_AT_ONCE, "batch_readahead": 4, "fragment_readahead": 2}
         for first in range(0, len(paths), _PARTS_AT_ONCE):
-            dataset = ds.dataset(paths[first : first + _PARTS_AT_ONCE], schema=schema, format=_FORMAT)
-            for batch in dataset.to_batches(
-                columns=list(columns), filter=where, batch_size=_ROWS_AT_ONCE, batch_readahead=4, fragment_readahead=2
-            ):
-                held.append(batch)
-                n_held += batch.num_rows
-                if n_held >= _ROWS_AT_ONCE:
-                    yield pa.Table.from_batches(held).unify_dictionaries().combine_chunks()
-                    held, n_held = [], 0
+            with self._reading(table):
+                dataset = ds.dataset(paths[first : first + _PARTS_AT_ONCE], schema=schema, format=PARQUET)
+                for batch in dataset.to_batches(columns=list(columns), filter=where, **sizes):
+                    held.append(batch)
+                    n_held += batch.num_rows
+                    if n_held >= _ROWS_AT_ONCE:
+                        yield pa.Table.from_batches(held).unify_dictionaries().combine_chunks()
+                        held, n_held = [], 0
         if n_held:
             yield pa.Table.from_batches(held).unify_dictionaries().combine_chunks()
 
@@ -391,8 +392,8 @@ class Run:
         selection = self._selection(table, columns, where, metadata)
         # Opening a part costs more than reading a column of it, so parts without the wanted names are not opened.
         paths, schema = self._table(table).within(clauses_of(where)), self.schema(table)
-        dataset = ds.dataset(paths, schema=schema, format=_FORMAT) if paths else ds.dataset(schema.empty_table())
-        with self._explained(table, where):
+        with self._explained(table, where), self._reading(table):
+            dataset = ds.dataset(paths, schema=schema, format=PARQUET) if paths else ds.dataset(schema.empty_table())
             rows = dataset.to_table(columns=selection.stored, filter=selection.pushed).unify_dictionaries()
             return _ordered(selection.finished(rows), _ORDER[table]).select(selection.wanted)
 
@@ -431,7 +432,24 @@ class Run:
         try:
             yield
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+            if not where:
+                raise self._damaged(table, error) from error
             raise RunError(f"The rows of {self.folder / table} cannot be selected by {where!r}: {error}") from error
+
+    @contextmanager
+    def _reading(self, table: TableName) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise _ReplacedError(f"A part of {self.folder / table} was replaced meanwhile: read again.") from None
+        except OSError as error:
+            raise self._damaged(table, error) from error
+
+    def _damaged(self, table: TableName, error: Exception) -> RunError:
+        return RunError(
+            f"A part of {self.folder / table} is damaged ({str(error).splitlines()[0]}). `ser-batch verify` says "
+            f"which. Delete it and scan again: its files are processed again."
+        )
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,15 @@ One shard is one part: ``windows/part-NNNNN.parquet`` and ``files/part-NNNNN.par
 hidden names, flushes them, appends one line to the journal - that is the commit - and renames both into place. Whoever
 opens the run after a crash finds either no line, and drops what is staged, or the line, and does the renames left;
 whoever only looks reads them where they are.
+
+Parts are what the journal says. What else lies in the folders is taken in only where it is this run's beyond doubt, and
+never deleted where it is not.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -16,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ser_batch.errors import RunError
 from ser_batch.run.journal import Entry, Filesystem, Journal, sha256_of
 from ser_batch.run.parquet import as_parquet
-from ser_batch.run.schema import read_metadata
+from ser_batch.run.schema import SCHEMA_VERSION, read_metadata
 from ser_batch.run.steps import reached
 
 __all__ = ["INDEX_COLUMNS", "TABLES", "RunStore"]
@@ -31,6 +36,9 @@ TABLES = ("windows", "files")
 
 #: What is known of a file without opening it: enough to see what is to be done.
 INDEX_COLUMNS = ("clip_id", "size_bytes", "modified", "status", "vanished", "reader")
+
+_PART_NAME = re.compile(r"part-(\d{5,9})\.parquet")
+_STAGED_NAME = re.compile(r"\.part-\d{5,9}\.parquet\.tmp")
 
 
 class RunStore:
@@ -48,8 +56,10 @@ class RunStore:
         self.run_dir = run_dir
         self._filesystem = filesystem or Filesystem()
         self._journal = Journal(run_dir / "journal.jsonl", self._filesystem)
-        #: (table, part) of the last commit whose renames are left; for whoever only looks.
+        #: Tables of the last commit whose renames are left; for whoever only looks.
         self._unrenamed: set[tuple[str, int]] = set()
+        #: Whether the next commit begins the run anew.
+        self._begins_anew = False
 
     def create(self) -> None:
         """Make the folders of the tables."""
@@ -57,7 +67,7 @@ class RunStore:
             (self.run_dir / table).mkdir(exist_ok=True)
 
     def path(self, table: str, part: int) -> Path:
-        """Return the place of a part, where it is once its commit is done."""
+        """Return the place of a part once its commit is done."""
         return self.run_dir / table / f"part-{part:05d}.parquet"
 
     def where(self, table: str, part: int) -> Path:
@@ -70,15 +80,20 @@ class RunStore:
     @property
     def entries(self) -> dict[int, Entry]:
         """Committed parts; after `recover` or `look`."""
-        return self._journal.entries
+        return {} if self._begins_anew else self._journal.entries
 
     @property
     def commits(self) -> list[Entry]:
         """All commits, the oldest first; after `recover` or `look`."""
-        return list(self._journal.commits)
+        return [] if self._begins_anew else list(self._journal.commits)
 
-    def look(self) -> None:
+    def look(self, replaced: str = "") -> None:
         """Read which parts there are, for a process that only reads, also while another one writes.
+
+        Parameters
+        ----------
+        replaced : str
+            As for `recover`.
 
         Raises
         ------
@@ -87,18 +102,24 @@ class RunStore:
         """
         self._journal.read(mend=False)
         self._unrenamed = set(self._left_of_last_commit())
+        self._begins_anew = self._is_of(replaced)
+
+    def parts(self) -> list[int]:
+        """Return the parts to be read: those of the journal; where it is lost, those that are there by name."""
+        return sorted(self.entries if self._journal.path.exists() else self.parts_on_disk())
 
     def _left_of_last_commit(self) -> Iterator[tuple[str, int]]:
         """Yield (table, part) of the renames that the last commit has left, if any."""
         for entry in self._journal.commits[-1:]:
             for name in TABLES:
-                # By its checksum: the next commit of this part may be on its way under the same name.
+                staged = self._staged(name, entry.part)
+                # By its checksum: the next commit of this part may be being staged.
                 with suppress(FileNotFoundError):
-                    if sha256_of(self._staged(name, entry.part)) == getattr(entry, f"{name}_sha256"):
+                    if sha256_of(staged) == getattr(entry, f"{name}_sha256"):
                         yield name, entry.part
 
-    def commit(self, part: int, tables: Mapping[str, pa.Table], n_processed: int) -> None:
-        """Write or replace a part, both tables of it or none.
+    def stage(self, part: int, tables: Mapping[str, pa.Table], n_processed: int) -> Entry:
+        """Write both tables of a part under hidden names; return the entry that `commit` takes.
 
         Parameters
         ----------
@@ -106,7 +127,7 @@ class RunStore:
         tables : mapping
             Name out of `TABLES` -> table.
         n_processed : int
-            Files that this commit is about, for the journal.
+            Files that the commit is about, for the journal.
 
         Raises
         ------
@@ -119,36 +140,94 @@ class RunStore:
             self._filesystem.write(self._staged(name, part), data)
             written[name] = (len(data), hashlib.sha256(data).hexdigest())
             reached(f"{name}-staged")
-        fingerprint = str(read_metadata(tables["files"].schema).get("fingerprint", ""))
-        n_rows = (len(tables["files"]), len(tables["windows"]))
+        of = read_metadata(tables["files"].schema)
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        self._journal.append(Entry(part, fingerprint, at, n_processed, *n_rows, *written["files"], *written["windows"]))
+        n_rows = (len(tables["files"]), len(tables["windows"]))
+        sums = (*written["files"], *written["windows"])
+        return Entry(part, of.get("fingerprint", ""), at, n_processed, *n_rows, *sums, of.get("run_id", ""))
+
+    def commit(self, entry: Entry) -> None:
+        """Put a part that is staged in its place, both tables of it or none.
+
+        After `begin_anew`, this is the moment at which all parts before it are given up.
+
+        Raises
+        ------
+        OSError
+            The disk is full or broken. What was committed before is whole.
+        """
+        given_up = self.parts_on_disk() - {entry.part} if self._begins_anew else set()
+        if self._begins_anew:
+            self._journal.rewrite([entry])
+        else:
+            self._journal.append(entry)
+        self._begins_anew = False
         reached("journal-appended")
         for name in TABLES:
-            self._filesystem.rename(self._staged(name, part), self.path(name, part))
+            self._filesystem.rename(self._staged(name, entry.part), self.path(name, entry.part))
             reached(f"{name}-renamed")
+        for other in given_up:
+            self._drop(other)
         for name in TABLES:
             self._filesystem.flush_folder(self.run_dir / name)
 
-    def recover(self) -> list[str]:
-        """Bring the folder to the state of the last commit; return what had to be given up, for people to read."""
-        entries = self._journal.read()
+    def recover(self, run_id: str = "", replaced: str = "") -> list[str]:
+        """Bring the folder to the state of the last commit; return what had to be given up, for people to read.
+
+        Parameters
+        ----------
+        run_id : str
+            Of this run; "" where that is not known, as without ``run.json``.
+        replaced : str
+            Run that this one takes the place of, whose parts go; "" for none.
+
+        Raises
+        ------
+        RunError
+            The journal is damaged, or a part is of another run or another version.
+        OSError
+            The disk is broken.
+        """
+        self._journal.read()
         for name, part in self._left_of_last_commit():
             self._filesystem.rename(self._staged(name, part), self.path(name, part))
             self._filesystem.flush_folder(self.run_dir / name)
+        self._tidy()
+        if self._is_of(replaced):
+            # Killed between the word that it begins anew and its first commit.
+            self.begin_anew()
+            return []
+        entries = self._journal.entries
+        self._refuse_others(entries, run_id)
         lost = {part: why for part, entry in entries.items() if (why := self._what_is_wrong(entry))}
         for part in lost:
             self._drop(part)
             del entries[part]
         notices = [f"Part {part} of the run {why}; its files are processed again." for part, why in lost.items()]
-        adopted, dropped = self._adopt(set(entries))
+        adopted, dropped = self._examine_unnamed(entries, run_id, replaced)
         notices += [f"Part {part} without an entry in the journal {why}; dropped." for part, why in dropped.items()]
         if lost or adopted:
             self._journal.rewrite([*entries.values(), *adopted])
-        for name in TABLES:
-            for staged in (self.run_dir / name).glob(".*.tmp"):
-                staged.unlink()
         return notices
+
+    def begin_anew(self) -> None:
+        """Take what is there for nothing; it goes with the next commit, and stays whole until then."""
+        self._begins_anew = True
+
+    def run_id(self) -> str:
+        """Return the run that the parts belong to, "" where there are none."""
+        return next((entry.run_id for entry in self.entries.values() if entry.run_id), "")
+
+    def _is_of(self, run_id: str) -> bool:
+        return bool(run_id) and {entry.run_id for entry in self._journal.entries.values()} == {run_id}
+
+    def _refuse_others(self, entries: Mapping[int, Entry], run_id: str) -> None:
+        others = {entry.run_id for entry in entries.values()} - {"", run_id}
+        if run_id and others:
+            raise RunError(
+                f"The journal and run.json of {self.run_dir} are of two runs ({others.pop()} and {run_id}). Restore "
+                f"the one that belongs to the parts from a copy."
+            )
 
     def _what_is_wrong(self, entry: Entry) -> str:
         """Cheap look at a part: is it there, and as long as it was written?"""
@@ -162,30 +241,82 @@ class RunStore:
                 return f"has a damaged {name}/{path.name} ({n_bytes} bytes)"
         return ""
 
-    def _adopt(self, known: set[int]) -> tuple[list[Entry], dict[int, str]]:
-        """Take in parts that the journal does not name, if both tables can be read; drop the others."""
+    def _examine_unnamed(
+        self, entries: Mapping[int, Entry], run_id: str, replaced: str
+    ) -> tuple[list[Entry], dict[int, str]]:
+        """Look at parts that the journal does not name: take in what was lost from it, drop what is nothing.
+
+        Returns
+        -------
+        adopted : list of Entry
+        dropped : dict
+            Part -> why.
+        """
         adopted: list[Entry] = []
         dropped: dict[int, str] = {}
-        for part in sorted(self._parts_on_disk() - known):
+        known: list[pa.Array] | None = None
+        for part in sorted(self.parts_on_disk() - set(entries)):
             try:
                 tables = {name: pq.read_metadata(self.path(name, part)) for name in TABLES}
                 provenance = read_metadata(pq.read_schema(self.path("files", part)))
-            except (OSError, pa.ArrowException) as error:
+                clip_ids = self._clip_ids(part)
+            except (OSError, ValueError, pa.ArrowException) as error:
+                if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
+                    raise  # the disk cannot be read, which says nothing about the part
                 dropped[part] = f"cannot be read ({str(error).splitlines()[0]})"
                 self._drop(part)
                 continue
-            sums = [value for name in ("files", "windows") for value in self._size_and_sum(name, part)]
+            owner = str(provenance.get("run_id", ""))
+            if replaced and owner == replaced:
+                self._drop(part)
+                continue
+            known = known if known is not None else [self._clip_ids(other) for other in entries]
+            why = self._why_not_taken(owner, run_id, provenance)
+            if not why:
+                again = pc.is_in(clip_ids, value_set=pa.concat_arrays([*known, clip_ids.slice(0, 0)]))
+                if len(clip_ids) and pc.all(again).as_py():
+                    dropped[part] = "holds the rows of other parts a second time"
+                    self._drop(part)
+                    continue
+                why = "holds rows of which other parts hold some already" if pc.any(again).as_py() else ""
+            if why:
+                raise RunError(
+                    f"{self.path('files', part)} {why}, and the journal does not name it: it was put there by hand. "
+                    f"Move it and its table of windows out of the folder."
+                )
+            known.append(clip_ids)
+            sums = (*self._size_and_sum("files", part), *self._size_and_sum("windows", part))
             n_rows = (tables["files"].num_rows, tables["windows"].num_rows)
-            adopted.append(Entry(part, str(provenance.get("fingerprint", "")), "", 0, *n_rows, *sums))
+            adopted.append(Entry(part, str(provenance.get("fingerprint", "")), "", 0, *n_rows, *sums, run_id=owner))
+            run_id = run_id or owner
         return adopted, dropped
 
-    def _size_and_sum(self, name: str, part: int) -> tuple[Any, Any]:
+    @staticmethod
+    def _why_not_taken(owner: str, run_id: str, provenance: Mapping[str, Any]) -> str:
+        if run_id and owner != run_id:
+            return f"is of another run ({owner or 'which it does not say'})"
+        version = provenance.get("schema_version", 0)
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            return f"has results schema {version}, and this version of ser-batch knows those up to {SCHEMA_VERSION}"
+        return ""
+
+    def _size_and_sum(self, name: str, part: int) -> tuple[int, str]:
         path = self.path(name, part)
         return path.stat().st_size, sha256_of(path)
 
-    def _parts_on_disk(self) -> set[int]:
-        paths = (path for name in TABLES for path in (self.run_dir / name).glob("part-*.parquet"))
-        return {int(number) for path in paths if (number := path.stem.removeprefix("part-")).isdecimal()}
+    def _clip_ids(self, part: int) -> pa.Array:
+        with _readable(self.path("files", part)):
+            return self._file("files", part).read(columns=["clip_id"]).column("clip_id").combine_chunks()
+
+    @staticmethod
+    def is_own_name(name: str) -> bool:
+        """Tell whether a file in a folder of a table may be of a run: a part, or one that is staged."""
+        return bool(_PART_NAME.fullmatch(name) or _STAGED_NAME.fullmatch(name))
+
+    def parts_on_disk(self) -> set[int]:
+        """Return the parts of which a table is there by name, whatever it holds."""
+        names = (path.name for name in TABLES for path in (self.run_dir / name).glob("part-*"))
+        return {int(found[1]) for name in names if (found := _PART_NAME.fullmatch(name))}
 
     def _drop(self, part: int) -> None:
         # files/ first: a row there promises its windows.
@@ -193,20 +324,27 @@ class RunStore:
             with suppress(FileNotFoundError):
                 self.path(name, part).unlink()
 
-    def clear(self) -> None:
-        """Delete all parts, for a restart."""
-        self._journal.rewrite([])
-        for part in self._parts_on_disk():
-            self._drop(part)
+    def _tidy(self) -> None:
+        """Delete what commits that did not come about have staged."""
+        for name in TABLES:
+            for path in (self.run_dir / name).iterdir():
+                if _STAGED_NAME.fullmatch(path.name):
+                    path.unlink()
 
     def read(self, name: str, part: int) -> pa.Table:
-        """Return a part of the table ``files`` or ``windows``."""
+        """Return a part of the table ``files`` or ``windows``.
+
+        Raises
+        ------
+        RunError
+            It is missing or damaged.
+        """
         with _readable(self.path(name, part)):
             return self._file(name, part).read()
 
     def columns(self, names: tuple[str, ...]) -> Iterator[tuple[int, pa.Table]]:
-        """Yield (part, table) with some columns of the table ``files``, part by part."""
-        for part in sorted(self._journal.entries):
+        """Yield (part, table) with some columns of the table ``files``, part by part. Raises as `read`."""
+        for part in sorted(self.entries):
             with _readable(self.path("files", part)):
                 table = self._file("files", part).read(columns=list(names))
             yield part, table
@@ -214,9 +352,9 @@ class RunStore:
     def _file(self, name: str, part: int) -> pq.ParquetFile:
         """Open a part where it is; a rename that comes in between is followed."""
         try:
-            return pq.ParquetFile(self.where(name, part))
+            return pq.ParquetFile(self.where(name, part), page_checksum_verification=True)
         except FileNotFoundError:
-            return pq.ParquetFile(self.path(name, part))
+            return pq.ParquetFile(self.path(name, part), page_checksum_verification=True)
 
 
 @contextmanager

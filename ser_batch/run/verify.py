@@ -43,7 +43,7 @@ class _Check:
     def __init__(self, run_dir: Path, manifest: dict[str, Any]) -> None:
         self._run_dir, self._manifest = run_dir, manifest
         self._store = RunStore(run_dir)
-        self._store.look()
+        self._store.look(manifest.get("replaces", ""))
         self._entries = self._store.entries
         self._statuses: Counter[str] = Counter()
         self._n_vanished = 0
@@ -70,7 +70,10 @@ class _Check:
                 yield f"{name}/ is missing"
                 continue
             for path in sorted(set(folder.iterdir()) - known):
-                yield f"{name}/{path.name} belongs to no commit; the next scan removes or adopts it"
+                if self._store.is_own_name(path.name):
+                    yield f"{name}/{path.name} belongs to no commit; the next scan sees to it"
+                else:
+                    yield f"{name}/{path.name} is no part of the run; what reads the whole folder may take it for one"
 
     def _damage(self, entry: Entry) -> Iterator[str]:
         for name in TABLES:

@@ -95,6 +95,7 @@ def scanned(order: dict, heard: Heard) -> dict:
             config=config,
             plugins=recipe,
             mode=order["mode"],
+            metadata=order.get("metadata"),
             progress=heard,
             report=False,
         )

@@ -33,7 +33,7 @@ def test_a_link_under_a_staged_name_is_not_followed(tmp_path: Path, name: str) -
     (tmp_path / "run").mkdir()
     store = new_store(tmp_path / "run")
     (tmp_path / "run" / name).symlink_to(precious)
-    store.commit(0, tables("a.wav"), 1)
+    store.commit(store.stage(0, tables("a.wav"), 1))
     assert precious.read_text() == "precious"
     assert all(store.path(table, 0).is_file() and not store.path(table, 0).is_symlink() for table in TABLES)
 
