@@ -311,6 +311,8 @@ class CheckedClassifier:
         What the model says of itself.
     inner : Classifier
         As the plugin returned it, unchecked.
+    plugin : str
+        Who loaded it.
 
     Raises
     ------
@@ -321,7 +323,7 @@ class CheckedClassifier:
     """
 
     def __init__(self, plugin: str, classifier: Classifier, among: Sequence[str] = ()) -> None:
-        self.inner = classifier
+        self.inner, self.plugin = classifier, plugin
         self._where = f"Plugin {plugin!r}: the model"
         with blamed(f"{self._where} cannot be used"):
             self.name = self._read("name", _is_name, "text")

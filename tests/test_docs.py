@@ -73,7 +73,7 @@ def test_the_example_on_the_hooks_page_works(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     (report,) = json.loads(done.stdout)
     assert report["ok"]
-    assert report["extractor"] == "peak"
+    assert (report["kind"], report["name"]) == ("extractor", "peak")
 
 
 def test_configuration_page_has_every_key_with_its_default_and_no_other() -> None:

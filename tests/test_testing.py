@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 import threading
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ser_batch.records import Clip, FeatureBlock, FeatureSpec
-from ser_batch.testing import check_extractor, check_signals
+from ser_batch import audio
+from ser_batch.cli.main import main
+from ser_batch.hookspecs import hookimpl
+from ser_batch.records import Clip, ClipRef, FeatureBlock, FeatureSpec, Prediction
+from ser_batch.testing import check_classifier, check_extractor, check_reader, check_signals
 
 
 def _loudness(samples: NDArray[np.float32]) -> float:
@@ -192,3 +196,145 @@ def test_the_signals_are_what_they_say() -> None:
     assert np.argmax(spectrum) / 3 == pytest.approx(440, abs=0.2)
     again = check_signals()
     assert all(np.array_equal(signals[name], again[name]) for name in signals)
+
+
+class Plain:
+    """Reads WAV as a reader should, but for the lies of subclasses."""
+
+    def pieces(self, clips: Iterable[Clip]) -> Iterable[Clip]:
+        return clips
+
+    @hookimpl
+    def read_clip(self, ref: ClipRef, sample_rate_hz: int, piece_s: float, overlap_s: float) -> Iterable[Clip]:
+        return self.pieces(audio.read_clip(ref, sample_rate_hz, piece_s, overlap_s))
+
+
+class DriftsInPieces(Plain):
+    def pieces(self, clips: Iterable[Clip]) -> Iterable[Clip]:
+        return (replace(clip, samples=clip.samples * np.float32(1 + clip.start_s)) for clip in clips)
+
+
+class Skips(Plain):
+    def pieces(self, clips: Iterable[Clip]) -> Iterable[Clip]:
+        return (clip for clip in clips if clip.start_s != 1.0)
+
+
+class Noisy(Plain):
+    random = np.random.default_rng()
+
+    def pieces(self, clips: Iterable[Clip]) -> Iterable[Clip]:
+        return (replace(clip, samples=clip.samples + np.float32(1e-5 * self.random.random())) for clip in clips)
+
+
+class ForgivesAll(Plain):
+    def pieces(self, clips: Iterable[Clip]) -> Iterable[Clip]:
+        try:
+            yield from clips
+        except OSError:
+            return
+
+
+class KeepsOpen(Plain):
+    def __init__(self) -> None:
+        self.handles: list[object] = []
+
+    def pieces(self, clips: Iterable[Clip]) -> Iterable[Clip]:
+        self.handles.append(open("/dev/null", "rb"))  # noqa: SIM115, PTH123 - the leak is the point
+        return clips
+
+
+def test_an_honest_reader_passes() -> None:
+    report = check_reader(Plain())
+    assert report.ok, str(report)
+    assert report.checks == (
+        *("whole voice.wav", "pieces of voice.wav", "voice.wav again"),
+        *("missing file", "nothing left open"),
+    )
+    assert "cost" not in str(report) and str(report).startswith("Reader 'Plain'")
+
+
+@pytest.mark.parametrize(
+    ("reader", "check", "message"),
+    [
+        (DriftsInPieces(), "pieces of voice.wav", r"the piece at 1 s differs from the whole by up to"),
+        (Skips(), "pieces of voice.wav", r"read_clip gave a piece that begins at 2 s, where 1 s is next"),
+        (Noisy(), "voice.wav again", r"gives other samples at a second time"),
+        (ForgivesAll(), "missing file", r"gave 0 pieces and no error for a file that is not there"),
+        (KeepsOpen(), "nothing left open", r"left open files behind: /dev/null|more file handles"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Plain) else None,
+)
+def test_a_reader_that_breaks_a_promise_is_found(reader: Plain, check: str, message: str) -> None:
+    report = check_reader(reader)
+    for handle in getattr(reader, "handles", ()):
+        handle.close()
+    found = [finding.message for finding in report.findings if finding.check == check]
+    assert any(re.search(message, text) for text in found), str(report)
+
+
+class Loud:
+    """Loud is yes; what subclasses change is wrong."""
+
+    name, sha256, device = "loud", "0" * 64, "cpu"
+    labels: Any = ("no", "yes")
+    needs = (("quality", 1),)
+
+    def predict(self, blocks: Mapping[str, FeatureBlock]) -> Any:
+        yes = 1 / (1 + np.exp(-np.nan_to_num(blocks["quality"].scalars[:, 0]) / 100))
+        return np.column_stack([1 - yes, yes]), np.ones(len(yes))
+
+    def pool(self, window_probabilities: Any, weights: Any) -> Any:
+        mean = window_probabilities.mean(axis=0)
+        return Prediction(self.labels[int(mean.argmax())], mean, window_probabilities, float(mean.max()), 0.5, 0.5)
+
+
+class OneLabel(Loud):
+    labels = ("yes",)
+
+
+class OldNeeds(Loud):
+    needs = (("quality", 99),)
+
+
+class NeedsNumbers(Loud):
+    def predict(self, blocks: Mapping[str, FeatureBlock]) -> Any:
+        probabilities, weights = super().predict(blocks)
+        return probabilities + blocks["quality"].scalars[:, :1] * 0, weights
+
+
+class Moody(Loud):
+    random = np.random.default_rng()
+
+    def predict(self, blocks: Mapping[str, FeatureBlock]) -> Any:
+        yes = self.random.random(len(blocks["quality"].scalars))
+        return np.column_stack([1 - yes, yes]), np.ones(len(yes))
+
+
+class LooksAround(Loud):
+    def predict(self, blocks: Mapping[str, FeatureBlock]) -> Any:
+        yes = np.full(len(blocks["quality"].scalars), 1 / (1 + len(blocks["quality"].scalars)))
+        return np.column_stack([1 - yes, yes]), np.ones(len(yes))
+
+
+def test_an_honest_model_passes_and_so_does_the_shipped_one() -> None:
+    report = check_classifier(Loud(), plugin="loud-plugin")
+    assert report.ok, str(report)
+    assert str(report).startswith("Model 'loud'")
+    assert main(["plugins", "--check", "ser6"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "check", "message"),
+    [
+        (OneLabel(), "promises", r"labels must be at least two different emotions"),
+        (OldNeeds(), "promises", r"trained with version 99 of extractor 'quality'"),
+        (NeedsNumbers(), "undefined features", r"predict: probabilities must be finite and 0 or more"),
+        (Moody(), "same numbers again", r"the probabilities for 'voice' differ between two calls"),
+        (LooksAround(), "windows of several files at once", r"windows predicted together differ by up to"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Loud) else None,
+)
+def test_a_model_that_breaks_a_promise_is_found(model: Loud, check: str, message: str) -> None:
+    report = check_classifier(model)
+    found = [finding.message for finding in report.findings if finding.check == check]
+    assert any(re.search(message, text) for text in found), str(report)

@@ -40,7 +40,7 @@ COMMANDS = {
     "organize": ("ser_batch.cli.organize", "Sort a downloaded corpus into data/raw/<emotion>/."),
     "model": ("ser_batch.cli.model", "Describe a model: parameters, features, scores, licences; export it to ONNX."),
     "listen": ("ser_batch.cli.listen", "Label a microphone as it is heard."),
-    "plugins": ("ser_batch.cli.plugins", "List plugins, hooks and columns; check an extractor."),
+    "plugins": ("ser_batch.cli.plugins", "List plugins, hooks and columns; check one."),
 }
 
 

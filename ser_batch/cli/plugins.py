@@ -4,34 +4,42 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from ser_batch import hooks
 from ser_batch.cli.options import json_option, plugin_option
 from ser_batch.config import Config
-from ser_batch.errors import ExitCode, PluginError
+from ser_batch.errors import ExitCode, ModelError, PluginError
 from ser_batch.plugins import PluginInfo, PluginRecipe, describe_plugins
+
+if TYPE_CHECKING:
+    from ser_batch.testing import CheckReport
 
 __all__ = ["command"]
 
 
 @click.command("plugins")
 @plugin_option
-@click.option("--check", "check", metavar="NAME", help="Try an extractor, or all those of a plugin, on unkind audio.")
+@click.option("--check", "check", metavar="NAME", help="Try an extractor, a model or all of a plugin on unkind audio.")
+@click.option(
+    "--file", "files", multiple=True, metavar="FILE", help="For --check of a reader: try it on this recording."
+)
 @json_option
-def command(plugins: tuple[str, ...], check: str | None, as_json: bool) -> int:
-    """List plugins, hooks and columns; check an extractor.
+def command(plugins: tuple[str, ...], check: str | None, files: tuple[str, ...], as_json: bool) -> int:
+    """List plugins, hooks and columns; check one.
 
     Lists every plugin that a scan would load: its version, the package that installed it, the hooks that it implements,
     and the columns that its extractors add to the results.
 
-    With --check, one extractor is tried on silence, 20 ms, noise, clipping and the like, in pieces and in a worker
-    process; the exit code is 5 if it breaks a promise.
+    With --check, an extractor is tried on silence, 20 ms, noise, clipping and the like, in pieces and in a worker
+    process; a model on the same; a reader on a WAV or on each --file, whole and in pieces. The exit code is 5 if one
+    breaks a promise.
     """
     recipe = PluginRecipe(files=plugins)
     if check is not None:
-        return _check(recipe, check, as_json)
+        return _check(recipe, check, files, as_json)
     manager = recipe.build()
     found = describe_plugins(manager, hooks.register_extractors(manager, Config()))
     if as_json:
@@ -64,22 +72,35 @@ def _as_text(plugin: PluginInfo) -> str:
     return "\n".join(lines)
 
 
-def _check(recipe: PluginRecipe, name: str, as_json: bool) -> int:
-    from ser_batch.testing import check_extractor  # noqa: PLC0415 - only the check needs psutil and signals
-
-    config = Config()
-    offered = hooks.register_extractors(recipe.build(), config)
-    chosen = {key: value for key, value in offered.items() if name in (key, value[0])}
-    if not chosen:
-        raise PluginError(
-            f"No extractor or plugin with extractors is called {name!r}. Extractors: {', '.join(offered) or 'none'}."
-        )
-    reports = [
-        check_extractor(extractor.inner, config=config, plugin=plugin, recipe=recipe)
-        for plugin, extractor in chosen.values()
-    ]
+def _check(recipe: PluginRecipe, name: str, files: tuple[str, ...], as_json: bool) -> int:
+    reports = _reports(recipe, name, files)
     if as_json:
         click.echo(json.dumps([{**asdict(report), "ok": report.ok} for report in reports], indent=2))
     else:
         click.echo("\n".join(map(str, reports)))
     return ExitCode.OK if all(report.ok for report in reports) else ExitCode.PLUGIN
+
+
+def _reports(recipe: PluginRecipe, name: str, files: tuple[str, ...]) -> list[CheckReport]:
+    """Try what is called `name`: an extractor, all that a plugin has, or a model."""
+    from ser_batch.testing import check_classifier, check_extractor, check_reader  # noqa: PLC0415 - slow to import
+
+    config, manager = Config(), recipe.build()
+    offered = hooks.register_extractors(manager, config)
+    reports = [
+        check_extractor(extractor.inner, config=config, plugin=plugin, recipe=recipe)
+        for key, (plugin, extractor) in offered.items()
+        if name in (key, plugin)
+    ]
+    if name in hooks.reader_versions(manager):
+        reports.append(check_reader(manager.get_plugin(name), files, config=config, name=name))
+    if reports:
+        return reports
+    try:
+        model = hooks.load_classifier(manager, name, "cpu")
+    except ModelError as error:
+        raise PluginError(
+            f"Nothing that can be tried is called {name!r}: no extractor ({', '.join(offered) or 'none'}), no plugin "
+            f"with extractors or a reader, and no model: {error}"
+        ) from error
+    return [check_classifier(model.inner, config=config, plugin=model.plugin, recipe=recipe)]

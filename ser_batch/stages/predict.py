@@ -11,7 +11,7 @@ import numpy as np
 from ser_batch.records import Classifier, ClipOutcome, FeatureBlock, Status
 from ser_batch.text import message_of
 
-__all__ = ["predict_outcomes"]
+__all__ = ["predict_outcomes", "stacked"]
 
 
 def predict_outcomes(outcomes: Sequence[ClipOutcome], classifier: Classifier, batch_size: int) -> list[ClipOutcome]:
@@ -50,7 +50,7 @@ def _predict(outcomes: list[ClipOutcome], indices: Sequence[int], classifier: Cl
     begin = time.perf_counter()
     predictions = []
     try:
-        probabilities, weights = classifier.predict(_stacked([outcomes[index].blocks for index in indices]))
+        probabilities, weights = classifier.predict(stacked([outcomes[index].blocks for index in indices]))
         first = 0
         for index in indices:
             part = slice(first, first := first + len(outcomes[index].windows_s))
@@ -70,8 +70,8 @@ def _predict(outcomes: list[ClipOutcome], indices: Sequence[int], classifier: Cl
         outcomes[index] = replace(outcome, blocks=blocks, prediction=prediction, seconds=seconds)
 
 
-def _stacked(files: Sequence[Sequence[FeatureBlock]]) -> dict[str, FeatureBlock]:
-    """Stack the windows of several files, extractor by extractor."""
+def stacked(files: Sequence[Sequence[FeatureBlock]]) -> dict[str, FeatureBlock]:
+    """Stack the windows of several files, extractor by extractor, as `Classifier.predict` takes them."""
     stacked = {}
     for blocks in zip(*files, strict=True):
         tensors = [block.tensor for block in blocks if block.tensor is not None]

@@ -1,15 +1,4 @@
-"""Conformance kit for extractors: does yours keep the contract on audio that is unkind to it?
-
-In the tests of a plugin::
-
-    from ser_batch.testing import check_extractor
-
-    def test_conforms() -> None:
-        report = check_extractor(MyExtractor())
-        assert report.ok, str(report)
-
-``ser-batch plugins --check NAME`` runs the same checks from the command line.
-"""
+"""The trial of an extractor."""
 
 from __future__ import annotations
 
@@ -18,29 +7,22 @@ import pickle
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from ser_batch import hooks
 from ser_batch.config import Config
 from ser_batch.contracts import CheckedExtractor, check_spec
-from ser_batch.dsp.voice import synthetic_voice
-from ser_batch.errors import PluginError, SerBatchError
+from ser_batch.errors import PluginError
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import Clip, Extractor, FeatureBlock, FeatureSpec
-from ser_batch.windows import plan_windows
+from ser_batch.testing.kit import CheckReport, Finding, Kit, Resources, warnings_caught
 
-__all__ = ["CheckReport", "Finding", "check_extractor", "check_signals"]
+__all__ = ["check_extractor"]
 
 #: Seconds that the fresh interpreter of the worker check may take; imports of large libraries are slow on a cold disk.
 _WORKER_TIMEOUT_S = 300
@@ -49,68 +31,6 @@ _ROUNDING = 1e-5
 
 #: Units in which 0 is no possible value of a voice, so that 0 on silence can only mean "undefined".
 _NEVER_ZERO = ("hz", "st")
-
-#: Calls after which a leak of one handle per call shows.
-_LEAK_CALLS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One broken promise."""
-
-    #: Name of the check, one of `CheckReport.checks`.
-    check: str
-    #: What was expected and what came instead.
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class CheckReport:
-    """What the kit found; ``str(report)`` is the text for a person."""
-
-    extractor: str
-    #: Names of the checks that ran, in order.
-    checks: tuple[str, ...]
-    findings: tuple[Finding, ...]
-    #: Median processing time per window of 3 s, in s.
-    cost_per_window_s: float
-    #: Processing time over audio time, at the same median.
-    rtf: float
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing was found."""
-        return not self.findings
-
-    def __str__(self) -> str:
-        lines = [f"Extractor {self.extractor!r}"]
-        for check in self.checks:
-            messages = [finding.message for finding in self.findings if finding.check == check]
-            lines.append(f"  {'FAILED' if messages else 'passed'}  {check}")
-            lines += [f"            {message}" for message in messages]
-        lines.append(f"  cost    {1000 * self.cost_per_window_s:.2f} ms per window of 3 s (RTF {self.rtf:.5f})")
-        return "\n".join(lines)
-
-
-def check_signals(sample_rate_hz: int = 22_050) -> dict[str, NDArray[np.float32]]:
-    """Return the audio that extractors are tried on: name -> float32 (n_samples,), finite, within [-1, 1].
-
-    A synthetic voice (`ser_batch.dsp.voice`), the same clipped, the same with a constant offset, digital silence, 20 ms
-    of the voice, a tone of 440 Hz, and white noise. Always the same samples.
-    """
-    voice = synthetic_voice(10.0, sample_rate_hz)
-    times_s = np.arange(3 * sample_rate_hz) / sample_rate_hz
-    noise = np.random.default_rng(0).normal(0, 0.1, 3 * sample_rate_hz)
-    signals = {
-        "voice": voice,
-        "clipping": np.clip(6 * voice, -1, 1),
-        "dc offset": 0.8 * voice + 0.15,
-        "silence": np.zeros(4 * sample_rate_hz),
-        "20 ms": voice[sample_rate_hz : sample_rate_hz + sample_rate_hz // 50],
-        "pure tone": 0.5 * np.sin(2 * np.pi * 440 * times_s),
-        "white noise": np.clip(noise, -1, 1),
-    }
-    return {name: samples.astype(np.float32) for name, samples in signals.items()}
 
 
 def check_extractor(
@@ -143,89 +63,33 @@ def check_extractor(
         numbers that change from call to call, with the position in the recording or in another process; audio that
         is modified; warnings; files, threads or processes left open.
     """
-    kit = _Kit(extractor, config or Config(), plugin or type(extractor).__module__)
+    kit = _ExtractorKit(extractor, config or Config(), plugin or type(extractor).__module__)
     try:
         spec = check_spec(kit.plugin, extractor)
     except PluginError as error:
-        return CheckReport(type(extractor).__name__, ("spec",), (Finding("spec", str(error)),), np.nan, np.nan)
+        finding = Finding("spec", str(error))
+        return CheckReport("extractor", type(extractor).__name__, ("spec",), (finding,), np.nan, np.nan)
     kit.run("spec", lambda: _check_spec_style(spec))
-    before = _Resources.now()
+    before = Resources.now()
     for name in kit.signals:
         kit.run(name, partial(kit.try_signal, name))
     kit.run("same numbers again", kit.check_repeatable)
     kit.run("many windows", kit.check_many_windows)
     kit.run("piece of a recording", kit.check_piece)
-    kit.run("nothing left open", partial(kit.check_leftovers, before))
+    kit.run("nothing left open", partial(kit.check_leftovers, before, lambda: kit.extract(kit.signals["20 ms"])))
     if in_worker:
         kit.run("same numbers in a worker", partial(kit.check_worker, recipe))
-    window_s = kit.config.audio.window_s
-    return CheckReport(
-        spec.extractor, tuple(kit.checks), tuple(kit.findings), kit.cost_per_window_s, kit.cost_per_window_s / window_s
-    )
+    return kit.report("extractor", spec.extractor, kit.cost_per_window_s)
 
 
-@dataclass(frozen=True, slots=True)
-class _Resources:
-    """What this process holds open."""
-
-    files: frozenset[str]
-    threads: frozenset[str]
-    processes: frozenset[str]
-
-    @classmethod
-    def now(cls) -> _Resources:
-        process = psutil.Process()
-        return cls(
-            frozenset(file.path for file in process.open_files()),
-            frozenset(f"{thread.name} ({thread.ident})" for thread in threading.enumerate()),
-            frozenset(f"{child.name()} ({child.pid})" for child in process.children()),
-        )
-
-    def beyond(self, earlier: _Resources) -> dict[str, frozenset[str]]:
-        return {
-            "open files": self.files - earlier.files,
-            "threads": self.threads - earlier.threads,
-            "processes": self.processes - earlier.processes,
-        }
-
-    @staticmethod
-    def count_handles() -> int:
-        """Count operating-system threads and, where there are such, file descriptors."""
-        process = psutil.Process()
-        return process.num_threads() + (process.num_fds() if hasattr(process, "num_fds") else 0)
-
-
-class _Kit:
-    """One extractor under trial: runs checks, turns whatever they raise into findings."""
+class _ExtractorKit(Kit):
+    """One extractor under trial."""
 
     def __init__(self, extractor: Extractor, config: Config, plugin: str) -> None:
+        super().__init__(config, plugin)
         self.extractor = extractor
-        self.config = config
-        self.plugin = plugin
-        self.signals = check_signals(config.audio.sample_rate_hz)
-        self.checks: list[str] = []
-        self.findings: list[Finding] = []
         self.first_blocks: dict[str, FeatureBlock] = {}
         self.cost_per_window_s = float("nan")
-
-    def run(self, check: str, action: Callable[[], Sequence[str] | None]) -> None:
-        """Run one check; what it returns or raises becomes findings."""
-        self.checks.append(check)
-        try:
-            messages = action() or ()
-        except SerBatchError as error:
-            messages = (str(error),)
-        except Exception as error:
-            messages = (f"{type(error).__name__}: {error}",)
-        self.findings += [Finding(check, message) for message in messages]
-
-    def clip(self, samples: NDArray[np.float32], start_s: float = 0.0) -> Clip:
-        rate = self.config.audio.sample_rate_hz
-        return Clip(samples.copy(), rate, source_rate_hz=rate, source_channels=1, start_s=start_s)
-
-    def windows(self, samples: NDArray[np.float32], hop_s: float | None = None) -> NDArray[np.float64]:
-        audio = self.config.audio
-        return plan_windows(len(samples) / audio.sample_rate_hz, audio.window_s, hop_s or audio.window_hop_s)
 
     def extract_from(self, clip: Clip, windows_s: NDArray[np.float64]) -> FeatureBlock:
         return CheckedExtractor(self.plugin, self.extractor).extract(clip, windows_s)
@@ -237,7 +101,7 @@ class _Kit:
         """Extract from one signal; nothing may be broken, changed or said."""
         samples = self.signals[name]
         clip = self.clip(samples)
-        with _warnings_caught() as caught:
+        with warnings_caught() as caught:
             block = self.extract_from(clip, self.windows(samples))
         messages = [f"warned: {warning}" for warning in caught]
         if not np.array_equal(clip.samples, samples):
@@ -288,21 +152,6 @@ class _Kit:
             return []
         return [f"a piece that starts at 120 s gives other numbers than at 0 s: {difference}; cut with clip.window"]
 
-    def check_leftovers(self, before: _Resources) -> list[str]:
-        """Compare what is open with `before` the trial, and with what five more calls add."""
-        n_before = _Resources.count_handles()
-        for _ in range(_LEAK_CALLS):
-            self.extract(self.signals["20 ms"])
-        n_more = _Resources.count_handles() - n_before
-        messages = [
-            f"left {kind} behind: {', '.join(sorted(left))}"
-            for kind, left in _Resources.now().beyond(before).items()
-            if left
-        ]
-        if not messages and n_more >= _LEAK_CALLS:
-            messages.append(f"{_LEAK_CALLS} more calls left {n_more} more file handles or threads open")
-        return messages
-
     def check_worker(self, recipe: PluginRecipe | None) -> list[str]:
         """A fresh interpreter must give the same numbers, but for float32 rounding: sums depend on where arrays lie."""
         name = self.extractor.spec.extractor
@@ -318,7 +167,7 @@ class _Kit:
             job.write_bytes(pickle.dumps((recipe or self.extractor, name, self.config, self.signals["voice"])))
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
             done = subprocess.run(
-                [sys.executable, "-P", "-m", "ser_batch.testing", str(job), str(answer)],
+                [sys.executable, "-P", "-m", "ser_batch.testing.extractors", str(job), str(answer)],
                 env=environment,
                 capture_output=True,
                 text=True,
@@ -333,11 +182,11 @@ class _Kit:
 
 
 def _answer(job: Path, answer: Path) -> None:
-    """Do the worker's half of `_Kit.check_worker`."""
+    """Do the worker's half of `Kit.check_worker`."""
     source, name, config, samples = pickle.loads(job.read_bytes())
     if isinstance(source, PluginRecipe):
         source = hooks.register_extractors(source.build(), config)[name][1].inner
-    kit = _Kit(source, config, name)
+    kit = _ExtractorKit(source, config, name)
     answer.write_bytes(pickle.dumps(kit.extract(samples)))
 
 
@@ -366,15 +215,6 @@ def _difference(first: FeatureBlock, second: FeatureBlock, rtol: float = 0.0) ->
             where = tuple(int(index) for index in np.argwhere(unequal)[0])
             return f"{name}{list(where)} is {left[where]!r} and then {right[where]!r}"
     return ""
-
-
-@contextmanager
-def _warnings_caught() -> Iterator[list[str]]:
-    messages: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield messages
-        messages += sorted({f"{warning.category.__name__}: {warning.message}" for warning in caught})
 
 
 if __name__ == "__main__":
