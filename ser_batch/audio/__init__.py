@@ -32,12 +32,12 @@ __all__ = [
 ]
 
 #: Raised whenever samples that the reader gives change.
-READER_VERSION = 2
+READER_VERSION = 3
 
 
 @hookimpl(trylast=True)
 def read_clip(ref: ClipRef, sample_rate_hz: int, piece_s: float, overlap_s: float) -> Iterator[Clip]:
-    """Decode, average the channels, resample (soxr, HQ) and cut into pieces; see the hook's specification."""
+    """Decode, mix the channels, resample (soxr, HQ) and cut into pieces; see the hook's specification."""
     return _pieces(ref.path, sample_rate_hz, piece_s, overlap_s)
 
 

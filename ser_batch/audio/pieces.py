@@ -18,6 +18,8 @@ __all__ = ["Cutter"]
 
 #: Outside this range a header is damaged: resampling 1 Hz to 22,050 Hz would never end.
 _SOURCE_RATES_HZ = (1_000, 768_000)
+#: Channels whose sum has less than this of their power cancel each other.
+_CANCELLED = 0.1
 
 
 class Cutter:
@@ -31,6 +33,7 @@ class Cutter:
         self._source = self._now = (0, 0)
         #: Audio taken so far.
         self._taken_s = 0.0
+        self._mixer = _Mixer(account)
         self._resampler: soxr.ResampleStream | None = None
         self._waiting: list[NDArray[np.float32]] = []
         self._n_waiting = 0
@@ -43,7 +46,7 @@ class Cutter:
         if now != self._now:
             self._change(now)
         self._taken_s += len(block.samples) / block.rate_hz
-        mono = _mono(block.samples)
+        mono = self._mixer.mono(block.samples)
         finite = np.isfinite(mono)
         if not finite.all():
             self._n_replaced += len(mono) - int(np.count_nonzero(finite))
@@ -104,8 +107,36 @@ class Cutter:
         )
 
 
-def _mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    return samples[:, 0] if samples.shape[1] == 1 else samples @ _mean(samples.shape[1])
+class _Mixer:
+    """Averages channels; where they cancel each other, takes the loudest alone.
+
+    Channels of one sound in opposite phase, as a plug the wrong way round makes them, would average to silence. Whether
+    they do is judged by all that was heard so far, so that it changes rarely within a recording.
+    """
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        #: Sums of squares: of each channel, and of the sum of all.
+        self._channels = np.zeros(0)
+        self._sum = 0.0
+
+    def mono(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        n_channels = samples.shape[1]
+        if n_channels == 1:
+            return samples[:, 0]
+        mixed = samples @ _mean(n_channels)
+        if len(self._channels) != n_channels:
+            self._channels, self._sum = np.zeros(n_channels), 0.0
+        finite = np.isfinite(mixed)
+        heard = (samples, mixed) if finite.all() else (samples[finite], mixed[finite])
+        self._channels += np.einsum("ij,ij->j", heard[0], heard[0], dtype=np.float64)
+        self._sum += n_channels**2 * float(np.einsum("i,i->", heard[1], heard[1], dtype=np.float64))
+        # Independent channels, or a single one that is not silent, give the sum of their powers.
+        if self._sum >= _CANCELLED * self._channels.sum():
+            return mixed
+        loudest = int(self._channels.argmax())
+        self._account.note_once(f"the channels cancel each other: channel {loudest + 1} alone was read")
+        return samples[:, loudest]
 
 
 @functools.cache

@@ -163,3 +163,7 @@ class Account:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    def note_once(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)

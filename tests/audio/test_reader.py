@@ -66,6 +66,33 @@ def test_channels_are_averaged(tmp_path):
     assert clip.source_channels == 6
 
 
+@pytest.mark.parametrize("other", [-1.0, -0.9, -1.05])
+def test_channels_that_cancel_each_other_do_not_become_silence(tmp_path, other):
+    left = voice(3.0, RATE_HZ)
+    soundfile.write(tmp_path / "x.wav", np.column_stack([left, other * left]), RATE_HZ, subtype="FLOAT")
+    [clip] = pieces(tmp_path / "x.wav")
+    louder = left if abs(other) <= 1 else other * left
+    np.testing.assert_allclose(clip.samples, louder, atol=1e-6)
+    assert "the channels cancel each other" in clip.note
+
+
+@pytest.mark.parametrize("kind", ["same", "one silent", "independent", "delayed", "opposite but another level"])
+def test_channels_that_do_not_cancel_are_averaged_without_a_word(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    left = rng.standard_normal(RATE_HZ).astype(np.float32) * 0.1
+    right = {
+        "same": left,
+        "one silent": 0 * left,
+        "independent": rng.standard_normal(RATE_HZ).astype(np.float32) * 0.1,
+        "delayed": np.roll(left, 18),
+        "opposite but another level": -0.3 * left,
+    }[kind]
+    soundfile.write(tmp_path / "x.wav", np.column_stack([left, right]), RATE_HZ, subtype="FLOAT")
+    [clip] = pieces(tmp_path / "x.wav")
+    np.testing.assert_allclose(clip.samples, (left + right) / 2, atol=1e-6)
+    assert clip.note == ""
+
+
 def test_192_khz_and_a_fiftieth_of_a_second_are_read(tmp_path):
     soundfile.write(tmp_path / "high.wav", voice(0.5, 192_000), 192_000)
     soundfile.write(tmp_path / "short.wav", voice(0.02, 8_000), 8_000)
