@@ -16,6 +16,7 @@ from ser_batch.cli.options import (
     corpus_option,
     device_option,
     jobs_option,
+    learnt_labels_option,
     plugin_option,
     seed_option,
 )
@@ -35,6 +36,7 @@ __all__ = ["command"]
 @click.option("--leave-corpus-out", is_flag=True, help="Score the recipe instead: hold out one corpus at a time.")
 @click.option("--fold", "folds", type=int, multiple=True, help="Only this fold, from 1; may be given again.")
 @also_option
+@learnt_labels_option
 @config_option
 @changes_option
 @click.option("--merge", multiple=True, metavar="FROM=TO", help="Count a label as another, for example calm=neutral.")
@@ -53,6 +55,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     leave_corpus_out: bool,
     folds: tuple[int, ...],
     also: tuple[str, ...],
+    labels: tuple[str, ...],
     config_name: str | None,
     changes: tuple[str, ...],
     merge: tuple[str, ...],
@@ -64,10 +67,11 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     jobs: int | None,
     plugins: tuple[str, ...],
 ) -> None:
-    """Score MODEL on the labelled audio in DATA: folders as for `ser-batch train`.
+    """Score MODEL (by default ser6) on the labelled audio in DATA: folders as for `ser-batch train`.
 
     Refuses when speakers or audio of the training are among the data. With --cross-validate or --leave-corpus-out the
-    recipe is scored instead: models are trained on other speakers than they are tested on, and MODEL is not used.
+    recipe is scored instead: models are trained on other speakers than they are tested on, and MODEL, which may be left
+    out, is not used.
     """
     from dataclasses import replace  # noqa: PLC0415 - commands load what they need
 
@@ -85,6 +89,10 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
         require_file(json_path, "--json")
     if report_dir is not None:
         require_folder(report_dir, "--report")
+    if labels and not (cross_validate or leave_corpus_out):
+        raise ConfigError("--labels are learnt: give --cross-validate or --leave-corpus-out, too. A model has its own.")
+    if Path(model).is_dir():
+        model, data = "ser6", (Path(model), *data)
     recipe = PluginRecipe(files=plugins)
     options = TrainOptions(
         model, Path(), Path(), cache, seed=seed, jobs=jobs or 0, recipe=recipe, also=label_sets(also)
@@ -94,7 +102,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
             scheme = "corpus" if leave_corpus_out else str(cross_validate)
             from ser_batch.training.cross_validate import cross_validate as recipe_scores  # noqa: PLC0415
 
-            config = read_config(config_name, changes)
+            config = read_config(config_name, changes, labels)
             clips, corpora = read_data(data, named, recipe, progress)
             options = replace(options, device=announced_device(device, progress))
             report = recipe_scores(clips, corpora, config, options, progress, scheme, folds)
@@ -120,8 +128,11 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
 
 
 def _show(report: dict[str, Any]) -> None:
+    from ser_batch.doubts import doubts_of_scores  # noqa: PLC0415
+
     click.echo(
-        f"{'':24} {'clips':>6} {'spkrs':>5} {'UAR':>6} {'95 % by speaker':>16} {'acc.':>6} {'ECE':>6} {'at 60 %':>9}"
+        f"{'':24} {'clips':>6} {'spkrs':>5} {'UAR':>6} {'95 % by speaker':>16} {'chance':>6} {'acc.':>6} {'ECE':>6} "
+        f"{'at 60 %':>9}"
     )
     _line("all", report["overall"])
     for key in ("corpora", "sexes"):
@@ -129,11 +140,13 @@ def _show(report: dict[str, Any]) -> None:
             _line(name, block)
     if "contexts" in report:
         block = report["contexts"]
-        click.echo(f"{'contexts of bursts':24} {block['n_clips']:6} {'':5} {block['uar']:6.3f} {_interval(block):>16}")
+        click.echo(f"{'contexts of bursts':24} {block['n_clips']:6} {'':5} {_uar(block)}")
     for corpus, block in report.get("categories", {}).items():
         name = f"{corpus}, own {len(block['labels'])} labels"
-        click.echo(f"{name:24} {block['n_clips']:6} {'':5} {block['uar']:6.3f} {_interval(block):>16}")
+        click.echo(f"{name:24} {block['n_clips']:6} {'':5} {_uar(block)}")
     overall = report["overall"]
+    for doubt in doubts_of_scores(overall):
+        click.echo(f"WARNING: {doubt}", err=True)
     click.echo(f"\nBrier {overall['brier']:.3f}   NLL {overall['nll']:.3f}\n")
     click.echo(
         f"{'':12} {'recall':>7} {'precis.':>7} {'F1':>7} {'clips':>6}   predicted as {', '.join(report['labels'])}"
@@ -148,11 +161,12 @@ def _show(report: dict[str, Any]) -> None:
 def _line(name: str, block: dict[str, Any]) -> None:
     gain = 100 * block["risk_coverage"]["gain_at_60"]
     click.echo(
-        f"{name:24} {block['n_clips']:6} {block['n_speakers']:5} {block['uar']:6.3f} {_interval(block):>16} "
+        f"{name:24} {block['n_clips']:6} {block['n_speakers']:5} {_uar(block)} "
         f"{block['accuracy']:6.3f} {block['ece']:6.3f} {gain:+7.1f} p"
     )
 
 
-def _interval(block: dict[str, Any]) -> str:
+def _uar(block: dict[str, Any]) -> str:
     low, high = block["uar_interval"]
-    return "-" if low is None else f"{low:.3f}-{high:.3f}"
+    interval = "-" if low is None else f"{low:.3f}-{high:.3f}"
+    return f"{block['uar']:6.3f} {interval:>16} {block['chance']:6.3f}"

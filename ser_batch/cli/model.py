@@ -144,8 +144,10 @@ def _lines(checkpoint: Checkpoint) -> Iterator[str]:
     for key, text in rows.items():
         yield f"  {key:<12} {printable(text)}"
     yield from (f"    {printable(column)}" for column in checkpoint.features)
+    # Cards of earlier versions do not state what chance is.
+    shown = {**meta, "scores": {"chance": 1 / len(checkpoint.labels), **(meta.get("scores") or {})}}
     for key in sorted(set(meta) - _KNOWN):
-        yield from _nested(key, meta[key], 2)
+        yield from _nested(key, shown[key], 2)
 
 
 def _nested(key: str, value: Any, indent: int) -> Iterator[str]:

@@ -28,6 +28,7 @@ __all__ = [
     "jobs_option",
     "json_option",
     "labels_option",
+    "learnt_labels_option",
     "limit_options",
     "model_option",
     "plugin_option",
@@ -161,6 +162,13 @@ run_options = _together(
 # Of trainings and scores of recipes.
 corpus_option = click.option(
     "--corpus", "named", multiple=True, metavar="NAME=PATH", help="A corpus as downloaded, by name."
+)
+learnt_labels_option = click.option(
+    "--labels",
+    type=_Labels(),
+    default=(),
+    metavar="LABEL,LABEL…",
+    help="Learn these alone; by default all that the clips have.",
 )
 changes_option = click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one key: --set fit.epochs=40."

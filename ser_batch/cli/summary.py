@@ -33,6 +33,8 @@ def _print(summary: RunSummary) -> None:
         click.echo("")
         for emotion, n_files in sorted(summary.emotions.items(), key=lambda item: -item[1]):
             click.echo(f"  {emotion:<{width}}  {n_files:>9,}  {n_files / n_labelled:6.1%}")
+    for doubt in summary.doubts:
+        click.echo(f"\nWARNING: {printable(doubt)}")
     for line in (*failure_lines(summary.failures), *gap_lines(summary.gaps)):
         click.echo(line)
     click.echo("")

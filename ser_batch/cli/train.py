@@ -15,6 +15,7 @@ from ser_batch.cli.options import (
     corpus_option,
     device_option,
     jobs_option,
+    learnt_labels_option,
     plugin_option,
     seed_option,
 )
@@ -31,6 +32,7 @@ __all__ = ["announced_device", "command", "label_sets", "read_config", "read_dat
 @click.command("train")
 @click.option("--data", multiple=True, type=click.Path(path_type=Path), help="Folder: data/raw/<emotion>/ or a corpus.")
 @corpus_option
+@learnt_labels_option
 @config_option
 @changes_option
 @click.option("--output", type=click.Path(path_type=Path), help="Model file; models/NAME.safetensors by default.")
@@ -51,6 +53,7 @@ __all__ = ["announced_device", "command", "label_sets", "read_config", "read_dat
 def command(  # noqa: PLR0913, PLR0917 - one argument per option
     data: tuple[Path, ...],
     named: tuple[str, ...],
+    labels: tuple[str, ...],
     config_name: str | None,
     changes: tuple[str, ...],
     output: Path | None,
@@ -67,14 +70,16 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
 ) -> None:
     """Train a model on labelled audio, split by speaker.
 
-    The clips come from folders: data/raw/<emotion>/, a corpus as downloaded, or a folder of such corpora.
+    The clips come from folders: data/raw/<emotion>/ with an emotion or a label of your own, a folder with labels.csv, a
+    corpus as downloaded, or several of these together. Every file found is accounted for.
     """
     from ser_batch.cli.progress import working  # noqa: PLC0415 - see above: commands load what they need
+    from ser_batch.doubts import doubts_of_scores  # noqa: PLC0415
     from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
     from ser_batch.training.report import write_report  # noqa: PLC0415
     from ser_batch.training.train import TrainOptions, train_model  # noqa: PLC0415
 
-    config = read_config(config_name, changes)
+    config = read_config(config_name, changes, labels)
     name = name or (output.stem if output else "own")
     recipe = PluginRecipe(files=plugins)
     with working() as progress:
@@ -97,8 +102,13 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     side = next(side for side in ("test", "cross_validation", "validation") if side in report)
     overall = report[side]["overall"]
     low, high = overall["uar_interval"]
-    interval = f" (95 % by speaker: {low:.3f}-{high:.3f})" if low is not None else ""
-    click.echo(f"UAR on {overall['n_speakers']} {side.replace('_', '-')} speakers: {overall['uar']:.3f}{interval}")
+    interval = f"95 % by speaker: {low:.3f}-{high:.3f}; " if low is not None else ""
+    click.echo(
+        f"UAR on {overall['n_speakers']} {side.replace('_', '-')} speakers: {overall['uar']:.3f} "
+        f"({interval}chance: {overall['chance']:.3f})"
+    )
+    for doubt in doubts_of_scores(overall):
+        click.echo(f"WARNING: {doubt}", err=True)
     click.echo(f"Model:  {options.output}\nReport: {options.report_dir}")
 
 
@@ -131,8 +141,10 @@ def label_sets(also: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def read_config(name: str | None, changes: tuple[str, ...]) -> TrainConfig:
+def read_config(name: str | None, changes: tuple[str, ...], labels: tuple[str, ...] = ()) -> TrainConfig:
     """Return the configuration called `name`, or the defaults, with each of `changes`, "section.key=value", laid over.
+
+    `labels` is what the option of that name says.
 
     Raises
     ------
@@ -159,7 +171,8 @@ def read_config(name: str | None, changes: tuple[str, ...]) -> TrainConfig:
             value = text.strip()
         values.setdefault(section, {})[name_in_section] = value
     # Together, since one may only be possible with another.
-    return config.with_values(values, source=" ".join(f"--set {item}" for item in changes))
+    config = config.with_values(values, source=" ".join(f"--set {item}" for item in changes))
+    return config.with_values({"data": {"labels": list(labels)}}, source="--labels") if labels else config
 
 
 def _read_scores(path: Path) -> Any:

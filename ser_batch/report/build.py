@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from ser_batch._version import __version__
 from ser_batch.atomic import write_atomic
+from ser_batch.doubts import scores_of_run
 from ser_batch.errors import RunError
 from ser_batch.plugins import PluginRecipe
 from ser_batch.report import formats
@@ -107,7 +108,7 @@ def _report_page(run: Run, survey: Survey, place: AudioPlace, plugins: list[dict
         "plugin_sections": plugins,
         "facts": run_facts(run, survey),
         "left_out": left_out(survey, table),
-        "score": score_text(run.info.get("model") or {}),
+        "score": score_text(scores_of_run(run.info)),
     }
     sections = [
         ("overview", "Overview", True),

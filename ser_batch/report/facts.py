@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ser_batch.doubts import scores_of_run
 from ser_batch.report import charts
 from ser_batch.report.filetable import FileTable
 from ser_batch.report.formats import count, percent
@@ -34,7 +35,7 @@ def run_facts(run: Run, survey: Survey) -> list[dict[str, Any]]:
             ("counts", _listed(info.get("counts"))),
             ("fingerprint of what changes results", info.get("fingerprint")),
         ],
-        "Model": _model_facts(info.get("model") or {}, info.get("labels") or survey.labels),
+        "Model": _model_facts(info, info.get("labels") or survey.labels),
         "Settings": [(section, _listed(values)) for section, values in (info.get("config") or {}).items()],
         "Machine": [
             ("device", " ".join(str(device[key]) for key in ("chosen", "note") if device.get(key))),
@@ -53,8 +54,9 @@ def run_facts(run: Run, survey: Survey) -> list[dict[str, Any]]:
     return groups
 
 
-def _model_facts(model: dict[str, Any], labels: Any) -> list[tuple[str, Any]]:
+def _model_facts(info: dict[str, Any], labels: Any) -> list[tuple[str, Any]]:
     """Sum up the card that the model file carries; a model of other origin may carry none."""
+    model = info.get("model") or {}
     if not model:
         return []
     training = model.get("training") or {}
@@ -68,7 +70,7 @@ def _model_facts(model: dict[str, Any], labels: Any) -> list[tuple[str, Any]]:
         ("labels", ", ".join(labels)),
         ("learnt from", learnt if corpora else ""),
         ("licence of the weights", _licence_note(licences)),
-        ("scores", score_text(model)),
+        ("scores", score_text(scores_of_run(info))),
         ("limits", _LIMITS if corpora else ""),
         ("pooling of windows", _listed(model.get("pooling"))),
         ("temperature of calibration", model.get("temperature")),
@@ -91,9 +93,8 @@ def _licence_note(licences: list[str]) -> str:
     return f"that of the corpora: {', '.join(licences)}" if licences else ""
 
 
-def score_text(model: dict[str, Any]) -> str:
+def score_text(scores: dict[str, Any]) -> str:
     """Say how well the model did by its own card; an empty string where it does not tell."""
-    scores = model.get("scores") or {}
     uar, interval = scores.get("uar"), list(scores.get("uar_interval") or [])
     if not isinstance(uar, int | float):
         return ""
@@ -106,6 +107,7 @@ def score_text(model: dict[str, Any]) -> str:
         "validation": "speakers kept apart from learning, though not from choosing the model",
         "cross_validation": "speakers that networks trained in the same way had not heard",
     }
+    text += f", chance being {percent(scores['chance'])}," if "chance" in scores else ""
     text += f" on {sides.get(str(scores.get('side')), 'its own check')}"
     parts = [f"{name} {percent(value)}" for name, value in (scores.get("corpora") or {}).items()]
     return f"{text}; by corpus: {', '.join(parts)}" if parts else text

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ser_batch.doubts import doubts_of_run
 from ser_batch.report.flags import FLAGS, Flag
 from ser_batch.report.grouping import Grouping, plan_groupings
 from ser_batch.report.tallies import Chunk, Extremes, FeatureSample, Groups, Reasons, ShareRow
@@ -278,6 +279,9 @@ class _Surveyor:
     def finish(self) -> Survey:
         survey = self.survey
         self._check_metadata()
+        if survey.n_labelled:
+            counts = dict(zip(self.labels, survey.everything.rows()[0].counts, strict=True))
+            self.run.notices += doubts_of_run(self.run.info, counts)
         survey.slowest = self.slowest.rows()
         survey.longest = [row for _, row in self.longest.rows()]
         survey.confident = {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ser_batch import hooks
+from ser_batch.doubts import doubts_of_run
 from ser_batch.errors import RunError
 from ser_batch.interrupt import Interruptions
 from ser_batch.records import ClipOutcome, Status
@@ -291,6 +292,7 @@ class OpenRun:
         return RunSummary(
             run_dir=self.run_dir,
             n_processed=n_processed,
+            doubts=tuple(doubts_of_run(manifest, manifest.get("emotions", {}))),
             **{key: manifest.get(key, {}) for key in ("run_id", "counts", "emotions", "failures", "audio_s", "wall_s")},
             gaps=gaps_of(manifest),
         )

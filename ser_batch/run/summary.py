@@ -37,6 +37,8 @@ class RunSummary:
         Files that this scan worked on.
     audio_s, wall_s : float
         Audio of all rows; time spent on the run by all scans together.
+    doubts : tuple of str
+        What speaks against the labels, one line each.
     """
 
     run_dir: Path
@@ -48,6 +50,7 @@ class RunSummary:
     n_processed: int = 0
     audio_s: float = 0.0
     wall_s: float = 0.0
+    doubts: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> ExitCode:

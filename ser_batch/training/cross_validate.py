@@ -18,7 +18,7 @@ from ser_batch.errors import DataError
 from ser_batch.records import Corpus, LabelledClip
 from ser_batch.stages.progress import Progress
 from ser_batch.training import metrics
-from ser_batch.training.dataset import Dataset, cross_validation_folds, split_speakers
+from ser_batch.training.dataset import Dataset, cross_validation_folds, split_speakers, with_labels
 from ser_batch.training.evaluate import Predictions, score_table
 from ser_batch.training.preflight import require_folder
 from ser_batch.training.stored import read_arrays, write_arrays
@@ -106,6 +106,7 @@ def cross_validate(
     """
     from ser_batch.training.rows import Rows  # noqa: PLC0415 - torch is slow to import
 
+    config = with_labels(config, clips)
     check_also(options.also, config.data.labels)
     # Labels and speakers first: what is wrong with them should not wait for the features.
     _folds(Dataset.build(clips, config.data), corpora, scheme, only)
@@ -123,7 +124,9 @@ def cross_validate(
             one = _test(fold, rows, dataset, config, options, stored, progress)
         tested.append(one)
         uars = _corpus_uars(dataset, one.clips, one.scores.probabilities())
-        progress.say(f"{fold[0]}: " + ", ".join(f"{corpus} UAR {uar:.3f}" for corpus, uar in uars.items()))
+        chances = _corpus_chances(dataset, one.clips)
+        lines = (f"{corpus} UAR {uar:.3f} (chance {chances[corpus]:.3f})" for corpus, uar in uars.items())
+        progress.say(f"{fold[0]}: {', '.join(lines)}")
     if len(tested) == 1:
         progress.say("One fold alone has no other speakers to set its temperature by: it is 1.")
     report = {"scheme": scheme, "seed": options.seed, **_score([fold.scores for fold in tested], tested, dataset)}
@@ -234,6 +237,13 @@ def _corpus_uars(dataset: Dataset, clips: NDArray[np.int64], probabilities: NDAr
     }
 
 
+def _corpus_chances(dataset: Dataset, clips: NDArray[np.int64]) -> dict[str, float]:
+    corpus = dataset.corpus[clips]
+    return {
+        dataset.corpora[number]: metrics.chance(dataset.target[clips][corpus == number]) for number in np.unique(corpus)
+    }
+
+
 def _score_categories(tested: Sequence[_Tested], dataset: Dataset) -> dict[str, Any]:
     """Return UAR among each corpus' own categories, where a tested clip of each is there."""
     clips = np.concatenate([fold.clips for fold in tested])
@@ -254,6 +264,7 @@ def _score_categories(tested: Sequence[_Tested], dataset: Dataset) -> dict[str, 
             "labels": [names[place][1] for place in own],
             "n_clips": int(inside.sum()),
             "uar": metrics.uar(truth, predicted),
+            "chance": metrics.chance(truth),
             "uar_interval": [None if np.isnan(bound) else float(bound) for bound in interval],
         }
     return blocks

@@ -6,19 +6,27 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch.corpora.emotions import EMOTIONS
+from ser_batch.corpora.emotions import canonical_emotion
 from ser_batch.errors import DataError
 from ser_batch.records import Corpus, LabelledClip
 from ser_batch.text import did_you_mean
-from ser_batch.training.train_config import DataConfig
+from ser_batch.training.train_config import DataConfig, TrainConfig
 
-__all__ = ["Dataset", "Split", "content_hashes", "cross_validation_folds", "speaker_key", "split_speakers"]
+__all__ = [
+    "Dataset",
+    "Split",
+    "content_hashes",
+    "cross_validation_folds",
+    "speaker_key",
+    "split_speakers",
+    "with_labels",
+]
 
 #: Target of a clip whose emotion is none of the labels: it trains the auxiliary head alone.
 NO_TARGET = -1
@@ -94,15 +102,42 @@ class Split:
     test: NDArray[np.int64]
 
 
+def with_labels(config: TrainConfig, clips: Sequence[LabelledClip]) -> TrainConfig:
+    """Return `config` with the labels that are learnt: those it names, else all that the clips have.
+
+    Labels are named in any case, and emotions by any of their names. Categories that are codes of a corpus alone are no
+    labels; they train the auxiliary head.
+
+    Raises
+    ------
+    DataError
+        There are fewer than two labels among the clips.
+    """
+    merge = dict(item.split("=", 1) for item in config.data.merge)
+    coded = {f"{clip.corpus}-{clip.category}" for clip in clips}
+    found = sorted({merge.get(clip.emotion, clip.emotion) for clip in clips} - coded)
+    if not config.data.labels and len(found) < 2:
+        raise DataError(
+            f"The clips have only one label ({', '.join(found) or 'none'}), and there is nothing to tell it from. Add "
+            f"clips of another: a folder per label, or rows in labels.csv."
+        )
+    by_fold = {label.casefold(): label for label in found}
+    named = [
+        label if label in found else by_fold.get(label.casefold()) or canonical_emotion(label) or label
+        for label in config.data.labels
+    ]
+    return replace(config, data=replace(config.data, labels=tuple(named or found)))
+
+
 def _require_every_label(labels: Sequence[str], counts: Counter[str]) -> None:
     for label in labels:
         if counts[label]:
             continue
-        hint = did_you_mean(label, [*counts, *EMOTIONS]) if label not in EMOTIONS else ""
+        hint = did_you_mean(label, counts)
         found = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items())) or "nothing"
         raise DataError(
             f"No clip of {label!r} among the data.{hint} Found: {found}. "
-            f"Add clips of it, or leave it out of data.labels in the configuration."
+            f"Add clips of it, or leave it out: --labels LABEL,LABEL names those that are learnt."
         )
 
 
@@ -161,7 +196,8 @@ def split_speakers(
     if missing:
         names = ", ".join(dataset.labels[label] for label in sorted(missing))
         raise DataError(
-            f"Too few speakers: after the split by speaker no training clip of {names} is left. Add speakers."
+            f"Too few speakers: after the split by speaker no training clip of {names} is left. Add speakers, or "
+            f"leave it out: --labels LABEL,LABEL names those that are learnt."
         )
     return split
 

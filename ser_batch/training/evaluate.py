@@ -58,9 +58,10 @@ def score_table(predictions: Predictions, n_draws: int = 1000) -> dict[str, Any]
     -------
     dict
         ``overall`` and, under ``corpora`` and ``sexes``, a block per group of clips; each has n_clips, n_speakers, uar
-        and accuracy with intervals, ece, brier, nll, risk_coverage, confusion and classes. ``speakers`` holds corpus,
-        sex, n_clips and uar of each speaker who is known, so that two tables can be compared pair by pair. ``contexts``
-        holds UAR among anger, disgust, happiness and sadness of vocal bursts, probabilities renormalised over the four.
+        with its chance, accuracy, intervals of both, ece, brier, nll, risk_coverage, confusion and classes.
+        ``speakers`` holds corpus, sex, n_clips, uar and chance of each speaker who is known, so that two tables can be
+        compared pair by pair. ``contexts`` holds UAR among anger, disgust, happiness and sadness of vocal bursts,
+        probabilities renormalised over the four.
     """
     table: dict[str, Any] = {"labels": list(predictions.labels), "overall": _block(predictions, n_draws)}
     for key, column in (("corpora", predictions.corpus), ("sexes", predictions.sex)):
@@ -90,6 +91,7 @@ def _block(predictions: Predictions, n_draws: int) -> dict[str, Any]:
         "n_clips": len(predictions),
         "n_speakers": len(set(predictions.speaker)),
         "uar": metrics.uar(truth, predicted),
+        "chance": metrics.chance(truth),
         "uar_interval": interval(lambda index: metrics.uar(truth[index], predicted[index])),
         "accuracy": float(np.mean(truth == predicted)),
         "accuracy_interval": interval(lambda index: float(np.mean(truth[index] == predicted[index]))),
@@ -112,6 +114,7 @@ def _speaker(predictions: Predictions) -> dict[str, Any]:
         "sex": str(predictions.sex[0]),
         "n_clips": len(predictions),
         "uar": metrics.uar(predictions.truth, predictions.probabilities.argmax(axis=1)),
+        "chance": metrics.chance(predictions.truth),
     }
 
 
@@ -136,6 +139,7 @@ def _contexts(predictions: Predictions, n_draws: int) -> dict[str, Any] | None:
         "labels": list(CONTEXTS),
         "n_clips": len(bursts),
         "uar": metrics.uar(truth, predicted),
+        "chance": metrics.chance(truth),
         "uar_interval": [_number(bound) for bound in interval],
     }
 

@@ -16,6 +16,7 @@ from ser_batch.bootstrap import cluster_interval
 __all__ = [
     "bootstrap_by_group",
     "brier_score",
+    "chance",
     "class_scores",
     "confusion_matrix",
     "expected_calibration_error",
@@ -53,6 +54,12 @@ def uar(truth: ArrayLike, predicted: ArrayLike) -> float:
     if not len(truth):
         return float("nan")
     return float(np.mean([np.mean(predicted[truth == label] == label) for label in np.unique(truth)]))
+
+
+def chance(truth: ArrayLike) -> float:
+    """UAR of whoever gives every clip the same label: 1 over the number of labels that occur; NaN without clips."""
+    n_labels = len(np.unique(np.asarray(truth)))
+    return 1 / n_labels if n_labels else float("nan")
 
 
 def class_scores(confusion: ArrayLike) -> list[dict[str, float]]:

@@ -66,7 +66,11 @@ def _confusion(axes: Any, table: dict[str, Any]) -> None:
         axes.text(column, row, f"{share:.2f}", ha="center", va="center", color="white" if share > 0.5 else "black")
     axes.set_xticks(range(len(labels)), labels, rotation=45)
     axes.set_yticks(range(len(labels)), labels)
-    axes.set(xlabel="predicted", ylabel="true", title=f"UAR {table['overall']['uar']:.3f}")
+    axes.set(
+        xlabel="predicted",
+        ylabel="true",
+        title=f"UAR {table['overall']['uar']:.3f} (chance {table['overall']['chance']:.3f})",
+    )
 
 
 def _reliability(axes: Any, block: dict[str, Any]) -> None:

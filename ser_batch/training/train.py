@@ -24,7 +24,7 @@ from ser_batch.plugins import PluginRecipe
 from ser_batch.records import Corpus, LabelledClip
 from ser_batch.stages.progress import Progress
 from ser_batch.training import metrics
-from ser_batch.training.dataset import Dataset, content_hashes, speaker_key, split_speakers
+from ser_batch.training.dataset import Dataset, content_hashes, speaker_key, split_speakers, with_labels
 from ser_batch.training.derive import keep_labels
 from ser_batch.training.evaluate import HASH_DIGITS, Predictions, score_table
 from ser_batch.training.features import (
@@ -160,6 +160,7 @@ def train_model(
     from ser_batch.training.rows import Rows  # noqa: PLC0415
 
     check_model_names(options.output, options.also)
+    config = with_labels(config, clips)
     check_also(options.also, config.data.labels)
     _check_scores(config, options)
     # Labels and speakers first: what is wrong with them should not wait for the features.
@@ -184,8 +185,7 @@ def train_model(
 
     def announce(record: dict[str, float]) -> None:
         progress.step("epochs", int(record["epoch"]), config.fit.epochs)
-        score = f", validation UAR {record['validation_uar']:.3f}" if "validation_uar" in record else ""
-        progress.say(f"epoch {record['epoch']}: loss {record['loss']:.3f}{score}")
+        progress.say(_epoch_line(record, dataset.target[rows.labelled(split.validation, dataset)]))
 
     validated = split.validation if len(split.validation) else None
     plan = FitPlan(split.train, validated, options.seed, config.data.balance, state_file=state / "first.pt")
@@ -230,6 +230,13 @@ def train_model(
     write_atomic(options.report_dir / "training.json", json.dumps(report, indent=1))
     shutil.rmtree(state, ignore_errors=True)
     return report
+
+
+def _epoch_line(record: Mapping[str, float], truth: Indices) -> str:
+    line = f"epoch {record['epoch']}: loss {record['loss']:.3f}"
+    if "validation_uar" in record:
+        line += f", validation UAR {record['validation_uar']:.3f} (chance {metrics.chance(truth):.3f})"
+    return line
 
 
 def _check_scores(config: TrainConfig, options: TrainOptions) -> None:
@@ -292,6 +299,7 @@ def _summary(report: dict[str, Any]) -> dict[str, Any]:
         "side": side,
         "uar": report[side]["overall"]["uar"],
         "uar_interval": report[side]["overall"]["uar_interval"],
+        "chance": report[side]["overall"]["chance"],
         "corpora": {name: block["uar"] for name, block in report[side]["corpora"].items()},
     }
 

@@ -23,7 +23,8 @@ _MIN_FRAMES = 16
 class DataConfig:
     """Which labels are learnt and how speakers are split."""
 
-    labels: tuple[str, ...] = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
+    #: Empty: all that the clips have, see `dataset.with_labels`.
+    labels: tuple[str, ...] = ()
     #: Labels that count as another one, as ``"calm=neutral"``.
     merge: tuple[str, ...] = ()
     #: Share of the speakers of each corpus kept for early stopping and the temperature; 0 keeps nobody, for trainings
@@ -35,7 +36,7 @@ class DataConfig:
     balance: float = 0.5
 
     def __post_init__(self) -> None:
-        require(len(self.labels) >= 2, "data.labels", "two labels or more")
+        require(len(self.labels) != 1, "data.labels", "two labels or more, or none for all that there are")
         require(len(set(self.labels)) == len(self.labels), "data.labels", "without repeats")
         require(all("=" in item for item in self.merge), "data.merge", 'a list of "from=to"')
         require(0 <= self.validation_share < 0.5, "data.validation_share", "from 0 to below 0.5")

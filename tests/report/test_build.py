@@ -143,14 +143,14 @@ def test_it_tells_what_was_scanned_how_sure_it_is_and_what_failed(page: Page, ru
 )
 def test_it_tells_on_whom_the_model_was_scored(side: str, words: str) -> None:
     scores = {"side": side, "uar": 0.6, "uar_interval": [0.5, 0.7], "corpora": {"tapes": 0.6}}
-    text = score_text({"name": "own", "scores": scores})
+    text = score_text(scores)
     assert words in text
     assert "60.0 % (95 % interval by speaker 50.0 % to 70.0 %)" in text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_a_model_scored_on_one_speaker_has_no_interval_to_tell() -> None:
     scores = {"side": "test", "uar": 0.6, "uar_interval": [None, None], "corpora": {"tapes": 0.6}}
-    assert "interval" not in score_text({"name": "own", "scores": scores})
+    assert "interval" not in score_text(scores)
 
 
 def test_the_table_holds_every_file_with_its_strongest_moment(page: Page, run: Path) -> None:

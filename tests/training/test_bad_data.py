@@ -65,6 +65,12 @@ def a_missing_class() -> None:
     shutil.rmtree("raw/surprise")
 
 
+def a_single_class() -> None:
+    names_only(Path("raw"))
+    for label in LABELS[1:]:
+        shutil.rmtree(f"raw/{label}")
+
+
 def one_speaker() -> None:
     names_only(Path("raw"), n_speakers=1)
 
@@ -164,7 +170,13 @@ OUT_OF_RANGE = (
     ("prepare", "arguments", "code", "words"),
     [
         (an_empty_class, ("--data", "raw"), ExitCode.DATA, ("raw/fear", "holds no audio", "remove the empty folder")),
-        (a_missing_class, ("--data", "raw"), ExitCode.DATA, ("No clip of 'surprise'", "anger (3)", "data.labels")),
+        (
+            a_missing_class,
+            ("--data", "raw", "--labels", "anger,surprise"),
+            ExitCode.DATA,
+            ("No clip of 'surprise'", "anger (3)", "--labels LABEL,LABEL"),
+        ),
+        (a_single_class, ("--data", "raw"), ExitCode.DATA, ("only one label (anger)", "Add clips of another")),
         (one_speaker, ("--data", "raw"), ExitCode.DATA, ("Only one speaker (raw-s1)", "6 clips", "speakers.csv")),
         (a_class_of_one_speaker, ("--data", "raw"), ExitCode.DATA, ("Too few speakers", "Add speakers")),
         (an_unknown_class, ("--data", "raw"), ExitCode.DATA, ("raw/agner", "Did you mean 'anger'", "Rename")),

@@ -58,7 +58,8 @@ def test_the_quick_configuration_is_shipped_and_small() -> None:
 
 def test_what_is_learnt_and_how_well_is_said(trained: Trained) -> None:
     lines = trained.err.splitlines()
-    assert "Device: cpu" in lines[0]
+    assert lines[0] == f"raw, {trained.data}: {N_CLIPS} files found = {N_CLIPS} taken."
+    assert "Device: cpu" in lines[1]
     counts = ", ".join(f"{label} 6" for label in LABELS)
     assert f"{N_CLIPS} clips, 3 speakers, raw: {counts}" in lines
     assert sum(line.startswith("epoch ") for line in lines) == load_train_config(config_path("quick")).fit.epochs
@@ -77,7 +78,7 @@ def test_the_model_file_knows_where_it_comes_from(trained: Trained) -> None:
     assert training["licences"] == ["your own"]
     # Two of three speakers, as keys that tell no names, and the clips of both: what evaluate refuses to score.
     assert len(training["speakers"]) == 2
-    assert set(training["speakers"]) < {speaker_key(f"s{number}") for number in (1, 2, 3)}
+    assert set(training["speakers"]) < {speaker_key(f"raw-s{number}") for number in (1, 2, 3)}
     assert len(training["audio"]) == 12 * N_CLIPS * 2 // 3
 
 
