@@ -242,24 +242,21 @@ class _Arrays:
     def read_clip(self, ref: ClipRef, sample_rate_hz: int, piece_s: float, overlap_s: float) -> Iterable[Clip] | None:
         if ref.path not in self.offered:
             return None
-        mono, source_rate_hz = self.offered[ref.path]
-        if source_rate_hz != sample_rate_hz:
-            import soxr  # noqa: PLC0415 - only where it is needed
+        return _pieces(*self.offered[ref.path], sample_rate_hz, piece_s, overlap_s)
 
-            mono = soxr.resample(mono, source_rate_hz, sample_rate_hz, quality="HQ")
-        n_piece, n_overlap = round(piece_s * sample_rate_hz), round(overlap_s * sample_rate_hz)
-        # A last piece within the overlap has nothing of its own.
-        n_pieces = max(1, -(-(len(mono) - n_overlap) // n_piece))
-        return (
-            Clip(
-                mono[k * n_piece : (k + 1) * n_piece + (n_overlap if k < n_pieces - 1 else n_piece)].copy(),
-                sample_rate_hz,
-                source_rate_hz,
-                1,
-                start_s=k * n_piece / sample_rate_hz,
-            )
-            for k in range(n_pieces)
-        )
+
+def _pieces(
+    mono: NDArray[np.float32], source_rate_hz: int, sample_rate_hz: int, piece_s: float, overlap_s: float
+) -> Iterator[Clip]:
+    """Resample and cut an array as the reader does what it has decoded."""
+    from ser_batch.audio.pieces import Cutter  # noqa: PLC0415 - loads libsndfile
+    from ser_batch.audio.sound import Block, block_frames  # noqa: PLC0415
+    from ser_batch.audio.source import Account  # noqa: PLC0415
+
+    cutter = Cutter(sample_rate_hz, round(piece_s * sample_rate_hz), round(overlap_s * sample_rate_hz), Account())
+    for start in range(0, len(mono), block_frames(1)):
+        yield from cutter.push(Block(mono[start : start + block_frames(1), None], source_rate_hz))
+    yield from cutter.finish()
 
 
 def _mono(samples: NDArray, sample_rate_hz: int) -> NDArray[np.float32]:
