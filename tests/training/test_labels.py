@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from labelled_clips import one_thread, write_clip
+from labelled_clips import write_clip
 from synthetic_run import RunPlan, make_run
 
 from ser_batch.classifier import checkpoint
@@ -43,8 +43,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def train(epochs: int, *arguments: str) -> int:
     Path("tiny.toml").write_text(TINY.format(epochs=epochs))
     fixed = ("--config", "tiny.toml", "--output", "own.safetensors", "--device", "cpu", "--jobs", "2")
-    with one_thread():
-        return main(["train", *fixed, *arguments])
+    return main(["train", *fixed, *arguments])
 
 
 def clips(*emotions: str) -> list[LabelledClip]:
@@ -113,8 +112,7 @@ def test_the_recipe_is_scored_without_naming_a_model(capsys: pytest.CaptureFixtu
     folders({"Angry": "anger", "Wut": "fear"})
     Path("tiny.toml").write_text(TINY.format(epochs=1))
     arguments = ["evaluate", "four", "--cross-validate", "speaker", "--config", "tiny.toml", "--device", "cpu"]
-    with one_thread():
-        assert main([*arguments, "--labels", "wut,angry", "--json", "scores.json", "--jobs", "2"]) == ExitCode.OK
+    assert main([*arguments, "--labels", "wut,angry", "--json", "scores.json", "--jobs", "2"]) == ExitCode.OK
     told = capsys.readouterr()
     assert re.search(r"^ +clips +spkrs +UAR +95 % by speaker +chance", told.out, re.MULTILINE)
     scores = json.loads(Path("scores.json").read_text())
