@@ -20,8 +20,9 @@ from ser_batch.run.steps import reached
 from ser_batch.run.summary import RunSummary
 from ser_batch.stages.discover import FileList, Found, discover
 from ser_batch.stages.ingredients import Ingredients, gather
-from ser_batch.stages.pool import Extraction, worker_count
+from ser_batch.stages.pool import Extraction
 from ser_batch.stages.predict import predict_outcomes
+from ser_batch.stages.processes import worker_count
 from ser_batch.stages.progress import Progress
 from ser_batch.text import printable
 

@@ -21,7 +21,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: Library -> where it may be imported, as paths relative to the package; a folder means all within.
 HOMES = {
     "torch": ("classifier/network.py", "classifier/torch_*.py", "training/"),
-    "joblib": ("stages/pool.py",),
+    "joblib": ("stages/processes.py",),
     "pyarrow": ("tables/", "run/", "export/", "report/"),
     "click": ("cli/",),
     "onnxruntime": ("classifier/",),

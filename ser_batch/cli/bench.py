@@ -41,10 +41,11 @@ def command(folder: str | None, n_files: int, no_model: bool, **options: Any) ->
 
     Prints files per second, audio hours per hour and the time of each stage, all on the CPU. Nothing is kept.
     """
+    from ser_batch.cli.progress import make_progress  # noqa: PLC0415
     from ser_batch.engine import find_audio  # noqa: PLC0415 - imports for a call, not for --help
     from ser_batch.stages.ingredients import gather  # noqa: PLC0415
     from ser_batch.stages.measure import measure_speed, sample_refs  # noqa: PLC0415
-    from ser_batch.stages.pool import worker_count  # noqa: PLC0415
+    from ser_batch.stages.processes import worker_count  # noqa: PLC0415
 
     config = config_of(options, **({"model": ""} if no_model else {}))
     recipe = recipe_of(options)
@@ -55,7 +56,7 @@ def command(folder: str | None, n_files: int, no_model: bool, **options: Any) ->
         found = find_audio([folder or made], config)
         refs = sample_refs(found, n_files)
         n_jobs = worker_count(config.extract.jobs, len(refs))
-        speed = measure_speed(refs, ingredients.setup(predict=True), n_jobs)
+        speed = measure_speed(refs, ingredients.setup(predict=True), n_jobs, make_progress())
     _print(speed, n_jobs, ingredients.model.get("name"))
     return ExitCode.OK
 

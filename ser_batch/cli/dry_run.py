@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from ser_batch.audio.formats import MEDIA_SUFFIXES, pyav_reader
-from ser_batch.cli.progress import hours_text
+from ser_batch.cli.progress import hours_text, make_progress
 from ser_batch.engine import prepare
 from ser_batch.errors import ExitCode
 from ser_batch.run.open import preview_run
 from ser_batch.stages.measure import estimate_audio_s, measure_speed, sample_refs
-from ser_batch.stages.pool import worker_count
+from ser_batch.stages.processes import worker_count
 from ser_batch.text import printable
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def _print_work(found: Found, ingredients: Ingredients) -> None:
             about = 'not read without PyAV: pip install "ser-batch[media]"'
         click.echo(f"  {printable(suffix) or 'no suffix':<10} {n_files:>10,}   {about}")
     n_jobs = worker_count(ingredients.config.extract.jobs, len(found))
-    speed = measure_speed(sample_refs(found, _SAMPLE_PER_WORKER * n_jobs), ingredients.setup(predict=True), n_jobs)
+    refs = sample_refs(found, _SAMPLE_PER_WORKER * n_jobs)
+    speed = measure_speed(refs, ingredients.setup(predict=True), n_jobs, make_progress())
     for reason, n_files in speed.failures.items():
         click.echo(f"{n_files:,} of {speed.n_files:,} files of the sample failed: {printable(reason)}")
     if speed.audio_s:

@@ -34,11 +34,7 @@ def kernel_folder() -> Path | None:
     ``NUMBA_CACHE_DIR`` comes first, as for all of numba; then ``__pycache__`` beside the sources; then the user's own
     cache folder.
     """
-    folders = list(_candidates())
-    for folder in folders:
-        if _marker(folder).exists():
-            return folder
-    return next((folder for folder in folders if _has_room(folder)), None)
+    return next((folder for folder in _candidates() if _marker(folder).exists() or _has_room(folder)), None)
 
 
 def not_warm(extractors: Iterable[str]) -> set[str]:

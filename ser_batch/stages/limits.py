@@ -44,18 +44,18 @@ def starting(n_workers: int) -> Iterator[None]:
         raise refusal from error
 
 
-def refused(error: Exception, n_workers: int) -> RunError | None:
+def refused(error: BaseException, n_workers: int) -> RunError | None:
     """Return what to tell people where too much is asked of the machine, None where that is not what `error` says."""
     code = error.errno if isinstance(error, OSError) else None
-    if code in (errno.EMFILE, errno.ENFILE):
+    if code in (errno.EMFILE, errno.ENFILE) or os.strerror(errno.EMFILE) in str(error):
         return RunError(
             f"{n_workers} workers need more open files than are allowed. "
             f"Raise the limit (ulimit -n), or use fewer --jobs."
         )
     if code in (errno.EAGAIN, errno.ENOMEM) or "can't start new thread" in str(error):
         return RunError(
-            f"The system refuses to start {n_workers} workers ({os.strerror(code or errno.EAGAIN)}). "
-            f"Use fewer --jobs, or raise the limit of processes (ulimit -u, or that of the container) or of memory."
+            f"The system refuses the processes and threads of {n_workers} workers. Use fewer --jobs, or raise the "
+            f"limit of processes (ulimit -u, or that of the container) or of memory."
         )
     return None
 

@@ -65,7 +65,7 @@ def sample_refs(found: Found, n_files: int) -> list[ClipRef]:
     return [found.ref(index * len(found) // n_files) for index in range(n_files)]
 
 
-def measure_speed(refs: Sequence[ClipRef], setup: Setup, n_jobs: int) -> Speed:
+def measure_speed(refs: Sequence[ClipRef], setup: Setup, n_jobs: int, progress: Progress) -> Speed:
     """Process files in `n_jobs` workers, storing nothing.
 
     Parameters
@@ -74,13 +74,20 @@ def measure_speed(refs: Sequence[ClipRef], setup: Setup, n_jobs: int) -> Speed:
         At least one; the first few are processed twice, to start the workers before the clock runs.
     setup : Setup
     n_jobs : int
+    progress : Progress
+        Told of finished files, and what takes long.
     """
-    with temporary_extraction(setup, n_jobs, Progress()) as extraction:
-        begin = time.perf_counter()
-        extraction.finish(extraction.start(list(refs[: 2 * n_jobs])))
-        started = time.perf_counter()
-        outcomes = extraction.finish(extraction.start(refs))
-        wall_s = time.perf_counter() - started
+    first = list(refs[: 2 * n_jobs])
+    progress.begin(len(first) + len(refs), len(first) + len(refs))
+    try:
+        with temporary_extraction(setup, n_jobs, progress) as extraction:
+            begin = time.perf_counter()
+            extraction.finish(extraction.start(first))
+            started = time.perf_counter()
+            outcomes = extraction.finish(extraction.start(refs))
+            wall_s = time.perf_counter() - started
+    finally:
+        progress.end()
     failures: dict[str, int] = defaultdict(int)
     for outcome in outcomes:
         if outcome.status is Status.FAILED:

@@ -1,4 +1,4 @@
-"""Spreads files over worker processes (loky, joblib's own pool) and gets an outcome for every one, whatever dies.
+"""Spreads files over worker processes and gets an outcome for every one, whatever dies.
 
 `joblib.Parallel` has no back-pressure, and with one job it runs in the caller's process, where a codec that crashes
 takes the run along. So this uses the executor beneath it: few shards are in flight, and one job is one worker too.
@@ -10,36 +10,30 @@ others go on in a fresh pool. A file that kills its worker a second time is fail
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import tempfile
+import threading
 import time
-import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 
 from ser_batch import errors
 from ser_batch.dsp import kernel_cache
 from ser_batch.errors import RunError
 from ser_batch.records import ClipOutcome, ClipRef, Status
-from ser_batch.stages.blame import Cause, cause_of, innermost_lines, last_words
 from ser_batch.stages.ingredients import Setup
-from ser_batch.stages.limits import refused, starting
+from ser_batch.stages.limits import refused
+from ser_batch.stages.processes import WORKER_ENVIRONMENT, WorkerProcesses, is_broken
 from ser_batch.stages.progress import Progress
-from ser_batch.stages.watch import Watchdog, beats, end_left_behind
-from ser_batch.stages.worker import Answer, Beat, read_spool, run_chunk, start_worker
-from ser_batch.text import shortened
+from ser_batch.stages.worker import Answer
+from ser_batch.text import message_of, shortened
 
-if TYPE_CHECKING:
-    from joblib.externals.loky import ProcessPoolExecutor
-
-__all__ = ["Extraction", "Job", "temporary_extraction", "worker_count"]
+__all__ = ["Extraction", "Job", "temporary_extraction"]
 
 T = TypeVar("T")
 
@@ -50,39 +44,6 @@ _CHUNK_BYTES = 16 * 2**20
 _LONG_START_S = 8.0
 #: Pools that die one after the other without a file to blame, before the run gives up.
 _MAX_STILLBORN = 3
-
-#: One thread per worker, whatever library computes. glibc: keep freed blocks instead of returning them to the system
-#: and faulting the pages in again for the next clip; see docs/performance.md for what it brings.
-_WORKER_ENVIRONMENT = {
-    **dict.fromkeys(
-        (
-            "OMP_NUM_THREADS",
-            "OPENBLAS_NUM_THREADS",
-            "MKL_NUM_THREADS",
-            "BLIS_NUM_THREADS",
-            "VECLIB_MAXIMUM_THREADS",
-            "NUMBA_NUM_THREADS",
-            "NUMEXPR_NUM_THREADS",
-        ),
-        "1",
-    ),
-    # A worker begins in the working directory, which may be a folder of the archive with a `psutil.py` in it.
-    "PYTHONSAFEPATH": "1",
-    "MALLOC_TOP_PAD_": str(64 * 2**20),
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-    "MALLOC_ARENA_MAX": "1",
-}
-
-
-def worker_count(n_jobs: int, n_files: int) -> int:
-    """Return how many workers to start: `n_jobs`, or one per core that this process may use where it is 0.
-
-    Never more than there are files: a worker takes a second of a core to start.
-    """
-    with _quietly():
-        from joblib import cpu_count  # noqa: PLC0415 - a fifth of a second, not for `predict`
-    return max(1, min(n_jobs or cpu_count(), n_files))
 
 
 @dataclass(eq=False)
@@ -113,7 +74,7 @@ class _Chunk:
     #: Where in its job it begins.
     first: int
     refs: Sequence[ClipRef]
-    pool: _Pool
+    pool: WorkerProcesses
     future: Future[Answer] | None
     #: How many workers of its own a suspect has been given to; 0 for files that nobody suspects.
     attempt: int = 0
@@ -150,7 +111,7 @@ class Extraction:
     def __init__(self, setup: Setup, n_jobs: int, folder: Path, progress: Progress) -> None:
         # Absolute, since a plugin may change the working directory.
         self._setup, self._n_jobs, self._folder, self._progress = setup, n_jobs, folder.absolute(), progress
-        self._environment = dict(_WORKER_ENVIRONMENT)
+        self._environment = dict(WORKER_ENVIRONMENT)
         self._begin_s = time.monotonic()
         #: Whether nothing has come back yet, and nothing was said about it.
         self._is_starting = True
@@ -159,15 +120,25 @@ class Extraction:
         self._open: dict[int, _Chunk] = {}
         self._suspects: deque[_Suspect] = deque()
         #: All that live: the one for everybody, and one for each suspect.
-        self._pools: list[_Pool] = []
-        self._pool: _Pool | None = None
+        self._pools: list[WorkerProcesses] = []
+        self._pool: WorkerProcesses | None = None
+        self._thread_error: BaseException | None = None
 
     def __enter__(self) -> Extraction:
+        self._old_hook, threading.excepthook = threading.excepthook, self._note_thread
         return self
 
     def __exit__(self, *_: object) -> None:
         for pool in self._pools:
             pool.end()
+        threading.excepthook = self._old_hook
+
+    def _note_thread(self, args: threading.ExceptHookArgs) -> None:
+        """Remember why a thread of loky has ended, without which no task would ever be done."""
+        if type(args.thread).__module__.startswith("joblib."):
+            self._thread_error = args.exc_value
+        else:
+            self._old_hook(args)
 
     def run(self, shards: Iterable[tuple[T, Sequence[ClipRef]]]) -> Iterator[tuple[T, list[ClipOutcome]]]:
         """Yield each shard with its outcomes, in order; while the caller stores one, the next are being worked on."""
@@ -205,16 +176,22 @@ class Extraction:
             Workers die again and again before they begin a file, cannot write what they found, or cannot be started.
         """
         while len(job.outcomes) < len(job.refs):
-            futures = [chunk.future for chunk in self._open.values() if chunk.future is not None]
-            if len(futures) == len(self._open):
-                # A timeout, so that signals are seen while waiting.
-                wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
+            self._wait_for(*(chunk.future for chunk in self._open.values()))
             if self._is_starting and time.monotonic() - self._begin_s > _LONG_START_S:
                 self._is_starting = False
                 self._progress.say("Workers are still starting: loading a plugin, or compiling its code, takes long.")
             self._take()
             self._try_suspects()
         return [job.outcomes[place] for place in range(len(job.refs))]
+
+    def _wait_for(self, *futures: Future[Answer] | None) -> None:
+        """Wait until one of some tasks is done, for half a second at most, so that signals are seen."""
+        given = [future for future in futures if future is not None]
+        if len(given) == len(futures):
+            wait(given, timeout=0.5, return_when=FIRST_COMPLETED)
+        if self._thread_error is not None:
+            error = self._thread_error
+            raise refused(error, self._n_jobs) or RunError(f"The pool of workers broke: {message_of(error)}") from error
 
     def _submit(self, job: Job, first: int, last: int) -> None:
         if self._pool is None:
@@ -223,18 +200,18 @@ class Extraction:
             self._pool = self._new_pool(self._n_jobs)
         self._give(self._pool, job, first, last)
 
-    def _give(self, pool: _Pool, job: Job, first: int, last: int, attempt: int = 0) -> None:
+    def _give(self, pool: WorkerProcesses, job: Job, first: int, last: int, attempt: int = 0) -> None:
         number, refs = self._n_chunks, job.refs[first:last]
         self._n_chunks += 1
         self._open[number] = _Chunk(number, job, first, refs, pool, pool.submit(number, refs), attempt)
 
-    def _new_pool(self, n_workers: int) -> _Pool:
+    def _new_pool(self, n_workers: int) -> WorkerProcesses:
         self._n_pools += 1
-        pool = _Pool(self._setup, n_workers, self._folder / f"pool-{self._n_pools}", self._environment)
+        pool = WorkerProcesses(self._setup, n_workers, self._folder / f"pool-{self._n_pools}", self._environment)
         self._pools.append(pool)
         return pool
 
-    def _end(self, pool: _Pool) -> None:
+    def _end(self, pool: WorkerProcesses) -> None:
         pool.end()
         pool.forget()
         self._pools.remove(pool)
@@ -256,17 +233,17 @@ class Extraction:
         pool = self._new_pool(1)
         future = pool.submit(0, ())
         while future is not None and not future.done():
-            wait([future], timeout=0.5)
-        if future is not None and not _is_broken(_error_of(future)):
+            self._wait_for(future)
+        if future is not None and not is_broken(_error_of(future)):
             self._checked(future)
         self._end(pool)
         self._begin_s = time.monotonic()
 
     def _take(self) -> None:
         """Collect what is done, and see to pools that have died or can do no more."""
-        ended: dict[_Pool, None] = {}
+        ended: dict[WorkerProcesses, None] = {}
         for chunk in list(self._open.values()):
-            if chunk.future is None or _is_broken(_error_of(chunk.future)):
+            if chunk.future is None or is_broken(_error_of(chunk.future)):
                 ended[chunk.pool] = None
             elif chunk.future.done():
                 answer = self._checked(chunk.future)
@@ -312,7 +289,7 @@ class Extraction:
         if chunk.is_done:
             del self._open[chunk.number]
 
-    def _replace(self, pool: _Pool) -> None:
+    def _replace(self, pool: WorkerProcesses) -> None:
         """End the pool for everybody; keep what it has done, set suspects apart, go on with the rest in a fresh one."""
         pool.end()
         suspects = pool.suspects()
@@ -340,7 +317,7 @@ class Extraction:
             job, place, attempt = self._suspects.popleft()
             self._give(self._new_pool(1), job, place, place + 1, attempt)
 
-    def _judge(self, pool: _Pool) -> None:
+    def _judge(self, pool: WorkerProcesses) -> None:
         """See what has become of a suspect whose worker could not finish it.
 
         A worker that dies before it begins the file is not the file's fault, and another one tries.
@@ -362,159 +339,19 @@ class Extraction:
                 self._suspects.append(_Suspect(chunk.job, chunk.first, chunk.attempt + 1))
         self._end(pool)
 
-    def _give_up(self, pool: _Pool) -> NoReturn:
+    def _give_up(self, pool: WorkerProcesses) -> NoReturn:
         if not pool.has_died:
             raise RunError(f"What workers write below {self._folder} disappears. Does something tidy up there?")
         words = pool.last_words()
-        raise RunError(
+        raise refused(RuntimeError(words), self._n_jobs) or RunError(
             f"Worker processes end before they begin a file, {_MAX_STILLBORN} times in a row: {pool.verdict()[1].text}"
             + (f' ("{words}")' if words else "")
             + f". Is there enough memory for {self._n_jobs} workers (fewer --jobs need less)? Does every plugin load?"
         )
 
 
-class _Pool:
-    """Workers of one generation, with a folder of their own and a watchdog."""
-
-    def __init__(self, setup: Setup, n_workers: int, folder: Path, environment: Mapping[str, str]) -> None:
-        self._setup, self._n_workers, self._folder = setup, n_workers, folder
-        self._watchdog = Watchdog(folder, setup.config.extract.memory_limit_mb)
-        #: Exit codes of the workers that had died before loky killed all others; None while it sees none dead.
-        self._deaths: dict[int, int] | None = None
-        #: Why loky gave up, where no worker had died.
-        self._complaint = ""
-        try:
-            folder.mkdir(mode=0o700, parents=True)
-        except OSError as error:
-            raise RunError(f"Workers need a folder, and {folder} cannot be made: {error.strerror}.") from error
-        with starting(n_workers), _quietly():
-            from joblib.externals.loky import ProcessPoolExecutor  # noqa: PLC0415 - as in `worker_count`
-
-            _start_trackers()
-            self._executor: ProcessPoolExecutor | None = ProcessPoolExecutor(
-                n_workers, initializer=start_worker, initargs=(folder, os.getpid()), env=environment
-            )
-            self._watchdog.start()
-        #: loky's own: the workers that are alive, as far as it knows.
-        self._processes: Mapping[int, Any] = self._executor._processes
-
-    @property
-    def has_died(self) -> bool:
-        return self._deaths is not None
-
-    def submit(self, number: int, refs: Sequence[ClipRef]) -> Future[Answer] | None:
-        """Queue a chunk; None where the pool has died meanwhile."""
-        from joblib.externals.loky import BrokenProcessPool  # noqa: PLC0415 - already loaded with the pool
-
-        assert self._executor is not None
-        future: Future[Answer]
-        try:
-            with starting(self._n_workers):
-                future = self._executor.submit(run_chunk, self._setup, self._folder, number, refs)
-        except BrokenProcessPool as error:
-            self._note_deaths(error)
-            return None
-        future.add_done_callback(lambda done: self._note_deaths(None if done.cancelled() else done.exception()))
-        return future
-
-    def collect(self, number: int, refs: Sequence[ClipRef]) -> list[ClipOutcome]:
-        return read_spool(self._folder, number, refs)
-
-    def suspects(self) -> set[tuple[int, int]]:
-        """(chunk, position) of each file that may have killed a worker: those that the dead had in hand.
-
-        Where nobody knows who died first, those that any worker had in hand.
-        """
-        if not self.has_died or self._complaint:
-            return set()
-        in_hand = [beat for beat in beats(self._folder) if beat.stage not in ("start", "idle")]
-        return {(beat.chunk, beat.position) for beat in in_hand if self._is_dead(beat)}
-
-    def verdict(self) -> tuple[str, Cause]:
-        """Stage and cause of the first death; the stage is "" where that worker had not begun anything."""
-        if self._complaint:
-            return "", Cause("Killed", self._complaint)
-        beat = self._first_dead()
-        if beat is None:
-            return "", cause_of(next(iter((self._deaths or {}).values()), None))
-        return beat.stage, self._watchdog.killed.get(beat.pid) or cause_of((self._deaths or {}).get(beat.pid))
-
-    def where(self) -> str:
-        """Return in which lines of Python the first to die crashed, as the end of a sentence."""
-        beat = self._first_dead()
-        lines = innermost_lines(self._folder, beat.pid) if beat else ""
-        return f", at {lines}" if lines else ""
-
-    def last_words(self) -> str:
-        return last_words(self._folder, self._deaths or ())
-
-    def _first_dead(self) -> Beat | None:
-        return next(filter(self._is_dead, beats(self._folder)), None)
-
-    def _is_dead(self, beat: Beat) -> bool:
-        """Whether a worker had died before loky killed all; True for all where nobody knows."""
-        dead = {*(self._deaths or ()), *self._watchdog.killed}
-        return beat.pid in dead or not dead
-
-    def _note_deaths(self, error: BaseException | None) -> None:
-        """Look who is dead; loky says so to all who wait, just before it kills all workers that are alive."""
-        if self._deaths is None and _is_broken(error):
-            codes = {pid: process.exitcode for pid, process in list(self._processes.items())}
-            self._deaths = {pid: code for pid, code in codes.items() if code is not None}
-            if error is not None and error.__cause__ is not None:  # a task or an answer that could not be unpickled
-                self._complaint = str(error.__cause__).strip('" \n').rpartition("\n")[2]
-
-    def end(self) -> None:
-        """Stop the workers, at once: whatever they have in hand can be done again."""
-        self._watchdog.stop()
-        if self._executor is not None:
-            self._executor.shutdown(wait=True, kill_workers=True)
-            self._executor = None
-            end_left_behind(self._folder)
-
-    def forget(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _is_broken(error: BaseException | None) -> bool:
-    """Whether a task ended because a worker did."""
-    from joblib.externals.loky import BrokenProcessPool  # noqa: PLC0415 - already loaded with the pool
-
-    return isinstance(error, BrokenProcessPool)
-
-
 def _error_of(future: Future[Answer]) -> BaseException | None:
     return future.exception() if future.done() and not future.cancelled() else None
-
-
-def _start_trackers() -> None:
-    """Start the processes that remove semaphores when all others are gone, such that they do outlive these.
-
-    A terminal that goes away would end them first; and they must not import what lies in the working directory, which
-    may be a folder of the archive.
-    """
-    from multiprocessing import resource_tracker  # noqa: PLC0415
-
-    from joblib.externals.loky.backend import resource_tracker as loky_tracker  # noqa: PLC0415
-
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        resource_tracker.ensure_running()
-        loky_tracker.ensure_running()
-    finally:
-        if before is None:
-            del os.environ["PYTHONSAFEPATH"]
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Import joblib without its warning of a machine that has no semaphores: that is an error here, with a cure."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*serial mode")
-        yield
 
 
 def _chunks(refs: Sequence[ClipRef], n_jobs: int) -> Iterator[tuple[int, int]]:

@@ -27,7 +27,8 @@ from ser_batch.plugins import PluginRecipe
 from ser_batch.records import ClipOutcome, ClipRef, FeatureSpec, Status
 from ser_batch.stages.analyse import select_extractors
 from ser_batch.stages.ingredients import Ingredients, ingredients_of
-from ser_batch.stages.pool import temporary_extraction, worker_count
+from ser_batch.stages.pool import temporary_extraction
+from ser_batch.stages.processes import worker_count
 from ser_batch.stages.progress import Progress
 from ser_batch.training.augment import Augmentation, AugmentConfig, copy_id
 from ser_batch.training.stored import read_arrays, write_arrays

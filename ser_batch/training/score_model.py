@@ -14,7 +14,8 @@ from ser_batch.config import Config
 from ser_batch.errors import DataError
 from ser_batch.records import ClipOutcome, LabelledClip, Status
 from ser_batch.stages.ingredients import Ingredients, gather
-from ser_batch.stages.pool import temporary_extraction, worker_count
+from ser_batch.stages.pool import temporary_extraction
+from ser_batch.stages.processes import worker_count
 from ser_batch.stages.progress import Progress
 from ser_batch.training.dataset import content_hashes
 from ser_batch.training.evaluate import Predictions, check_leakage, score_table

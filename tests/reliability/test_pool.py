@@ -16,7 +16,8 @@ from ser_batch.config import Config
 from ser_batch.plugins import PluginRecipe
 from ser_batch.stages.discover import discover
 from ser_batch.stages.ingredients import Setup
-from ser_batch.stages.pool import Extraction, worker_count
+from ser_batch.stages.pool import Extraction
+from ser_batch.stages.processes import worker_count
 from ser_batch.stages.progress import Progress
 from ser_batch.stages.watch import Watchdog
 
