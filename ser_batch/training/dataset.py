@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch.corpora.emotions import canonical_emotion
-from ser_batch.errors import DataError
+from ser_batch.corpora.emotions import EMOTIONS, canonical_emotion, near_emotion
+from ser_batch.errors import ConfigError, DataError
 from ser_batch.records import Corpus, LabelledClip
 from ser_batch.text import did_you_mean
 from ser_batch.training.train_config import DataConfig, TrainConfig
@@ -23,6 +23,7 @@ __all__ = [
     "Split",
     "content_hashes",
     "cross_validation_folds",
+    "merged_emotions",
     "speaker_key",
     "split_speakers",
     "with_labels",
@@ -59,10 +60,11 @@ class Dataset:
         Raises
         ------
         DataError
-            A label without any clip, a label that nobody knows and no clip has, or a wrong merge rule.
+            A label without any clip, or a label that nobody knows and no clip has.
+        ConfigError
+            A wrong merge rule.
         """
-        merge = dict(item.split("=", 1) for item in config.merge)
-        emotions = [merge.get(clip.emotion, clip.emotion) for clip in clips]
+        emotions = merged_emotions(clips, config.merge, config.labels)
         _require_every_label(config.labels, Counter(emotions))
         corpora = tuple(sorted({clip.corpus for clip in clips}))
         categories = sorted({(clip.corpus, clip.category) for clip in clips})
@@ -112,21 +114,71 @@ def with_labels(config: TrainConfig, clips: Sequence[LabelledClip]) -> TrainConf
     ------
     DataError
         There are fewer than two labels among the clips.
+    ConfigError
+        A wrong merge rule.
     """
-    merge = dict(item.split("=", 1) for item in config.data.merge)
     coded = {f"{clip.corpus}-{clip.category}" for clip in clips}
-    found = sorted({merge.get(clip.emotion, clip.emotion) for clip in clips} - coded)
+    found = sorted({*merged_emotions(clips, config.data.merge, config.data.labels)} - coded)
     if not config.data.labels and len(found) < 2:
         raise DataError(
             f"The clips have only one label ({', '.join(found) or 'none'}), and there is nothing to tell it from. Add "
             f"clips of another: a folder per label, or rows in labels.csv."
         )
-    by_fold = {label.casefold(): label for label in found}
-    named = [
-        label if label in found else by_fold.get(label.casefold()) or canonical_emotion(label) or label
-        for label in config.data.labels
-    ]
+    named = [_meant(label, found) for label in config.data.labels]
     return replace(config, data=replace(config.data, labels=tuple(named or found)))
+
+
+def _meant(name: str, labels: Sequence[str]) -> str:
+    """Return what is meant by a name: a label in any case, an emotion by any of its names, or else the name itself."""
+    if name in labels:
+        return name
+    by_fold = {label.casefold(): label for label in labels}
+    return by_fold.get(name.casefold()) or canonical_emotion(name) or name
+
+
+def merged_emotions(
+    clips: Sequence[LabelledClip], rules: Sequence[str], labels: Sequence[str] = (), option: str = "data.merge"
+) -> list[str]:
+    """Return the emotion of each clip, with some counted as others.
+
+    Parameters
+    ----------
+    clips
+    rules : sequence of str
+        Each is ``"from=to"``; names are meant as in `with_labels`.
+    labels : sequence of str
+        What can be counted as; anything, where there are none.
+    option : str
+        Where the rules come from, for messages.
+
+    Raises
+    ------
+    ConfigError
+        A rule for what is neither an emotion nor a label of the clips, or to what is none of `labels`; or two rules for
+        the same.
+    """
+    found = sorted({clip.emotion for clip in clips})
+    wanted = [_meant(label, found) for label in labels]
+    known = (*found, *EMOTIONS)
+    merge: dict[str, str] = {}
+    for rule in rules:
+        old, _, new = (part.strip() for part in rule.partition("="))
+        source, target = _meant(old, found), _meant(new, wanted or found)
+        if source not in known:
+            raise ConfigError(
+                f"{option} {rule!r}: {old!r} is neither a label of the clips nor an emotion.{did_you_mean(old, known)} "
+                f"Found: {', '.join(found)}."
+            )
+        # Where nothing says what the labels are, a new one may be made, but not by a slip of the pen.
+        is_free = not wanted and bool(target) and (target in known or near_emotion(new) is None)
+        if target not in wanted and not is_free:
+            raise ConfigError(
+                f"{option} {rule!r}: {new!r} is none of the labels.{did_you_mean(new, wanted or known)} "
+                f"They are {', '.join(wanted or found)}."
+            )
+        if merge.setdefault(source, target) != target:
+            raise ConfigError(f"{option} counts {source!r} as {merge[source]!r} and as {target!r}; keep one of them.")
+    return [merge.get(clip.emotion, clip.emotion) for clip in clips]
 
 
 def _require_every_label(labels: Sequence[str], counts: Counter[str]) -> None:

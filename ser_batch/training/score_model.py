@@ -17,7 +17,7 @@ from ser_batch.stages.ingredients import Ingredients, gather
 from ser_batch.stages.pool import temporary_extraction
 from ser_batch.stages.processes import worker_count
 from ser_batch.stages.progress import Progress
-from ser_batch.training.dataset import content_hashes
+from ser_batch.training.dataset import content_hashes, merged_emotions
 from ser_batch.training.evaluate import Predictions, check_leakage, score_table
 from ser_batch.training.features import clip_ref, reason_of
 from ser_batch.training.train import TrainOptions
@@ -47,6 +47,8 @@ def score_model(
 
     Raises
     ------
+    ConfigError
+        A wrong rule in `merge`.
     DataError
         No clip of the model's labels, none that can be read, or speakers or audio of the training among them.
     ModelError, PluginError
@@ -64,8 +66,7 @@ def score_model(
     hooks.validate_config(manager, config)
     ingredients = gather(manager, options.recipe, config)
     labels = ingredients.labels
-    rules = dict(item.split("=", 1) for item in merge)
-    emotions = [rules.get(clip.emotion, clip.emotion) for clip in clips]
+    emotions = merged_emotions(clips, merge, labels, "--merge")
     taken = [index for index, emotion in enumerate(emotions) if emotion in labels]
     if not taken:
         raise DataError(f"None of the {len(clips)} clips has a label of the model ({', '.join(labels)}).")

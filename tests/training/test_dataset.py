@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ser_batch.corpora.builtin import BUILT_IN_CORPORA
-from ser_batch.errors import DataError
+from ser_batch.errors import ConfigError, DataError
 from ser_batch.records import LabelledClip
-from ser_batch.training.dataset import Dataset, cross_validation_folds, split_speakers
+from ser_batch.training.dataset import Dataset, cross_validation_folds, merged_emotions, split_speakers
 from ser_batch.training.train_config import DataConfig
 
-CONFIG = DataConfig(labels=("anger", "sadness"), merge=("gloom=sadness",))
+CONFIG = DataConfig(labels=("anger", "sadness"))
+MERGED = replace(CONFIG, merge=("gloom=sadness",))
 
 
 def clip(corpus: str, speaker: str, emotion: str, number: int = 0, sex: str = "") -> LabelledClip:
@@ -38,7 +41,7 @@ def speakers(dataset: Dataset, index: np.ndarray) -> set[str]:
 
 
 def test_no_speaker_is_on_two_sides_and_every_corpus_validates() -> None:
-    dataset = Dataset.build(clips(), CONFIG)
+    dataset = Dataset.build(clips(), MERGED)
     split = split_speakers(dataset, CONFIG, seed=0)
     sides = [speakers(dataset, side) for side in (split.train, split.validation, split.test)]
     assert not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
@@ -47,14 +50,14 @@ def test_no_speaker_is_on_two_sides_and_every_corpus_validates() -> None:
 
 
 def test_another_seed_holds_out_other_speakers() -> None:
-    dataset = Dataset.build(clips(), CONFIG)
+    dataset = Dataset.build(clips(), MERGED)
     first, second = (split_speakers(dataset, CONFIG, seed) for seed in (0, 1))
     assert speakers(dataset, first.test) != speakers(dataset, second.test)
 
 
 @pytest.mark.parametrize("scheme", ["given", "speaker", "4"])
 def test_every_labelled_clip_is_tested_once_by_a_model_that_never_heard_its_speaker(scheme: str) -> None:
-    dataset = Dataset.build(clips(), CONFIG)
+    dataset = Dataset.build(clips(), MERGED)
     tested = []
     for _, train, test in cross_validation_folds(dataset, BUILT_IN_CORPORA, scheme):
         assert not speakers(dataset, train) & speakers(dataset, test)
@@ -63,7 +66,7 @@ def test_every_labelled_clip_is_tested_once_by_a_model_that_never_heard_its_spea
 
 
 def test_the_given_folds_of_ravdess_are_those_of_emobox() -> None:
-    dataset = Dataset.build(clips(), CONFIG)
+    dataset = Dataset.build(clips(), MERGED)
     _, _, test = next(iter(cross_validation_folds(dataset, BUILT_IN_CORPORA, "given")))
     assert {name for name in speakers(dataset, test) if name.startswith("ravdess")} == {
         "ravdess-01",
@@ -74,11 +77,11 @@ def test_the_given_folds_of_ravdess_are_those_of_emobox() -> None:
 
 def test_an_unknown_scheme_lists_the_known_ones() -> None:
     with pytest.raises(DataError, match="given, speaker, or a number"):
-        list(cross_validation_folds(Dataset.build(clips(), CONFIG), BUILT_IN_CORPORA, "random"))
+        list(cross_validation_folds(Dataset.build(clips(), MERGED), BUILT_IN_CORPORA, "random"))
 
 
 def test_merged_labels_count_as_their_target_and_others_have_none() -> None:
-    dataset = Dataset.build(clips(), CONFIG)
+    dataset = Dataset.build(clips(), MERGED)
     target = {item.emotion: label for item, label in zip(dataset.clips, dataset.target, strict=True)}
     assert target == {"anger": 0, "sadness": 1, "gloom": 1, "neutral": -1}
 
@@ -99,3 +102,29 @@ def test_one_speaker_is_too_few() -> None:
     dataset = Dataset.build([clip("a", "1", "anger"), clip("a", "1", "sadness")], CONFIG)
     with pytest.raises(DataError, match="Only one speaker"):
         split_speakers(dataset, CONFIG, seed=0)
+
+
+def merged(rules: list[str], labels: tuple[str, ...] = ()) -> list[str]:
+    return merged_emotions([clip("a", "1", name) for name in ("anger", "calm", "neutral", "Wut")], rules, labels)
+
+
+def test_labels_are_counted_as_others_by_any_of_their_names() -> None:
+    assert merged(["calm=neutral"]) == ["anger", "neutral", "neutral", "Wut"]
+    assert merged(["Calm = NEU", "wut=angry"], ("anger", "Neutral")) == ["anger", "neutral", "neutral", "anger"]
+    # A label of its own; and an emotion that these clips happen not to have, as in a recipe for many corpora.
+    assert merged(["anger=loud", "Wut=loud", "boredom=neutral"]) == ["loud", "calm", "neutral", "loud"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "labels", "words"),
+    [
+        (["clam=neutral"], (), r"'clam' is neither .* Did you mean 'calm'\?"),
+        (["calm=neutrl"], (), r"'neutrl' is none of the labels. Did you mean 'neutral'\?"),
+        (["calm=neutral"], ("anger", "fear"), r"'neutral' is none of the labels. They are anger, fear"),
+        (["calm="], (), r"'' is none of the labels"),
+        (["calm=neutral", "calm=anger"], (), r"'calm' as 'neutral' and as 'anger'"),
+    ],
+)
+def test_a_merge_of_what_does_not_exist_is_refused(rules: list[str], labels: tuple[str, ...], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        merged(rules, labels)
