@@ -84,6 +84,8 @@ class WorkerProcesses:
                 n_workers, initializer=start_worker, initargs=(folder, os.getpid()), env=environment
             )
             self._watchdog.start()
+        # loky exchanges workers that have grown by 300 MB, which is nothing to tell people.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs", module=r"joblib\.externals\.loky")
         #: loky's own: the workers that are alive, as far as it knows.
         self._processes: Mapping[int, Any] = self._executor._processes
 

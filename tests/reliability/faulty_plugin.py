@@ -93,6 +93,11 @@ def _leak(n_times: int) -> None:
     _hoard.extend(os.open(__file__, os.O_RDONLY) for _ in range(40))
 
 
+def _grow(n_times: int) -> None:
+    _hoard.append(np.ones(8 * 2**20))
+    time.sleep(0.2)
+
+
 def _raise(error: BaseException) -> None:
     raise error
 
@@ -116,6 +121,7 @@ MISDEEDS = {
     "stubborn": _hang_with_a_program,
     "stuck": lambda _: ctypes.PyDLL(None).sleep(1000),  # in native code, with Python's lock held
     "leak": _leak,
+    "grow": _grow,
 }
 
 

@@ -100,6 +100,15 @@ def test_what_a_plugin_does_to_the_name_of_a_file_or_to_the_working_directory_is
     assert set(results(tmp_path / "run")["clip_id"]) == {"renamed.wav", "chdir.wav", "good.wav"}
 
 
+def analysed(audio: Path, work: Path, **more):
+    """What one worker makes of some recordings."""
+    found = discover([audio], (), ())
+    recipe = PluginRecipe(files=(str(PLUGIN),), entry_points=(), built_in=("ser_batch.audio",))
+    setup = Setup(recipe, Config(), ("loudness",), model="", predict=True, **more)
+    with Extraction(setup, 1, work, Progress()) as extraction:
+        return extraction.finish(extraction.start([found.ref(index) for index in range(len(found))]))
+
+
 class Unsendable(str):
     """Text that cannot be pickled."""
 
@@ -118,14 +127,21 @@ class Noted:
 
 
 def test_an_outcome_that_cannot_be_sent_costs_its_file_alone(made, tmp_path):
-    found = discover([made("good", "bad", "plain")], (), ())
-    recipe = PluginRecipe(files=(str(PLUGIN),), entry_points=(), built_in=("ser_batch.audio",))
-    setup = Setup(recipe, Config(), ("loudness",), model="", predict=True, change=Noted())
-    with Extraction(setup, 1, tmp_path / "work", Progress()) as extraction:
-        outcomes = extraction.finish(extraction.start([found.ref(index) for index in range(3)]))
+    outcomes = analysed(made("good", "bad", "plain"), tmp_path / "work", change=Noted())
     assert [outcome.ref.clip_id for outcome in outcomes] == ["bad.wav", "good.wav", "plain.wav"]
     assert [str(outcome.status) for outcome in outcomes] == ["failed", "ok", "ok"]
     assert outcomes[0].error_message == "cannot be sent"
+
+
+def test_workers_that_have_grown_are_exchanged_without_a_word(made, tmp_path, monkeypatch):
+    """loky does it, with a warning, which is an error in tests."""
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    monkeypatch.setenv("SER_BATCH_TEST_FOLDER", str(notes))
+    names = [f"grow{index:02d}" for index in range(24)]
+    outcomes = analysed(made(*names), tmp_path / "work")
+    assert {str(outcome.status) for outcome in outcomes} == {"ok"}
+    assert len({pid for name in names for pid in begun(notes, name)}) > 1
 
 
 def test_a_plugin_may_change_the_working_directory_of_the_scan(scanner, corpus, reference, tmp_path):  # noqa: F811
