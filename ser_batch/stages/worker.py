@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -189,11 +189,11 @@ def start_worker(folder: Path, parent: int) -> None:
     with suppress(OSError):
         os.setpgid(0, 0)
     try:
-        # Codecs write warnings and plugins print: neither belongs between the lines of a progress bar; and what a
-        # program that a plugin starts would read from the terminal was typed for somebody else.
-        _redirect(0, os.devnull, os.O_RDONLY)
-        for stream in (1, 2):
-            _redirect(stream, folder / f"{LOG_PREFIX}{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        # Codecs write warnings and plugins print: neither belongs between the lines of a progress bar.
+        log = os.open(folder / f"{LOG_PREFIX}{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
         fatal = os.open(folder / f"{FATAL_PREFIX}{os.getpid()}", os.O_WRONLY | os.O_CREAT, 0o600)
         faulthandler.enable(fatal, all_threads=False)
         _heart = _Heart(folder)
@@ -202,12 +202,6 @@ def start_worker(folder: Path, parent: int) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     # Arrays are freed by counting; what the collector would walk through are the plugins, loaded once.
     gc.freeze()
-
-
-def _redirect(stream: int, path: str | Path, flags: int) -> None:
-    descriptor = os.open(path, flags, 0o600)
-    os.dup2(descriptor, stream)
-    os.close(descriptor)
 
 
 def _end_with(parent: int) -> None:
@@ -278,8 +272,7 @@ class _Analysed(NamedTuple):
 def _analysed(workshop: Workshop, ref: ClipRef, observe: Observer) -> _Analysed:
     """Analyse one file; whatever a plugin makes of its outcome, there is one that can be sent."""
     try:
-        # A copy for plugins, which may change what they are given.
-        outcome = replace(workshop.analyse(replace(ref), observe), ref=ref)
+        outcome = workshop.analyse(ref, observe)
         return _Analysed(pickle.dumps(outcome, pickle.HIGHEST_PROTOCOL), outcome.status is Status.FAILED)
     except BaseException as error:  # a KeyboardInterrupt is a plugin's: real ones are ignored here
         refusal = ClipOutcome(ref, Status.FAILED, "extract", type(error).__name__, message_of(error))

@@ -75,6 +75,13 @@ def _be_murdered(n_times: int) -> None:
     _wait_for("murderer.wav", 2)
 
 
+def _exit_last(n_times: int) -> None:
+    """Die while others have files in hand."""
+    for name in ("held1.wav", "held2.wav"):
+        _wait_for(name, 1)
+    os._exit(3)
+
+
 def _start_a_program(n_times: int) -> None:
     _log("program").write_text(str(subprocess.Popen(["sleep", "1000"]).pid))
 
@@ -112,9 +119,9 @@ MISDEEDS = {
     "interrupt": lambda _: _raise(KeyboardInterrupt()),
     "raise": lambda _: _raise(ValueError("no \x1b[31mway\x1b[0m")),
     "unspeakable": lambda _: _raise(Unspeakable()),
-    "stdin": lambda _: input(),
     "chdir": lambda _: os.chdir("/"),
-    "slow": lambda _: time.sleep(0.5),
+    "held": lambda n_times: time.sleep(60 if n_times == 1 else 0),
+    "last": _exit_last,
     "murderer": _murder,
     "victim": _be_murdered,
     "family": _exit_with_a_program,

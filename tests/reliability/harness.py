@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,12 @@ class Scanner:
     """A process that runs scans in children of its own; see scanner.py."""
 
     def __init__(self) -> None:
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - until `close`
         self._process = subprocess.Popen(
             [sys.executable, str(HERE / "scanner.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
         )
 
@@ -55,11 +58,17 @@ class Scanner:
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
         return answer
 
+    def errors(self) -> str:
+        """What scans and their helpers have written to standard error so far."""
+        self._errors.seek(0)
+        return self._errors.read()
+
     def close(self) -> None:
         assert self._process.stdin and self._process.stdout
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait(30)
+        self._errors.close()
 
 
 def make_corpus(folder: Path, n_files: int = 24) -> Path:

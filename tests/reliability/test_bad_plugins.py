@@ -25,7 +25,6 @@ FAULTS = {
     "interrupt": ("PluginError", "KeyboardInterrupt: KeyboardInterrupt"),
     "raise": ("PluginError", "ValueError: no \x1b[31mway\x1b[0m"),
     "unspeakable": ("PluginError", "Unspeakable: Unspeakable"),
-    "stdin": ("PluginError", "EOFError: EOF when reading a line"),
 }
 
 

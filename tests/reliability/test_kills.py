@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import signal
 import sys
@@ -77,6 +78,7 @@ def test_an_interrupted_run_says_so_and_goes_on(scanner, corpus, reference, tmp_
     assert answer["code"] == 130, answer
     assert not list(run.glob(".scratch-*")), "a run that was asked to end tidies up"
     assert not semaphores(answer["pid"])
+    assert not re.search("Traceback|died unexpectedly", scanner.errors())
     finish(scanner, corpus, run, reference)
 
 

@@ -51,14 +51,44 @@ def scan_noted(scanner, audio: Path, tmp_path: Path, n_jobs: int = 2, **order): 
     return scanner.scan(audio, tmp_path / "run", **order), notes
 
 
-def test_only_the_worker_that_died_first_is_blamed(scanner, made, tmp_path):  # noqa: F811
-    """Files that others had in hand, whom loky killed with it, go on as any other file, not alone one by one."""
-    innocent = [f"slow{index}" for index in range(6)]
-    answer, notes = scan_noted(scanner, made("exit", *innocent), tmp_path, n_jobs=3)
-    assert answer["counts"]["failed"] == 1 and answer["counts"]["ok"] == 6, answer
-    assert len(set(begun(notes, "exit"))) == 2, "the culprit has another chance in a worker of its own"
-    workers = {pid for name in innocent for pid in begun(notes, name)}
-    assert len(workers) <= 6, "three of the first pool and three of the second"
+@pytest.fixture
+def noted(tmp_path, monkeypatch):
+    """Where it is written down who begins which file."""
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    monkeypatch.setenv("SER_BATCH_TEST_FOLDER", str(notes))
+    return notes
+
+
+class Counted(Extraction):
+    """Remembers how many workers each of its pools had."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.pools: list[int] = []
+
+    def _new_pool(self, n_workers):
+        self.pools.append(n_workers)
+        return super()._new_pool(n_workers)
+
+
+def analysed(audio: Path, work: Path, n_jobs: int = 1, **more):
+    """What workers make of some recordings, and how many workers each pool had."""
+    found = discover([audio], (), ())
+    recipe = PluginRecipe(files=(str(PLUGIN),), entry_points=(), built_in=("ser_batch.audio",))
+    setup = Setup(recipe, Config(), ("loudness",), model="", predict=True, **more)
+    with Counted(setup, n_jobs, work, Progress()) as extraction:
+        outcomes = extraction.finish(extraction.start([found.ref(index) for index in range(len(found))]))
+    return outcomes, extraction.pools
+
+
+def test_only_the_worker_that_died_first_is_blamed(made, tmp_path, noted):
+    """Files that others had in hand, whom loky killed with it, go on as any other file, not each in its own worker."""
+    outcomes, pools = analysed(made("held1", "held2", "last"), tmp_path / "work", n_jobs=3)
+    assert [str(outcome.status) for outcome in outcomes] == ["ok", "ok", "failed"]
+    assert outcomes[-1].error_message.startswith("worker exited with code 3 in extract")
+    assert pools == [3, 3, 1], "the workers that all began with, those that went on, and the one for the culprit"
+    assert len(begun(noted, "last")) == len(begun(noted, "held1")) == 2
 
 
 def test_two_suspects_are_tried_side_by_side(scanner, made, tmp_path):  # noqa: F811
@@ -100,15 +130,6 @@ def test_what_a_plugin_does_to_the_name_of_a_file_or_to_the_working_directory_is
     assert set(results(tmp_path / "run")["clip_id"]) == {"renamed.wav", "chdir.wav", "good.wav"}
 
 
-def analysed(audio: Path, work: Path, **more):
-    """What one worker makes of some recordings."""
-    found = discover([audio], (), ())
-    recipe = PluginRecipe(files=(str(PLUGIN),), entry_points=(), built_in=("ser_batch.audio",))
-    setup = Setup(recipe, Config(), ("loudness",), model="", predict=True, **more)
-    with Extraction(setup, 1, work, Progress()) as extraction:
-        return extraction.finish(extraction.start([found.ref(index) for index in range(len(found))]))
-
-
 class Unsendable(str):
     """Text that cannot be pickled."""
 
@@ -127,21 +148,18 @@ class Noted:
 
 
 def test_an_outcome_that_cannot_be_sent_costs_its_file_alone(made, tmp_path):
-    outcomes = analysed(made("good", "bad", "plain"), tmp_path / "work", change=Noted())
+    outcomes, _ = analysed(made("good", "bad", "plain"), tmp_path / "work", change=Noted())
     assert [outcome.ref.clip_id for outcome in outcomes] == ["bad.wav", "good.wav", "plain.wav"]
     assert [str(outcome.status) for outcome in outcomes] == ["failed", "ok", "ok"]
     assert outcomes[0].error_message == "cannot be sent"
 
 
-def test_workers_that_have_grown_are_exchanged_without_a_word(made, tmp_path, monkeypatch):
+def test_workers_that_have_grown_are_exchanged_without_a_word(made, tmp_path, noted):
     """loky does it, with a warning, which is an error in tests."""
-    notes = tmp_path / "notes"
-    notes.mkdir()
-    monkeypatch.setenv("SER_BATCH_TEST_FOLDER", str(notes))
     names = [f"grow{index:02d}" for index in range(24)]
-    outcomes = analysed(made(*names), tmp_path / "work")
+    outcomes, _ = analysed(made(*names), tmp_path / "work")
     assert {str(outcome.status) for outcome in outcomes} == {"ok"}
-    assert len({pid for name in names for pid in begun(notes, name)}) > 1
+    assert len({pid for name in names for pid in begun(noted, name)}) > 1
 
 
 def test_a_plugin_may_change_the_working_directory_of_the_scan(scanner, corpus, reference, tmp_path):  # noqa: F811
