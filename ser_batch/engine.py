@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ser_batch import hooks
 from ser_batch.config import Config
-from ser_batch.errors import ConfigError, NothingToDoError, RunError, SerBatchError
+from ser_batch.errors import ConfigError, InputError, NothingToDoError, RunError, SerBatchError
 from ser_batch.interrupt import Interruptions
 from ser_batch.plugins import PluginRecipe
 from ser_batch.report.apart import Limits, ReportProcess
@@ -19,17 +20,18 @@ from ser_batch.run.folder import scratch_folder
 from ser_batch.run.steps import reached
 from ser_batch.run.summary import RunSummary
 from ser_batch.stages.discover import FileList, Found, discover
-from ser_batch.stages.ingredients import Ingredients, gather
+from ser_batch.stages.ingredients import Ingredients, Setup, gather
 from ser_batch.stages.pool import Extraction
 from ser_batch.stages.predict import predict_outcomes
 from ser_batch.stages.processes import worker_count
 from ser_batch.stages.progress import Progress
+from ser_batch.stages.reach import Archive, can_be_read, is_out_of_reach
 from ser_batch.text import printable
 
 if TYPE_CHECKING:
     import pluggy
 
-    from ser_batch.records import Classifier
+    from ser_batch.records import Classifier, ClipOutcome
     from ser_batch.run.metadata import FileTable
     from ser_batch.run.open import OpenRun
 
@@ -161,6 +163,8 @@ def find_audio(inputs: Any, config: Config) -> Found:
     ------
     NothingToDoError
         There are none.
+    InputError
+        An input is missing, or all that was found are links that lead nowhere, or names of a list that do not exist.
     """
     found = discover(inputs, config.run.include, config.run.exclude)
     if not len(found):
@@ -169,6 +173,11 @@ def find_audio(inputs: Any, config: Config) -> Found:
             f"No audio files found in {where}. Looked for files that end in .wav, .mp3, .flac, .ogg, .opus, .aiff and "
             f"other suffixes of audio and film, in any case; {found.n_unmatched} other and {found.n_hidden} hidden "
             f"entries were left out, {len(found.unreadable)} folders could not be listed."
+        )
+    if not found.is_seen:
+        raise InputError(
+            f"None of {len(found):,} files below {printable(found.root)} can be looked at, such as "
+            f"{printable(found.clip_ids[0])}. Is the archive mounted? Nothing was changed."
         )
     return found
 
@@ -201,16 +210,31 @@ def _process(
 ) -> None:
     setup = ingredients.setup(predict=classifier is None)
     n_jobs = worker_count(setup.config.extract.jobs, run.plan.n_files)
+    archive = Archive(run.plan.found)
     progress.begin(run.plan.n_files, len(run.plan.found))
     try:
         with scratch_folder(run.run_dir) as folder, Extraction(setup, n_jobs, folder, progress) as extraction:
             for shard, extracted in extraction.run((shard, shard.refs) for shard in run.plan.shards()):
+                outcomes = _tried_again(extracted, setup, folder)
+                archive.check(outcomes)
                 reached("shard-extracted")
-                outcomes = extracted
                 if classifier is not None:
-                    outcomes = predict_outcomes(extracted, classifier, setup.config.predict.batch_size)
+                    outcomes = predict_outcomes(outcomes, classifier, setup.config.predict.batch_size)
                 reached("shard-predicted")
                 run.commit(shard, outcomes)
                 run.tell(manager, outcomes, progress)
     finally:
         progress.end()
+    if run.kept_notice:
+        progress.say(run.kept_notice)
+
+
+def _tried_again(outcomes: list[ClipOutcome], setup: Setup, folder: Path) -> list[ClipOutcome]:
+    """Give files that could not be looked at, and can be now, to a fresh worker: perhaps the other one was spent."""
+    again = [item.ref for item in outcomes if is_out_of_reach(item) and can_be_read(item.ref.path)]
+    if not again:
+        return outcomes
+    place = Path(tempfile.mkdtemp(prefix="again-", dir=folder))
+    with Extraction(setup, 1, place, Progress()) as extraction:
+        better = {item.ref.clip_id: item for item in extraction.finish(extraction.start(again))}
+    return [better.get(item.ref.clip_id, item) for item in outcomes]

@@ -61,7 +61,7 @@ def command(run_dir: str) -> int:
     for line in (*failure_lines(totals["failures"]), *gap_lines(gaps)):
         click.echo(line)
     if manifest.get("state") == "complete":
-        is_short = totals["counts"]["failed"] or manifest.get("counts", {}).get("unlisted")
+        is_short = totals["failures"] or manifest.get("counts", {}).get("unlisted")
         return ExitCode.SOME_FILES_FAILED if is_short else ExitCode.OK
     if not holder:
         click.echo("The same scan command finishes it.")

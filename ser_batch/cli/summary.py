@@ -41,7 +41,7 @@ def _print(summary: RunSummary) -> None:
     click.echo(f"Tables: {run_dir}/files and {run_dir}/windows, for pandas.read_parquet or ser_batch.load_results")
     if (summary.run_dir / "report.html").exists():
         click.echo(f"Report: {run_dir}/report.html")
-    if counts.get("failed"):
+    if summary.failures:
         click.echo(f"Next:   ser-batch show {run_dir}, or ser-batch retry {run_dir} once the files are mended")
 
 

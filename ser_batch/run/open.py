@@ -30,6 +30,7 @@ from ser_batch.run.summary import RunSummary, gaps_of, summarise
 from ser_batch.stages.discover import FileList, Found
 from ser_batch.stages.ingredients import Ingredients, differences
 from ser_batch.stages.progress import Progress
+from ser_batch.stages.reach import is_out_of_reach
 
 if TYPE_CHECKING:
     import pluggy
@@ -83,6 +84,11 @@ def open_run(
             manifest = {"run_id": store.run_id()}
         plan = _plan(store, manifest, mode, ingredients, found)
         reached("planned")
+        if plan.held:
+            notices.append(
+                f"{len(plan.held):,} parts that were made with other settings stay as they are: some of their files "
+                f"cannot be looked at now. The next scan tries again."
+            )
         run = OpenRun(run_dir, store, ingredients, plan, manifest, notices)
         run.interruptions = interruptions
         try:
@@ -172,6 +178,8 @@ class OpenRun:
         #: Whether run.json says what this visit is.
         self._is_written = False
         self._silenced: set[str] = set()
+        #: Files that could not be looked at, of which the run keeps what it had.
+        self._kept: list[str] = []
 
     @property
     def is_complete(self) -> bool:
@@ -243,6 +251,11 @@ class OpenRun:
             ClipOutcome(ref, Status.SKIPPED, "", "Vanished", "gone before it was processed with these settings")
             for ref in shard.lost
         ]
+        if shard.is_rewrite and (kept := self._to_keep(shard, outcomes)):
+            self._kept += kept
+            if shard.is_outdated:
+                return
+            outcomes = [outcome for outcome in outcomes if outcome.ref.clip_id not in kept]
         outcomes = sorted([*outcomes, *lost], key=lambda outcome: outcome.ref.clip_id)
         tables = {"files": self._rows.files(outcomes), "windows": self._rows.windows(outcomes)}
         if shard.is_rewrite:
@@ -256,6 +269,24 @@ class OpenRun:
                 self._write_down()
             self._store.commit(entry)
         reached("shard-committed")
+
+    def _to_keep(self, shard: Shard, outcomes: Sequence[ClipOutcome]) -> set[str]:
+        """Return the files of a part that could not be looked at, and of which it has more than that."""
+        missed = {outcome.ref.clip_id for outcome in outcomes if is_out_of_reach(outcome)}
+        if not missed:
+            return missed
+        rows = self._store.read("files", shard.part).select(["clip_id", "status"]).to_pylist()
+        return {row["clip_id"] for row in rows if row["status"] != Status.FAILED} & missed
+
+    @property
+    def kept_notice(self) -> str:
+        """Say which files could not be looked at, so that the run keeps what it had of them; "" for none."""
+        if not self._kept:
+            return ""
+        return (
+            f"{len(self._kept):,} files could not be looked at, such as {self._kept[0]}: what the run has of them "
+            f"stays as it was. The next scan tries again."
+        )
 
     def tell(self, manager: pluggy.PluginManager, outcomes: Sequence[ClipOutcome], progress: Progress) -> None:
         """Let plugins observe finished files; one that fails is said once and never stops the run."""
@@ -276,7 +307,11 @@ class OpenRun:
         self._manifest.pop("replaces", None)
         self._manifest |= totals
         self._manifest["unlisted"] = found.unreadable[:_MOST_UNLISTED]
-        self._manifest |= {"counts": counts, "wall_s": self._manifest["wall_s"] + wall_s, "state": "complete"}
+        n_rows = sum(counts[status] for status in Status)
+        is_current = all(entry.fingerprint == self._manifest["fingerprint"] for entry in self._store.entries.values())
+        is_whole = n_rows == counts["found"] + counts["vanished"] and is_current and not self._kept
+        self._manifest["state"] = "complete" if is_whole else "incomplete"
+        self._manifest |= {"counts": counts, "wall_s": self._manifest["wall_s"] + wall_s}
         self._write_manifest()
         reached("run-completed")
 

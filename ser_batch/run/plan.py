@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from ser_batch.audio.formats import PYAV, pyav_reader
 from ser_batch.records import ClipRef, Status
 from ser_batch.run.store import INDEX_COLUMNS, RunStore
-from ser_batch.stages.discover import Found
+from ser_batch.stages.discover import NOT_SEEN_NS, Found
+from ser_batch.stages.reach import can_be_read, out_of_reach
 
 __all__ = ["Index", "Plan", "Shard", "make_plan", "read_index"]
 
@@ -35,6 +36,8 @@ class Shard:
     vanished: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     #: Of these, files whose results belong to other settings, and cannot be had again.
     lost: Sequence[ClipRef] = ()
+    #: The part was made with other settings, so that none of its rows may stay.
+    is_outdated: bool = False
 
 
 @dataclass(eq=False)
@@ -50,6 +53,8 @@ class Index:
     part: NDArray[np.int64]
     #: What read the file, or would have; "" for none.
     reader: NDArray[np.str_]
+    #: Whether the row says no more than that the file could not be looked at.
+    out_of_reach: NDArray[np.bool_]
     #: Whether the file's part was made under the fingerprint of this scan.
     is_current: NDArray[np.bool_]
 
@@ -58,7 +63,8 @@ class Index:
         """What a new run has."""
         numbers, marks = np.zeros(0, np.int64), np.zeros(0, bool)
         no_ids = pa.StringArray.from_buffers(0, pa.py_buffer(numbers), pa.py_buffer(b""))
-        return cls(no_ids, numbers, numbers, np.zeros(0, "U1"), marks, numbers, np.zeros(0, "U1"), marks)
+        words = np.zeros(0, "U1")
+        return cls(no_ids, numbers, numbers, words, marks, numbers, words, marks, marks)
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -85,6 +91,8 @@ class Plan:
     new: NDArray[np.int64]
     first_part: int
     shard_size: int
+    #: Parts made with other settings that stay as they are: some of their files cannot be looked at now.
+    held: Sequence[int] = ()
 
     @property
     def n_files(self) -> int:
@@ -104,7 +112,8 @@ class Plan:
         for rewritten, positions in self.rewrites.items():
             gone = self.vanished.get(rewritten, np.zeros(0, np.int64))
             lost = index.refs(gone[~index.is_current[gone]])
-            yield Shard(rewritten, self._refs(positions), True, index.clip_ids.take(pa.array(gone)), lost)
+            is_outdated = not index.is_current[index.part == rewritten].all()
+            yield Shard(rewritten, self._refs(positions), True, index.clip_ids.take(pa.array(gone)), lost, is_outdated)
         part, first, n_bytes = self.first_part, 0, 0
         sizes = self.found.sizes_bytes
         for here, position in enumerate(self.new):
@@ -123,7 +132,7 @@ def read_index(store: RunStore, fingerprint: str) -> Index:
     """Read what the run has; files made under another fingerprint than `fingerprint` are told from the others."""
     ids: list[pa.Array] = []
     columns: dict[str, list[NDArray[Any]]] = {
-        name: [] for name in ("size_bytes", "modified", "status", "vanished", "part", "reader")
+        name: [] for name in ("size_bytes", "modified", "status", "vanished", "part", "reader", "out_of_reach")
     }
     current = {part for part, entry in store.entries.items() if entry.fingerprint == fingerprint}
     for part, table in store.columns(INDEX_COLUMNS):
@@ -132,6 +141,8 @@ def read_index(store: RunStore, fingerprint: str) -> Index:
         columns["modified"].append(_numbers(table.column("modified"), pa.int64()))
         for name in ("status", "reader"):
             columns[name].append(_words(table, name))
+        ends = (_words(table, name) for name in ("status", "stage", "error_type"))
+        columns["out_of_reach"].append(out_of_reach(*ends))
         columns["vanished"].append(_numbers(table.column("vanished"), pa.uint8()).astype(bool))
         columns["part"].append(np.full(len(table), part))
     if not ids:
@@ -145,6 +156,7 @@ def read_index(store: RunStore, fingerprint: str) -> Index:
         vanished=joined["vanished"],
         part=joined["part"],
         reader=joined["reader"],
+        out_of_reach=joined["out_of_reach"],
         is_current=np.isin(joined["part"], sorted(current)),
     )
 
@@ -165,15 +177,19 @@ def make_plan(found: Found, index: Index, shard_size: int, retry: bool = False) 
     -------
     plan : Plan
         A file is processed if it is new, if its size or time of modification changed, or if its fingerprint did; or if
-        PyAV, which reads it, is here now or has another version. A file of the run that was not found is marked as
-        vanished, and unmarked once it is back.
+        PyAV, which reads it, is here now or has another version; or if it could not be looked at before, and can be
+        now. A file of the run that was not found is marked as vanished, and unmarked once it is back. What cannot be
+        looked at now stays as it is, whatever the run has of it.
     """
     place = pc.index_in(_strings(found.clip_ids), value_set=index.clip_ids.cast(pa.large_string()))
     is_known = _numbers(place.is_valid(), pa.uint8()).astype(bool)
     known = np.flatnonzero(is_known)
     row = _numbers(place, pa.int64())[known]
+    mtimes_ns = np.asarray(found.mtimes_ns)
+    is_seen = mtimes_ns[known] != NOT_SEEN_NS
     gone = np.ones(len(index), bool)
     gone[row] = False
+    gone[row[~is_seen]] = index.vanished[row[~is_seen]]
     for prefix in found.unlisted:
         # What is in a folder that could not be listed may be there or not: it stays as it was.
         below = _numbers(pc.starts_with(index.clip_ids, prefix), pa.uint8()).astype(bool)
@@ -182,7 +198,7 @@ def make_plan(found: Found, index: Index, shard_size: int, retry: bool = False) 
         changed = index.status[row] == str(Status.FAILED)
     else:
         changed = np.asarray(found.sizes_bytes)[known] != index.size_bytes[row]
-        changed |= np.asarray(found.mtimes_ns)[known] != index.mtime_ns[row]
+        changed |= mtimes_ns[known] != index.mtime_ns[row]
         changed |= ~index.is_current[row]
         # What PyAV would read, and what another version of it has read.
         pyav = pyav_reader()
@@ -190,10 +206,18 @@ def make_plan(found: Found, index: Index, shard_size: int, retry: bool = False) 
             changed |= np.char.startswith(index.reader[row], PYAV) & (index.reader[row] != pyav)
         # A file that was gone when its results were due has none.
         changed |= index.vanished[row] & (index.status[row] == str(Status.SKIPPED))
+        for place in np.flatnonzero(index.out_of_reach[row] & ~changed & is_seen):
+            changed[place] = can_be_read(found.ref(int(known[place])).path)
+    changed &= is_seen
     again = _by_part(known[changed], index.part[row[changed]])
     touched = {*again, *index.part[gone != index.vanished].tolist()}
+    held: set[int] = set()
     if not retry:
         touched |= set(index.part[~index.is_current].tolist())
+        unknown = ~gone & ~index.is_current
+        unknown[row[is_seen]] = False
+        held = set(index.part[unknown].tolist())
+        touched -= held
     gone_rows = np.flatnonzero(gone)
     vanished = _by_part(gone_rows, index.part[gone_rows])
     nothing = np.zeros(0, np.int64)
@@ -205,6 +229,7 @@ def make_plan(found: Found, index: Index, shard_size: int, retry: bool = False) 
         new=nothing if retry else np.flatnonzero(~is_known),
         first_part=int(index.part.max()) + 1 if len(index) else 0,
         shard_size=shard_size,
+        held=sorted(held),
     )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ser_batch.records import ClipOutcome, FeatureSpec
 from ser_batch.run.schema import files_schema, windows_schema
+from ser_batch.stages.discover import NOT_SEEN_NS
 
 __all__ = ["RowMaker"]
 
@@ -57,7 +58,7 @@ class RowMaker:
             "error_message": [_stored(outcome.error_message) for outcome in outcomes],
             "vanished": np.zeros(len(outcomes), bool),
             "size_bytes": [outcome.ref.size_bytes for outcome in outcomes],
-            "modified": [outcome.ref.mtime_ns for outcome in outcomes],
+            "modified": [0 if outcome.ref.mtime_ns == NOT_SEEN_NS else outcome.ref.mtime_ns for outcome in outcomes],
             "duration_s": [None if np.isnan(outcome.duration_s) else outcome.duration_s for outcome in outcomes],
             "source_rate_hz": [outcome.source_rate_hz or None for outcome in outcomes],
             "source_channels": [outcome.source_channels or None for outcome in outcomes],

@@ -35,7 +35,7 @@ __all__ = ["INDEX_COLUMNS", "TABLES", "RunStore"]
 TABLES = ("windows", "files")
 
 #: What is known of a file without opening it: enough to see what is to be done.
-INDEX_COLUMNS = ("clip_id", "size_bytes", "modified", "status", "vanished", "reader")
+INDEX_COLUMNS = ("clip_id", "size_bytes", "modified", "status", "stage", "error_type", "vanished", "reader")
 
 _PART_NAME = re.compile(r"part-(\d{5,9})\.parquet")
 _STAGED_NAME = re.compile(r"\.part-\d{5,9}\.parquet\.tmp")

@@ -30,7 +30,7 @@ class RunSummary:
     emotions : mapping
         Emotion -> files, of the files that were found.
     failures : mapping
-        Reason (stage and error type) -> files.
+        Reason (stage and error type) -> files, of the files that were found.
     gaps : sequence of str
         See `gaps_of`.
     n_processed : int
@@ -54,7 +54,7 @@ class RunSummary:
 
     @property
     def exit_code(self) -> ExitCode:
-        is_short = self.counts.get("failed") or self.counts.get("unlisted")
+        is_short = self.failures or self.counts.get("unlisted")
         return ExitCode.SOME_FILES_FAILED if is_short else ExitCode.OK
 
 
@@ -104,18 +104,18 @@ def summarise(store: RunStore, labels: tuple[str, ...]) -> dict[str, Any]:
         *(["emotion"] if labels else []),
     )
     for _, table in store.columns(columns):
-        rows = [table.column(name).to_pylist() for name in ("status", "stage", "error_type")]
-        statuses.update(rows[0])
-        failures.update(f"{stage}: {error}" for status, stage, error in zip(*rows, strict=True) if status == "failed")
+        statuses.update(table.column("status").to_pylist())
+        present = table.filter(pc.invert(table.column("vanished")))
+        ends = [present.column(name).to_pylist() for name in ("status", "stage", "error_type")]
+        failures.update(f"{stage}: {error}" for status, stage, error in zip(*ends, strict=True) if status == "failed")
         if "reader" in table.column_names:
-            waiting = table.filter(pc.equal(table.column("reader"), PYAV)).column("clip_id").to_pylist()
+            waiting = present.filter(pc.equal(present.column("reader"), PYAV)).column("clip_id").to_pylist()
             needs_media.update(PurePosixPath(clip_id).suffix.lower() for clip_id in waiting)
         totals["vanished"] += pc.sum(table.column("vanished")).as_py() or 0
         for name in ("duration_s", *TIMING_COLUMNS):
             totals[name] += pc.sum(table.column(name)).as_py() or 0
         if "emotion" in table.column_names:
-            present = table.filter(pc.invert(table.column("vanished"))).column("emotion").to_pylist()
-            emotions.update(emotion for emotion in present if emotion)
+            emotions.update(emotion for emotion in present.column("emotion").to_pylist() if emotion)
     return {
         "counts": {**{str(status): statuses[status] for status in Status}, "vanished": totals["vanished"]},
         "emotions": {label: emotions[label] for label in labels},

@@ -32,7 +32,12 @@ _LONGEST_PATH_BYTES = 4_096
 #: Control characters, but for those that names are known to have: tab, line feed, carriage return.
 _NOT_IN_PATHS = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
-__all__ = ["FileList", "Found", "discover", "read_file_list"]
+#: Time of a file that could not be looked at: a link that leads nowhere now, or a name out of a list.
+NOT_SEEN_NS = -(2**63)
+#: Times that a table can hold, years 1677 to 2262.
+_TIMES_NS = (-(2**63) + 1, 2**63 - 1)
+
+__all__ = ["NOT_SEEN_NS", "FileList", "Found", "discover", "read_file_list"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ class Found:
     root: str
     clip_ids: list[str] = field(default_factory=list)
     sizes_bytes: array[int] = field(default_factory=lambda: array("q"))
+    #: `NOT_SEEN_NS` for files that could not be looked at.
     mtimes_ns: array[int] = field(default_factory=lambda: array("q"))
     #: clip_id -> relative path, where they differ.
     odd_names: dict[str, str] = field(default_factory=dict)
@@ -65,6 +71,11 @@ class Found:
 
     def __len__(self) -> int:
         return len(self.clip_ids)
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether any of the files could be looked at."""
+        return any(time_ns != NOT_SEEN_NS for time_ns in self.mtimes_ns)
 
     def ref(self, index: int) -> ClipRef:
         clip_id = self.clip_ids[index]
@@ -168,6 +179,11 @@ def _mode(path: str) -> int:
         raise InputError(f"Input {printable(path)} cannot be read: {error.strerror}.") from None
 
 
+def _time_ns(info: os.stat_result) -> int:
+    # Some file systems hold times of any year, and some cameras and recorders set them.
+    return min(max(info.st_mtime_ns, _TIMES_NS[0]), _TIMES_NS[1])
+
+
 def _common_root(paths: Sequence[str], files: bool) -> str:
     parents = [os.path.dirname(path) for path in paths] if files else list(paths)  # noqa: PTH120
     return os.path.commonpath(parents) if parents else os.getcwd()  # noqa: PTH109
@@ -245,10 +261,10 @@ class _Walk:
             try:
                 info = entry.stat()
             except OSError:
-                self._add(prefix + name, 0, 0)  # a broken link: its row will say so
+                self._add(prefix + name, 0, NOT_SEEN_NS)
                 continue
             if stat.S_ISREG(info.st_mode):
-                self._add(prefix + name, info.st_size, info.st_mtime_ns)
+                self._add(prefix + name, info.st_size, _time_ns(info))
             else:
                 found.n_unmatched += 1
 
@@ -261,9 +277,9 @@ class _Walk:
         try:
             info = os.stat(path)  # noqa: PTH116
         except OSError:
-            self._add(relative, 0, 0)
+            self._add(relative, 0, NOT_SEEN_NS)
             return
-        self._add(relative, info.st_size, info.st_mtime_ns)
+        self._add(relative, info.st_size, _time_ns(info))
 
     def _wanted(self, relative: str) -> bool:
         return (not self._include.used or self._include.match(relative)) and not self._exclude.match(relative)

@@ -26,6 +26,7 @@ from ser_batch.errors import SerBatchError
 from ser_batch.plugins import PluginRecipe
 from ser_batch.run import steps
 from ser_batch.run.journal import Filesystem
+from ser_batch.stages.discover import read_file_list
 from ser_batch.stages.progress import Progress
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -40,6 +41,21 @@ def kill_at(name: str, number: int) -> None:
         left -= step == name
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    steps.observe(observer)
+
+
+def move_at(name: str, number: int, source: str, target: str, left: str) -> None:
+    """Take a folder away when a step is reached for the n-th time, and leave an empty one, or nothing."""
+    seen = 0
+
+    def observer(step: str) -> None:
+        nonlocal seen
+        seen += step == name
+        if step == name and seen == number:
+            pathlib.Path(source).rename(target)
+            if left:
+                pathlib.Path(left).mkdir()
 
     steps.observe(observer)
 
@@ -84,13 +100,15 @@ def run(order: dict) -> dict:
 def scanned(order: dict, heard: Heard) -> dict:
     if "kill_at" in order:
         kill_at(*order["kill_at"])
+    if "move_at" in order:
+        move_at(*order["move_at"])
     if "break_disk" in order:
         break_disk(**order["break_disk"])
     config = Config().with_values(order["config"])
     recipe = PluginRecipe(files=tuple(order["plugins"]), entry_points=(), built_in=("ser_batch.audio",))
     try:
         summary = scan(
-            order["inputs"],
+            read_file_list(pathlib.Path(order["files_from"])) if "files_from" in order else order["inputs"],
             order["run"],
             config=config,
             plugins=recipe,

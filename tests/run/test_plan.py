@@ -25,6 +25,7 @@ def index(vanished=(False,) * 5) -> Index:
         vanished=np.array(vanished),
         part=np.array([0, 0, 1, 2, 2]),
         reader=np.array(READERS),
+        out_of_reach=np.zeros(5, bool),
         is_current=np.ones(5, bool),
     )
 
