@@ -243,7 +243,9 @@ class Extraction:
         """Collect what is done, and see to pools that have died or can do no more."""
         ended: dict[WorkerProcesses, None] = {}
         for chunk in list(self._open.values()):
-            if chunk.future is None or is_broken(_error_of(chunk.future)):
+            error = _error_of(chunk.future) if chunk.future is not None else None
+            if chunk.future is None or is_broken(error):
+                chunk.pool.note_deaths(error)  # before anybody is killed from here
                 ended[chunk.pool] = None
             elif chunk.future.done():
                 answer = self._checked(chunk.future)

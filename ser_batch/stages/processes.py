@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -72,6 +73,7 @@ class WorkerProcesses:
         #: Why loky gave up, where no worker had died.
         self._complaint = ""
         self._is_ending = False
+        self._looking = threading.Lock()
         try:
             folder.mkdir(mode=0o700, parents=True)
         except OSError as error:
@@ -103,9 +105,9 @@ class WorkerProcesses:
             with starting(self._n_workers):
                 future = self._executor.submit(run_chunk, self._setup, self._folder, number, refs)
         except BrokenProcessPool as error:
-            self._note_deaths(error)
+            self.note_deaths(error)
             return None
-        future.add_done_callback(lambda done: self._note_deaths(None if done.cancelled() else done.exception()))
+        future.add_done_callback(lambda done: self.note_deaths(None if done.cancelled() else done.exception()))
         return future
 
     def collect(self, number: int, refs: Sequence[ClipRef]) -> list[ClipOutcome]:
@@ -147,9 +149,17 @@ class WorkerProcesses:
         dead = {*(self._deaths or ()), *self._watchdog.killed}
         return beat.pid in dead or not dead
 
-    def _note_deaths(self, error: BaseException | None) -> None:
-        """Look who is dead; loky says so to all who wait, just before it kills all workers that are alive."""
-        if self._deaths is None and not self._is_ending and is_broken(error):
+    def note_deaths(self, error: BaseException | None) -> None:
+        """Look who is dead, if `error` says that somebody is.
+
+        loky says so to all who wait, one after the other, and only then kills the workers that are alive. Whoever is
+        first to hear it looks; the lock keeps loky, which hears it too, from going on meanwhile.
+        """
+        if not is_broken(error):
+            return
+        with self._looking:
+            if self._deaths is not None or self._is_ending:
+                return
             codes = {pid: process.exitcode for pid, process in list(self._processes.items())}
             self._deaths = {pid: code for pid, code in codes.items() if code is not None}
             if error is not None and error.__cause__ is not None:  # a task or an answer that could not be unpickled

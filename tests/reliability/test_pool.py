@@ -91,6 +91,17 @@ def test_only_the_worker_that_died_first_is_blamed(made, tmp_path, noted):
     assert len(begun(noted, "last")) == len(begun(noted, "held1")) == 2
 
 
+def test_who_died_is_seen_before_anybody_is_killed_from_here(made, tmp_path, noted, monkeypatch):
+    """loky wakes whoever waits before it calls back; under load much later."""
+    from joblib.externals.loky._base import Future  # noqa: PLC0415
+
+    call_back = Future._invoke_callbacks
+    monkeypatch.setattr(Future, "_invoke_callbacks", lambda self: (time.sleep(0.5), call_back(self)))
+    outcomes, pools = analysed(made("held1", "held2", "last"), tmp_path / "work", n_jobs=3)
+    assert [str(outcome.status) for outcome in outcomes] == ["ok", "ok", "failed"]
+    assert pools == [3, 3, 1]
+
+
 def test_two_suspects_are_tried_side_by_side(scanner, made, tmp_path):  # noqa: F811
     """One kills another worker and itself; then both live, but only if both are in hand at the same time."""
     answer, notes = scan_noted(scanner, made("murderer", "victim"), tmp_path)
