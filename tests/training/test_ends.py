@@ -95,9 +95,8 @@ def test_training_goes_on_without_a_clip_whose_decoder_crashes(capsys: pytest.Ca
     write_clip(Path("raw/fear/s1_crash.wav"), "fear", take=9)
     assert main(command("train")) == ExitCode.OK
     said = capsys.readouterr().err.splitlines()
-    assert [line for line in said if line.startswith("Left out: ")] == [
-        "Left out: raw/fear/s1_crash.wav: failed in decode: worker killed by signal 11 in decode"
-    ]
+    (left_out,) = [line for line in said if line.startswith("Left out: ")]
+    assert left_out.startswith("Left out: raw/fear/s1_crash.wav: failed in decode: worker killed by signal 11")
     assert "1 of 13 clips cannot be read and are left out." in said
 
 
