@@ -33,7 +33,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
 
 
 #: Names that mean another thing on some commands.
-HOMONYMS = {"--dry-run", "--json", "--output", "--resume"}
+HOMONYMS = {"--dry-run", "--json", "--labels", "--output", "--resume"}
 
 
 def declared(path: Path) -> list[str]:
@@ -69,7 +69,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["qqqqqq"], ExitCode.USAGE, "No such command 'qqqqqq'"),
         (["--colour"], ExitCode.USAGE, "No such option"),
         (["plugins", "--chekc", "mel"], ExitCode.USAGE, "--chekc"),
-        (["plugins", "--check", "melon"], ExitCode.PLUGIN, "No extractor or plugin with extractors is called 'melon'"),
+        (["plugins", "--check", "melon"], ExitCode.PLUGIN, "Nothing that can be tried is called 'melon'"),
         (["plugins", "--plugin", "nowhere.py"], ExitCode.PLUGIN, "Plugin file nowhere.py does not exist."),
         (["scan", "nowhere", "-o", "run"], ExitCode.INPUT, "nowhere"),
         (["scan", ".", "-o", "run"], ExitCode.NOTHING_TO_DO, "No audio files found in ."),
@@ -229,4 +229,4 @@ def test_the_module_is_the_command() -> None:
         timeout=60,
     )
     assert done.returncode == ExitCode.PLUGIN
-    assert done.stderr.startswith("Error: No extractor or plugin")
+    assert done.stderr.startswith("Error: Nothing that can be tried is called 'melon'")
