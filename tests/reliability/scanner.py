@@ -191,4 +191,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # The tests may run under nohup, or in the background of a script: what was ignored there is heeded here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     main()
