@@ -25,6 +25,7 @@ __all__ = [
     "PassedOver",
     "Prediction",
     "Remark",
+    "Segment",
     "Status",
 ]
 
@@ -53,6 +54,23 @@ class ClipRef:
     path: str
     size_bytes: int
     mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a recording in which somebody speaks, as somebody has marked it."""
+
+    start_s: float
+    #: After `start_s`.
+    end_s: float
+    #: Of the recording, from 1; 0 where nobody says.
+    channel: int = 0
+    #: As named by whoever marked it; ``""`` where nobody says.
+    speaker: str = ""
+    #: The words, in one line; ``""`` where nobody says.
+    text: str = ""
+    #: What it was read from: ``rttm``, ``textgrid``, ``eaf``, ``srt``, ``vtt``, ``json``, ``csv``, ``tsv``.
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

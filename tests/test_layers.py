@@ -30,6 +30,8 @@ HOMES = {
     "librosa": ("training/",),
     "parselmouth": (),
     "av": ("audio/media.py",),
+    "praatio": ("segments/",),
+    "webvtt": ("segments/",),
 }
 
 HEAVY = ("torch", "librosa", "pandas", "numba", "scipy", "pyarrow", "onnxruntime", "joblib", "soundfile", "av")

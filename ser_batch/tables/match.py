@@ -35,6 +35,8 @@ class Matching:
     unknown: dict[str, int] = field(default_factory=dict)
     #: Rows that say again what another row says.
     n_repeated: int = 0
+    #: Position of the file of each row; -1 for rows that mean none of the files.
+    places: list[int] = field(default_factory=list)
 
     @property
     def n_without(self) -> int:
@@ -96,6 +98,7 @@ def match_rows(
                 f"Table {table.path}, line {table.lines[row]}: {text!r} may be {' or '.join(index.candidates(text))}. "
                 f"Write more of the path."
             )
+        matching.places.append(place)
         if place == _NONE:
             first = matching.unknown.setdefault(index.relative(text), row)
         else:

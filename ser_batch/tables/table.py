@@ -20,7 +20,7 @@ from ser_batch.errors import DataError, InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["TABLE_SUFFIXES", "Table", "read_table", "with_rows"]
+__all__ = ["TABLE_SUFFIXES", "Table", "decoded", "read_table", "with_rows"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".xlsx")
 
@@ -138,7 +138,7 @@ def _checked(table: Table) -> Table:
 
 
 def _from_text(path: Path, data: bytes) -> Table:
-    text, encoding = _decoded(path, data)
+    text, encoding = decoded(path, data)
     # A line for Excel, and one that PowerShell writes.
     named = re.match(r"\s*sep=(.)\r?\n", text)
     n_skipped = 1 if named or text.startswith("#TYPE ") else 0
@@ -164,8 +164,14 @@ def _from_text(path: Path, data: bytes) -> Table:
     return table
 
 
-def _decoded(path: Path, data: bytes) -> tuple[str, str]:
-    """Return the text and its encoding."""
+def decoded(path: Path, data: bytes) -> tuple[str, str]:
+    """Return the text of a file and its encoding: UTF-8, UTF-16, or what is neither as Windows-1252.
+
+    Raises
+    ------
+    DataError
+        It is no text.
+    """
     marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
     encoding = next((name for mark, name in marks.items() if data.startswith(mark)), "")
     if not encoding and 0 in data[:2]:

@@ -1,0 +1,70 @@
+"""Segments as somebody has marked them, sorted and checked."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from ser_batch.errors import DataError
+from ser_batch.records import Segment
+from ser_batch.text import printable
+
+__all__ = ["Marked", "Tiers", "checked"]
+
+#: Name of a tier, on which one speaks at a time, or "" -> a segment on it.
+Tiers = Iterable[tuple[str, Segment]]
+
+#: Two stretches of one speaker that overlap by less do so by rounding.
+_ROUNDING_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """What a file says."""
+
+    #: By start, then end.
+    segments: tuple[Segment, ...] = ()
+    #: What was left out; ``""`` for nothing.
+    note: str = ""
+
+
+def checked(found: Tiers) -> Marked:
+    """Sort segments, and see that they are possible.
+
+    Raises
+    ------
+    DataError
+        A time is no time, or two stretches of one tier overlap.
+    """
+    tiers: dict[tuple[str, int], list[Segment]] = defaultdict(list)
+    n_empty = 0
+    for tier, item in found:
+        if not (math.isfinite(item.start_s) and math.isfinite(item.end_s)) or item.start_s < -_ROUNDING_S:
+            raise DataError(f"a segment from {item.start_s} to {item.end_s} s is none")
+        if item.end_s < item.start_s:
+            raise DataError(f"a segment ends at {item.end_s:.3f} s, before it begins at {item.start_s:.3f} s")
+        if item.end_s <= max(item.start_s, 0.0):
+            n_empty += 1
+            continue
+        if item.channel < 0:
+            raise DataError(f"channel {item.channel} of a segment is none; channels count from 1")
+        clean = replace(item, start_s=max(item.start_s, 0.0), text=" ".join(item.text.split()))
+        tiers[tier or item.speaker, item.channel].append(clean)
+    for (tier, _), items in tiers.items():
+        items.sort(key=lambda item: (item.start_s, item.end_s))
+        for before, after in pairwise(items):
+            if before.end_s - after.start_s >= _ROUNDING_S:
+                whose = f" of {printable(tier)!r}" if tier else ""
+                raise DataError(
+                    f"segments{whose} overlap: one goes on until {before.end_s:.3f} s, and another begins at "
+                    f"{after.start_s:.3f} s"
+                )
+    segments = sorted(
+        (item for items in tiers.values() for item in items),
+        key=lambda item: (item.start_s, item.end_s, item.channel, item.speaker),
+    )
+    note = f"{n_empty} segments without length were left out" if n_empty else ""
+    return Marked(tuple(segments), note)
