@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar, cast
 
 import numba
 from numba.core import caching
+from numba.core.runtime.nrt import rtsys
 
 from ser_batch.dsp.kernel_cache import kernel_folder, unsaved
 
@@ -67,7 +68,9 @@ class _KernelCache(caching.FunctionCache):
 
     def load_overload(self, signature: Any, target: Any) -> Any:
         try:
-            return super().load_overload(signature, target)
+            # numba would load all that it compiles with, for half a second; what is compiled needs this only.
+            rtsys.initialize(target)
+            return self._load_overload(signature, target)
         except Exception:  # what unpickling a damaged file raises, is anything
             with suppress(OSError):
                 self.flush()

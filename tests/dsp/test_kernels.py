@@ -21,6 +21,7 @@ from ser_batch.dsp.kernel_cache import kernel_folder
 from ser_batch.dsp.contour import means
 np.save(sys.argv[1], means(np.sin(np.arange(60.0)).reshape(20, 3)))
 hits = sum(means.stats.cache_hits.values())
+assert not hits or "numba.np.linalg" not in sys.modules, "what is compiled needs no compiler"
 print(kernel_folder(), "loaded" if hits else "compiled")
 """
 
