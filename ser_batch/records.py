@@ -88,6 +88,8 @@ class Clip:
     note: str = ""
     #: What decoded it, with its version, for the row of the file; ``""`` where the reader does not say.
     reader: str = ""
+    #: float32 (n_samples,): the samples before the high-pass that precedes all analyses; None where there was none.
+    as_read: NDArray[np.float32] | None = None
     _analyses: dict[str, object] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

@@ -23,17 +23,21 @@ _SILENT_POWER: Final = 1e-13
 
 
 @kernel
-def block_levels(samples: Singles, mean: float, block_length: int, clipped_from: float) -> tuple[Doubles, Indices]:
+def block_levels(
+    samples: Singles, as_read: Singles, mean: float, block_length: int, clipped_from: float
+) -> tuple[Doubles, Indices]:
     """Measure consecutive blocks; the last one may be shorter.
 
     Parameters
     ----------
     samples : float32 (n_samples,)
+    as_read : float32 (n_samples,)
+        The same ones before any filter, which may have moved them off full scale.
     mean : float
-        What to subtract.
+        What to subtract from `samples`.
     block_length : int
     clipped_from : float
-        Magnitude from which a sample counts as clipped.
+        Magnitude from which a sample counts as clipped, as it was read.
 
     Returns
     -------
@@ -52,7 +56,7 @@ def block_levels(samples: Singles, mean: float, block_length: int, clipped_from:
         for i in range(low, high):
             value = samples[i] - np.float32(mean)
             squares += value * value
-            clipped += abs(samples[i]) >= clipped_from
+            clipped += abs(as_read[i]) >= clipped_from
         energy[block] = squares
         n_clipped[block] = clipped
     return energy, n_clipped

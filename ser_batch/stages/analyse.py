@@ -25,8 +25,13 @@ if TYPE_CHECKING:
     import pluggy
 
     from ser_batch.config import AudioConfig, Config
+    from ser_batch.dsp.highpass import HighPass
 
-__all__ = ["Change", "Observer", "analyse_clip", "select_extractors"]
+__all__ = ["ANALYSIS_VERSION", "Change", "Observer", "analyse_clip", "select_extractors"]
+
+
+#: Raised whenever what extractors are shown of a recording changes.
+ANALYSIS_VERSION = 2
 
 
 class Observer(Protocol):
@@ -163,6 +168,7 @@ class _Work:
     duration_s: float = float("nan")
     source: tuple[int, int] = (0, 0)
     note: str = ""
+    high_pass: HighPass | None = None
     reader: str = ""
     windows: list[NDArray[np.float64]] = field(default_factory=list)
     blocks: list[dict[str, FeatureBlock]] = field(default_factory=list)
@@ -189,11 +195,11 @@ class _Work:
                 return self._finished(Status.PARTIAL, error)
             if clip is None:
                 break
-            self._piece(clip, audio)
+            self._piece(clip, audio, round(piece_s * audio.sample_rate_hz))
             del clip
         return self._finished(Status.OK) if self.windows else self.skipped("Empty", "the file holds no audio samples")
 
-    def _piece(self, clip: Clip, audio: AudioConfig) -> None:
+    def _piece(self, clip: Clip, audio: AudioConfig, n_piece: int) -> None:
         self.source = (clip.source_rate_hz, clip.source_channels)
         self.note = clip.note or self.note
         self.reader = clip.reader
@@ -202,6 +208,7 @@ class _Work:
         if not len(windows_s):
             return
         with self._in("extract"):
+            clip = self._high_passed(clip, n_piece)
             blocks = {name: extractor.extract(clip, windows_s) for name, (_, extractor) in self.extractors.items()}
         if self.blocks and self.classifier is None and callable(self.keep_tensors):
             # A second piece: from here on this is a long recording, predicted where it is read.
@@ -216,6 +223,17 @@ class _Work:
         self.windows.append(windows_s)
         self.spans_s.append((clip.start_s, end_s))
         self.duration_s = end_s
+
+    def _high_passed(self, clip: Clip, n_piece: int) -> Clip:
+        """Return a piece without what lies below every voice, as if the whole recording had been filtered at once."""
+        from ser_batch.dsp.highpass import HighPass  # noqa: PLC0415 - numba is loaded when first needed
+        from ser_batch.extractors.analyses import finite  # noqa: PLC0415
+
+        self.high_pass = self.high_pass or HighPass(clip.sample_rate_hz)
+        samples = self.high_pass(finite(clip.samples), min(n_piece, len(clip.samples)))
+        # A view of bytes: no extractor can make it writable.
+        shown = np.asarray(samples.data.toreadonly())
+        return replace(clip, samples=shown, as_read=clip.samples, _analyses={})
 
     def _predict(self, blocks: Mapping[str, FeatureBlock]) -> None:
         assert self.classifier is not None

@@ -13,7 +13,7 @@ from ser_batch.config import Config
 from ser_batch.contracts import CheckedClassifier, CheckedExtractor
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import FeatureSpec
-from ser_batch.stages.analyse import Change, select_extractors
+from ser_batch.stages.analyse import ANALYSIS_VERSION, Change, select_extractors
 
 if TYPE_CHECKING:
     import pluggy
@@ -65,6 +65,7 @@ class Ingredients:
     def settings(self) -> dict[str, Any]:
         """Return everything that changes results, flat, by a name that people recognise."""
         settings = {f"audio.{key}": value for key, value in self.config.as_dict()["audio"].items()}
+        settings["analysis"] = ANALYSIS_VERSION
         settings |= {f"extractor {spec.extractor}": spec.version for spec in self.specs}
         settings |= {f"reader {plugin}": version for plugin, version in self.readers.items()}
         if self.model:

@@ -13,10 +13,10 @@ from ser_batch.dsp.pitch import mean_spectrum
 
 def test_blocks_have_the_energy_of_their_samples_about_the_mean():
     samples = np.concatenate([np.full(200, 0.3), np.full(200, 0.7), np.full(50, 1.0)]).astype(np.float32)
-    energy, n_clipped = level.block_levels(samples, 0.3, 200, 0.99)
+    energy, n_clipped = level.block_levels(samples, samples, 0.3, 200, 0.99)
     np.testing.assert_allclose(energy, [0.0, 200 * 0.16, 50 * 0.49], atol=1e-5)
     np.testing.assert_array_equal(n_clipped, [0, 0, 50])
-    assert len(level.block_levels(np.empty(0, np.float32), 0.0, 200, 0.99)[0]) == 0
+    assert len(level.block_levels(*[np.empty(0, np.float32)] * 2, 0.0, 200, 0.99)[0]) == 0
 
 
 def test_what_is_35_db_below_the_loud_parts_is_not_active():

@@ -196,6 +196,15 @@ def test_activity_and_clipping_are_shares_of_the_window():
     assert values["level"] == pytest.approx(10 * np.log10(np.var(samples)), abs=0.1)
 
 
+def test_clipping_is_judged_by_the_samples_as_they_were_read():
+    """A high-pass tilts what stood at full scale."""
+    as_read = np.where(np.arange(RATE_HZ) < RATE_HZ // 4, 1.0, 0.1).astype(np.float32)
+    clip = Clip(0.5 * as_read, RATE_HZ, RATE_HZ, 1, as_read=as_read)
+    extractor = quality.QualityExtractor()
+    values = extractor.extract(clip, np.zeros((0, 2))).clip_scalars
+    assert values[extractor.spec.columns.index("quality__clipped_fraction")] == pytest.approx(0.25, abs=1e-3)
+
+
 def test_the_mel_of_a_window_ignores_what_lies_around_it():
     samples = speech(9.0)
     extractor = mel.MelExtractor()

@@ -302,8 +302,8 @@ def test_a_change_is_done_to_each_piece_in_turn_of_each_file_anew(manager, long_
     plain = analyse(long_file, manager, piece_s=6.0).blocks[0].scalars[:, 0]
     for _ in range(2):
         faded = analyse(long_file, manager, piece_s=6.0, change=Fading()).blocks[0].scalars[:, 0]
-        # Two windows to a piece; power falls by a factor of 4 from piece to piece.
-        np.testing.assert_allclose(faded, plain * 4.0 ** -(np.arange(9) // 2), rtol=1e-5)
+        # Two windows to a piece; power falls by a factor of 4 from piece to piece, which the high-pass hears as a step.
+        np.testing.assert_allclose(faded, plain * 4.0 ** -(np.arange(9) // 2), rtol=1e-3)
 
 
 def test_a_change_that_fails_is_a_failure_of_decoding(manager, long_file):
@@ -312,3 +312,43 @@ def test_a_change_that_fails_is_a_failure_of_decoding(manager, long_file):
 
     outcome = analyse(long_file, manager, change=refuse)
     assert (outcome.status, outcome.stage, outcome.error_message) == (Status.FAILED, "decode", "no such codec")
+
+
+class Heard:
+    """An extractor that keeps what it is shown."""
+
+    spec = FeatureSpec("level", 2)
+
+    def __init__(self) -> None:
+        self.clips: list[Clip] = []
+
+    def extract(self, clip: Clip, windows_s) -> FeatureBlock:
+        self.clips.append(clip)
+        return FeatureBlock("level", np.zeros((len(windows_s), 0), np.float32), np.zeros(0, np.float32))
+
+
+def test_an_offset_reaches_no_extractor_and_pieces_are_filtered_as_the_whole(manager, tmp_path):
+    samples = 0.2 * np.random.default_rng(1).standard_normal(20 * RATE_HZ)
+    refs = []
+    for name, offset in (("plain.wav", 0.0), ("offset.wav", 0.1)):
+        soundfile.write(tmp_path / name, samples + offset, RATE_HZ, subtype="FLOAT")
+        refs.append(ClipRef(name, str(tmp_path / name), 1, 0))
+    whole, parts, plain = Heard(), Heard(), Heard()
+    analyse(refs[1], manager, extractor=whole)
+    analyse(refs[1], manager, extractor=parts, piece_s=6.0)
+    analyse(refs[0], manager, extractor=plain)
+    assert len(parts.clips) > 2
+    for clip in parts.clips:
+        first = round(clip.start_s * RATE_HZ)
+        np.testing.assert_array_equal(clip.samples, whole.clips[0].samples[first : first + len(clip.samples)])
+    np.testing.assert_allclose(plain.clips[0].samples, whole.clips[0].samples, atol=1e-6)
+    np.testing.assert_allclose(whole.clips[0].as_read, samples + 0.1, atol=1e-6)
+
+
+def test_a_sample_beyond_all_measure_does_not_ring_through_the_rest(manager, tmp_path):
+    samples = 0.2 * np.random.default_rng(1).standard_normal(3 * RATE_HZ)
+    samples[100] = 1e30
+    soundfile.write(tmp_path / "a.wav", samples, RATE_HZ, subtype="FLOAT")
+    heard = Heard()
+    analyse(ClipRef("a.wav", str(tmp_path / "a.wav"), 1, 0), manager, extractor=heard)
+    assert np.abs(heard.clips[0].samples).max() < 2
