@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,9 +31,10 @@ from ser_batch.text import printable
 if TYPE_CHECKING:
     import pluggy
 
-    from ser_batch.records import Classifier, ClipOutcome
+    from ser_batch.records import Classifier, ClipOutcome, ClipRef
     from ser_batch.run.metadata import FileTable
     from ser_batch.run.open import OpenRun
+    from ser_batch.run.plan import Plan, Shard
 
 __all__ = ["MODES", "Prepared", "RunSummary", "find_audio", "prepare", "scan"]
 
@@ -214,7 +215,7 @@ def _process(
     progress.begin(run.plan.n_files, len(run.plan.found))
     try:
         with scratch_folder(run.run_dir) as folder, Extraction(setup, n_jobs, folder, progress) as extraction:
-            for shard, extracted in extraction.run((shard, shard.refs) for shard in run.plan.shards()):
+            for shard, extracted in extraction.run(_handed_out(run.plan)):
                 outcomes = _tried_again(extracted, setup, folder)
                 archive.check(outcomes)
                 reached("shard-extracted")
@@ -227,6 +228,13 @@ def _process(
         progress.end()
     if run.kept_notice:
         progress.say(run.kept_notice)
+
+
+def _handed_out(plan: Plan) -> Iterator[tuple[Shard, Sequence[ClipRef]]]:
+    for shard in plan.shards():
+        yield shard, shard.refs
+    # pyarrow loads pandas at the first array of Python values: here, while the workers of a short scan still start.
+    import pandas  # noqa: F401, PLC0415
 
 
 def _tried_again(outcomes: list[ClipOutcome], setup: Setup, folder: Path) -> list[ClipOutcome]:

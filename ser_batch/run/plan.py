@@ -33,7 +33,7 @@ class Shard:
     #: The part exists: its other rows stay.
     is_rewrite: bool = False
     #: clip_ids of the part's files that are gone.
-    vanished: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
+    vanished: pa.Array = field(default_factory=lambda: pa.nulls(0, pa.string()))
     #: Of these, files whose results belong to other settings, and cannot be had again.
     lost: Sequence[ClipRef] = ()
     #: The part was made with other settings, so that none of its rows may stay.
