@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from ser_batch.errors import ConfigError
-from ser_batch.text import did_you_mean
+from ser_batch.kinds import is_number, is_text
+from ser_batch.text import did_you_mean, printable, shown
 
 __all__ = [
     "DEVICES",
@@ -21,6 +21,7 @@ __all__ = [
     "RunConfig",
     "load_config",
     "overlay",
+    "read_toml",
     "require",
 ]
 
@@ -43,11 +44,11 @@ class AudioConfig:
 
     def __post_init__(self) -> None:
         require(8_000 <= self.sample_rate_hz <= 192_000, "audio.sample_rate_hz", "between 8000 and 192000")
-        require(self.window_s > 0, "audio.window_s", "above 0")
-        require(0 < self.window_hop_s <= self.window_s, "audio.window_hop_s", "above 0 and at most window_s")
+        require(0.01 <= self.window_s <= 3_600, "audio.window_s", "from 0.01 to 3600")
+        require(0.01 <= self.window_hop_s <= self.window_s, "audio.window_hop_s", "from 0.01 to window_s")
         is_fit = 16 <= self.n_mel_bands <= 128 and self.n_mel_bands % 8 == 0
         require(is_fit, "audio.n_mel_bands", "a multiple of 8 from 16 to 128")
-        require(self.piece_s >= self.window_s, "audio.piece_s", "at least window_s")
+        require(self.window_s <= self.piece_s <= 86_400, "audio.piece_s", "from window_s to 86400")
 
     def completed(self, changes: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return changes of settings with those that follow from them: windows in a row stay in a row."""
@@ -144,29 +145,41 @@ def load_config(path: Path | None = None, base: Config | None = None) -> Config:
         The file is missing, is not TOML, or has an unknown key or a wrong value.
     """
     config = base or Config()
-    if path is None:
-        return config
+    return config if path is None else config.with_values(read_toml(path), source=str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the tables of a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing, cannot be read, or is not TOML.
+    """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"Configuration file {path} does not exist.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Configuration file {path} is not valid TOML: {error}") from error
-    return config.with_values(values, source=str(path))
+    except OSError as error:
+        raise ConfigError(f"Configuration file {path} cannot be read: {error.strerror}.") from None
+    except RecursionError:
+        raise ConfigError(f"Configuration file {path} is nested too deeply.") from None
+    except ValueError as error:  # no UTF-8, no TOML, or a number of thousands of digits
+        raise ConfigError(f"Configuration file {path} is not valid TOML: {error}") from None
 
 
 def overlay(target: Any, values: Mapping[str, Any], source: str, prefix: str = "") -> Any:
     known = {item.name for item in fields(target)}
     hints = get_type_hints(type(target))
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{source}: {prefix.rstrip('.')!r} is a section, not a value.")
     changes: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
-            near = did_you_mean(key, known)
-            raise ConfigError(f"{source}: unknown key {prefix + key!r}.{near} Known here: {', '.join(sorted(known))}.")
+            near, unknown = did_you_mean(key, known), printable(prefix + key[:100])
+            raise ConfigError(f"{source}: unknown key {unknown!r}.{near} Known here: {', '.join(sorted(known))}.")
         current = getattr(target, key)
         if is_dataclass(current):
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"{source}: {prefix + key!r} is a section, not a value.")
             changes[key] = overlay(current, value, source, f"{prefix}{key}.")
         else:
             changes[key] = _typed(value, hints[key], f"{source}: {prefix + key!r}")
@@ -180,15 +193,18 @@ def overlay(target: Any, values: Mapping[str, Any], source: str, prefix: str = "
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
     if hint == tuple[str, ...]:
-        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        if isinstance(value, list | tuple) and all(map(is_text, value)):
             return tuple(value)
-        raise ConfigError(f"{where} must be a list of strings, not {value!r}.")
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        raise ConfigError(f"{where} must be a list of strings, not {shown(value)}.")
+    if hint in (int, float) and isinstance(value, int | float) and not isinstance(value, bool):
+        if not is_number(value):
+            raise ConfigError(f"{where} must be a finite number of fewer than 20 digits.")
+        if hint is float:
+            return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{where} must be of type {hint.__name__}, not {value!r}.")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{where} must be finite, not {value!r}.")
+        raise ConfigError(f"{where} must be of type {hint.__name__}, not {shown(value)}.")
+    if hint is str and not is_text(value):
+        raise ConfigError(f"{where} must be text that can be a name, not {shown(value)}.")
     return value
 
 

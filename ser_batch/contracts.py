@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ser_batch.errors import ModelError, PluginError
+from ser_batch.kinds import CARD, is_count, is_text, problem_with, read_json
 from ser_batch.plugins import blamed
 from ser_batch.records import Classifier, Clip, Corpus, CorpusItem, Extractor, FeatureBlock, FeatureSpec, Prediction
 from ser_batch.text import did_you_mean, shown
@@ -333,7 +334,7 @@ class CheckedClassifier:
             labels = self._read("labels", _are_labels, "at least two different emotions")
             needs = self._read("needs", _are_needs, "(extractor, version) pairs")
             columns = self._read("columns", _are_columns, "extractor -> list of its columns", {})
-            card = self._read("card", _is_card, "what JSON can hold", {})
+            card = self._read("card", _is_card, "what the metadata of a model file may hold", {})
         self._all_labels = tuple(labels)
         self.labels = self._among(among)
         self._kept = [self._all_labels.index(label) for label in self.labels]
@@ -453,7 +454,7 @@ class CheckedClassifier:
 
 
 def _is_name(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
+    return is_text(value) and bool(value)
 
 
 def _is_sha256(value: object) -> bool:
@@ -471,8 +472,7 @@ def _are_labels(value: object) -> bool:
 
 def _are_needs(value: object) -> bool:
     return isinstance(value, tuple | list) and all(
-        isinstance(item, tuple | list) and len(item) == 2 and _is_name(item[0]) and isinstance(item[1], int)
-        for item in value
+        isinstance(item, tuple | list) and len(item) == 2 and _is_name(item[0]) and is_count(item[1]) for item in value
     )
 
 
@@ -485,7 +485,8 @@ def _are_columns(value: object) -> bool:
 
 def _is_card(value: object) -> bool:
     try:
-        json.dumps(value)
+        # As run.json will hold it.
+        read = read_json(json.dumps(value))
     except (TypeError, ValueError, RecursionError):
         return False
-    return isinstance(value, Mapping)
+    return isinstance(value, Mapping) and not problem_with(read, CARD)

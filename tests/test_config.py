@@ -44,15 +44,21 @@ def test_a_configuration_is_frozen() -> None:
         ({"run": {"zzz": 3}}, r"unknown key 'run\.zzz'\. Known here: exclude, include, shard_size"),
         ({"audio": 3}, r"'audio' is a section, not a value"),
         ({"audio": {"window_s": "3"}}, r"'audio\.window_s' must be of type float, not '3'"),
-        ({"audio": {"window_s": float("inf")}}, r"'audio\.window_s' must be finite"),
-        ({"audio": {"window_s": float("nan")}}, r"'audio\.window_s' must be finite"),
+        ({"audio": {"window_s": float("inf")}}, r"'audio\.window_s' must be a finite number"),
+        ({"audio": {"window_s": float("nan")}}, r"'audio\.window_s' must be a finite number"),
         ({"extract": {"jobs": True}}, r"'extract\.jobs' must be of type int, not True"),
         ({"extract": {"jobs": 1.5}}, r"'extract\.jobs' must be of type int"),
         ({"extract": {"extractors": "mel"}}, r"'extract\.extractors' must be a list of strings"),
         ({"extract": {"extractors": [1]}}, r"must be a list of strings"),
-        ({"audio": {"window_s": 0}}, r"audio\.window_s must be above 0"),
-        ({"audio": {"window_hop_s": 4}}, r"audio\.window_hop_s must be above 0 and at most window_s"),
-        ({"audio": {"window_s": 90.0}}, r"audio\.piece_s must be at least window_s"),
+        ({"audio": {"window_s": 0}}, r"audio\.window_s must be from 0\.01 to 3600"),
+        ({"audio": {"window_hop_s": 4}}, r"audio\.window_hop_s must be from 0\.01 to window_s"),
+        ({"audio": {"window_hop_s": 0}}, r"audio\.window_hop_s must be from 0\.01 to window_s"),
+        ({"audio": {"piece_s": 1e9}}, r"audio\.piece_s must be from window_s to 86400"),
+        ({"audio": {"window_s": 10**400}}, r"'audio\.window_s' must be a finite number"),
+        ({"extract": {"jobs": 16**5000}}, r"'extract\.jobs' must be a finite number of fewer than 20 digits"),
+        ({"predict": {"model": "a\0b"}}, r"'predict\.model' must be text"),
+        ({"run": {"exclude": ["\ud800"]}}, r"must be a list of strings"),
+        ({"audio": {"window_s": 90.0}}, r"audio\.piece_s must be from window_s to 86400"),
         ({"audio": {"sample_rate_hz": 4_000}}, r"audio\.sample_rate_hz must be between 8000 and 192000"),
         ({"extract": {"jobs": -1}}, r"extract\.jobs must be 0 \(one per core\) or more"),
         ({"extract": {"timeout_s": -1}}, r"extract\.timeout_s must be 0 \(none\) or more"),
@@ -72,7 +78,13 @@ def test_a_wrong_value_is_refused_with_the_rule(values: dict[str, Any], message:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"[audio\n", "is not valid TOML"), (b"\xff\xfe", "is not valid TOML"), (None, "does not exist")],
+    [
+        (b"[audio\n", "is not valid TOML"),
+        (b"\xff\xfe", "is not valid TOML"),
+        (b"x = " + b"9" * 5000, "is not valid TOML"),
+        (b"x = " + b"[" * 100_000, "is nested too deeply"),
+        (None, "does not exist"),
+    ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "mine.toml"

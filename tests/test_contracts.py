@@ -220,7 +220,10 @@ def test_a_classifier_that_keeps_its_promise_passes_as_float32() -> None:
         ({"labels": ([], {})}, r"at least two different emotions"),
         ({"needs": ["x"]}, r"needs must be \(extractor, version\) pairs, not \['x'\]"),
         ({"columns": ["x__a"]}, r"columns must be extractor -> list of its columns"),
-        ({"card": {"made": object()}}, r"card must be what JSON can hold"),
+        ({"card": {"made": object()}}, r"card must be what the metadata of a model file may hold"),
+        ({"card": {"scores": {"uar": float("nan")}}}, r"card must be"),
+        ({"card": {"training": "long ago"}}, r"card must be"),
+        ({"card": {"created": 10**400}}, r"card must be"),
     ],
 )
 def test_a_classifier_that_is_none_is_refused(changes: dict[str, Any], message: str) -> None:

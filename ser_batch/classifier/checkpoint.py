@@ -24,6 +24,7 @@ from ser_batch.atomic import write_atomic
 from ser_batch.classifier.checks import FORMAT_VERSION, check_meta, check_weights, weight_shapes
 from ser_batch.classifier.network_config import NetworkConfig
 from ser_batch.errors import ModelError
+from ser_batch.kinds import read_json
 from ser_batch.records import FeatureSpec
 from ser_batch.text import printable
 
@@ -207,7 +208,7 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     }
     # Through JSON and back, so that what is checked is what a reader will see.
     text = json.dumps(checkpoint.meta, allow_nan=False, sort_keys=True)
-    _check(Checkpoint(weights, json.loads(text)), where)
+    _check(Checkpoint(weights, _parse(text, where)), where)
     try:
         write_atomic(path, to_bytes(weights, metadata={METADATA_KEY: text}))
     except OSError as error:
@@ -232,9 +233,9 @@ def _parse(text: str | None, where: str) -> dict[str, Any]:
             f"`ser-batch train` writes files that fit."
         )
     try:
-        meta = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ModelError(f"{where}: its {METADATA_KEY!r} metadata is not JSON: {error}.") from error
+        meta = read_json(text)
+    except ValueError as error:
+        raise ModelError(f"{where}: its {METADATA_KEY!r} metadata cannot be read: {error}.") from error
     if not isinstance(meta, dict):
         raise ModelError(f"{where}: its {METADATA_KEY!r} metadata must be a JSON object.")
     return meta

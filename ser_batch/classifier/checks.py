@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,6 +12,19 @@ from numpy.typing import NDArray
 from ser_batch.classifier.network_config import N_DENSE, NetworkConfig
 from ser_batch.errors import ModelError
 from ser_batch.extractors.mel import mel_shape
+from ser_batch.kinds import (
+    CARD,
+    OBJECT,
+    TEXT,
+    TEXTS,
+    Kind,
+    is_count,
+    is_number,
+    is_text,
+    object_of,
+    problem_with,
+    shown,
+)
 
 __all__ = [
     "FORMAT_VERSION",
@@ -32,17 +44,19 @@ POOLING_RULES = ("weighted_mean",)
 _CURE = "The file is damaged or does not fit this version of ser-batch: take another copy, or train the model again."
 
 #: Required fields of the metadata and what each must be.
-_FIELDS: dict[str, tuple[type | tuple[type, ...], str]] = {
-    "name": (str, "text"),
-    "labels": (list, "a list of at least two emotions"),
-    "audio": (dict, "an object with sample_rate_hz, window_s and window_hop_s, each above 0"),
-    "extractors": (list, "a list of [name, version]"),
-    "columns": (dict, "an object: extractor -> its columns"),
-    "features": (list, f"a list of {N_DENSE} columns"),
-    "temperature": ((int, float), "a number above 0"),
-    "pooling": (dict, "an object with rule and weight_column"),
-    "network": (dict, "an object"),
+_FIELDS: dict[str, Kind] = {
+    "name": TEXT,
+    "labels": Kind(TEXTS.holds, "a list of at least two emotions"),
+    "audio": Kind(OBJECT.holds, "an object with sample_rate_hz, window_s and window_hop_s, each above 0"),
+    "extractors": Kind(lambda value: isinstance(value, list), "a list of [name, version]"),
+    "columns": Kind(object_of(TEXTS.holds), "an object: extractor -> its columns"),
+    "features": Kind(TEXTS.holds, f"a list of {N_DENSE} columns"),
+    "temperature": Kind(is_number, "a number above 0"),
+    "pooling": Kind(object_of(is_text), "an object with rule and weight_column"),
+    "network": OBJECT,
 }
+#: Beyond, no window fits the memory.
+_HIGHEST = {"sample_rate_hz": 1e6, "window_s": 3_600.0, "window_hop_s": 3_600.0}
 
 
 def weight_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
@@ -127,30 +141,31 @@ def check_meta(meta: Mapping[str, Any], where: str) -> None:
         raise ModelError(
             f"{where} has format version {version}; this ser-batch reads up to {FORMAT_VERSION}. Upgrade ser-batch."
         )
-    for key, (kind, rule) in _FIELDS.items():
-        if not isinstance(meta.get(key), kind) or isinstance(meta[key], bool):
-            raise ModelError(f"{where}: metadata field {key!r} is missing or wrong; it must be {rule}.")
+    for key, kind in _FIELDS.items():
+        if key not in meta or not kind.holds(meta[key]):
+            raise ModelError(f"{where}: metadata field {key!r} is missing or wrong; it must be {kind.words}.")
+    if problem := problem_with(meta, CARD):
+        raise ModelError(f"{where}: metadata field {problem}. {_CURE}")
     for key, holds, rule in _value_rules(meta):
         if not holds:
-            raise ModelError(f"{where}: metadata field {key!r} must be {rule}; it is {_short(meta[key])}.")
+            raise ModelError(f"{where}: metadata field {key!r} must be {rule}; it is {shown(meta[key])}.")
 
 
 def _value_rules(meta: Mapping[str, Any]) -> Iterable[tuple[str, bool, str]]:
     labels, audio, pooling = meta["labels"], meta["audio"], meta["pooling"]
-    yield "labels", len(labels) >= 2 and all(isinstance(item, str) and item for item in labels), _FIELDS["labels"][1]
+    yield "labels", len(labels) >= 2 and all(map(_is_label, labels)), _FIELDS["labels"].words
     yield "labels", len(set(labels)) == len(labels), "without repeats"
-    keys = ("sample_rate_hz", "window_s", "window_hop_s")
-    yield "audio", all(isinstance(audio.get(key), int | float) and audio[key] > 0 for key in keys), _FIELDS["audio"][1]
-    yield "extractors", all(map(_is_name_and_version, meta["extractors"])), _FIELDS["extractors"][1]
+    are_sound = (is_number(audio.get(key)) and 0 < audio[key] <= highest for key, highest in _HIGHEST.items())
+    yield "audio", all(are_sound), _FIELDS["audio"].words
+    yield "extractors", all(map(_is_name_and_version, meta["extractors"])), _FIELDS["extractors"].words
     names = [item[0] for item in meta["extractors"]]
     yield "extractors", "mel" in names, "with 'mel', whose spectrogram the network sees"
     of_each = meta["columns"]
     yield "columns", sorted(of_each) == sorted(names), "given for exactly the extractors"
-    yield "columns", all(isinstance(item, list) for item in of_each.values()), _FIELDS["columns"][1]
     known = [column for columns in of_each.values() for column in columns]
     features = meta["features"]
     yield "features", len(features) == N_DENSE and all(item in known for item in features), "13 of the columns"
-    yield "temperature", math.isfinite(meta["temperature"]) and meta["temperature"] > 0, _FIELDS["temperature"][1]
+    yield "temperature", 1e-6 < meta["temperature"] < 1e6, _FIELDS["temperature"].words
     yield "pooling", pooling.get("rule") in POOLING_RULES, f"with a rule out of {', '.join(POOLING_RULES)}"
     yield "pooling", pooling.get("weight_column") in known, "with a weight_column out of the columns"
     network = meta["network"]
@@ -160,10 +175,12 @@ def _value_rules(meta: Mapping[str, Any]) -> Iterable[tuple[str, bool, str]]:
     yield "network", network.get("n_frames", 130) == n_frames, f"with {n_frames} n_frames, as many as a window has"
 
 
+def _is_label(label: str) -> bool:
+    try:
+        return bool(label.encode())
+    except UnicodeEncodeError:  # a byte of a name that is not UTF-8, which no table can hold
+        return False
+
+
 def _is_name_and_version(item: object) -> bool:
-    return isinstance(item, list) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], int)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return isinstance(item, list) and len(item) == 2 and is_text(item[0]) and is_count(item[1])

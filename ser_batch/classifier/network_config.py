@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -58,6 +58,9 @@ class NetworkConfig:
     audible_range_db: float = 35.0
 
     def __post_init__(self) -> None:
+        for name, is_sound in _SOUND.items():
+            if not is_sound(getattr(self, name)):
+                raise ModelError(f"The network cannot have {name} {getattr(self, name)!r}.")
         if not len(self.channels) == len(self.strides) == len(self.pools) == 4:
             raise ModelError("The network has four convolutions: channels, strides and pools need four entries each.")
         if self.n_views not in (1, 2):
@@ -107,6 +110,38 @@ class NetworkConfig:
             raise ModelError(f"Network settings unknown to this version: {', '.join(unknown)}. Upgrade ser-batch.")
         # Models from before there were two views do not say how many they have.
         return cls(**{"n_views": 1, **{key: _tuples(value) for key, value in values.items()}})
+
+
+#: Layers beyond are no network that a laptop runs.
+_LARGEST_SIZE = 65_536
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _LARGEST_SIZE
+
+
+def _are_sizes(values: Any) -> bool:
+    return isinstance(values, tuple) and all(map(_is_size, values))
+
+
+def _are_pairs(values: Any) -> bool:
+    return isinstance(values, tuple) and all(_are_sizes(pair) and len(pair) == 2 for pair in values)
+
+
+def _is_range_db(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1_000
+
+
+_SOUND: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(
+        ("n_labels", "n_bands", "n_frames", "attention_units", "mel_units", "dense_units", "fusion_units"), _is_size
+    ),
+    "channels": _are_sizes,
+    "strides": _are_pairs,
+    "pools": _are_pairs,
+    "dynamic_range_db": _is_range_db,
+    "audible_range_db": _is_range_db,
+}
 
 
 def _tuples(value: Any) -> Any:

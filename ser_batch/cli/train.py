@@ -166,7 +166,7 @@ def read_config(name: str | None, changes: tuple[str, ...], labels: tuple[str, .
             raise ConfigError(f"--set {item!r} must be SECTION.KEY=VALUE, for example fit.epochs=40.")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             # A shell takes the quotes off a word.
             value = text.strip()
         values.setdefault(section, {})[name_in_section] = value
@@ -176,16 +176,21 @@ def read_config(name: str | None, changes: tuple[str, ...], labels: tuple[str, .
 
 
 def _read_scores(path: Path) -> Any:
-    import json  # noqa: PLC0415
-
     from ser_batch.errors import ConfigError  # noqa: PLC0415
+    from ser_batch.kinds import problem_with, read_json  # noqa: PLC0415
+    from ser_batch.training.evaluate import SCORE_TABLE  # noqa: PLC0415
 
     try:
-        scores = json.loads(path.read_text(encoding="utf-8"))
+        scores = read_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError(f"Cannot read the scores in {path}: {error}") from error
-    if not isinstance(scores, dict):
-        raise ConfigError(f"{path} holds no scores; it must be what `evaluate --cross-validate --json` wrote.")
+    also = scores.get("also", {}) if isinstance(scores, dict) else {}
+    for table in (scores, *(also.values() if isinstance(also, dict) else (also,))):
+        problem = problem_with(table, SCORE_TABLE, SCORE_TABLE) if isinstance(table, dict) else "it must be an object"
+        if problem:
+            raise ConfigError(
+                f"{path} holds no scores ({problem}); it must be what `evaluate --cross-validate --json` wrote."
+            )
     return scores
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from ser_batch.atomic import NO_FOLLOW, flush_folder
 from ser_batch.errors import DataError
-from ser_batch.run.fields import TEXT, TIME, Kind, problem_with
+from ser_batch.kinds import TEXT, TIME, Kind, problem_with, read_json
 from ser_batch.run.folder import writing
 from ser_batch.run.journal import Filesystem
 
@@ -162,8 +162,8 @@ def _read_file(path: Path) -> tuple[list[Answer], list[str]]:
     reason = ""
     for number, line in enumerate(whole.split(b"\n") if whole else (), start=1):
         try:
-            _apply(json.loads(line), path.stem, standing)
-        except (ValueError, RecursionError) as error:
+            _apply(read_json(line), path.stem, standing)
+        except ValueError as error:
             broken.append(number)
             reason = reason or str(error)
     notices = []
@@ -180,12 +180,10 @@ def _apply(line: Any, reviewer: str, standing: dict[Stretch, Answer]) -> None:
     if not isinstance(line, dict):
         raise ValueError("a line holds an object")
     known = {name: line[name] for name in _FIELDS if name in line}
-    if problem := problem_with(known, _FIELDS):
-        raise ValueError(problem)
     undo = line.get("undo") is True
     needed = ("clip_id", "start_s", "end_s") if undo else [name for name in _FIELDS if name not in _MAY_LACK]
-    if lacking := [name for name in needed if name not in known]:
-        raise ValueError(f"{lacking[0]} is missing")
+    if problem := problem_with(known, _FIELDS, needed):
+        raise ValueError(problem)
     stretch = stretch_of(known["clip_id"], known["start_s"], known["end_s"])
     standing.pop(stretch, None)  # what is answered again stands where it was answered last
     if not undo:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ser_batch.atomic import write_atomic
 from ser_batch.errors import DataError, RunError
+from ser_batch.kinds import read_json
 from ser_batch.reviews.answers import reviews_folder
 from ser_batch.run.folder import writing
 from ser_batch.run.read import Run
@@ -349,7 +350,7 @@ def load_sample(run_dir: Path) -> AuditSample | None:
     """
     path = _path(run_dir)
     try:
-        values = json.loads(path.read_bytes())
+        values = read_json(path.read_bytes())
         if values.pop("format") != _FORMAT:
             raise ValueError("it is of another version of ser-batch")
         strata = tuple(Stratum(**item) for item in values.pop("strata"))
@@ -357,7 +358,7 @@ def load_sample(run_dir: Path) -> AuditSample | None:
         return AuditSample(**values, strata=strata, items=items)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"The audit sample {path} cannot be read: {error}. Restore it from a copy; or delete it, and "
             f"`ser-batch review` draws it again (the same one, if the run is the same)."

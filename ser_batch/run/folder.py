@@ -72,7 +72,7 @@ def _is_journal(path: Path) -> bool:
     try:
         with path.open("rb") as lines:
             Entry.parse(lines.readline(10_000))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return False
     return True
 

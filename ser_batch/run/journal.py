@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ser_batch.atomic import NO_FOLLOW, flush_folder, open_new
 from ser_batch.errors import RunError
-from ser_batch.run.fields import COUNT, TEXT, TIME, Kind, problem_with
+from ser_batch.kinds import COUNT, TEXT, TIME, Kind, problem_with, read_json
 
 __all__ = ["Entry", "Filesystem", "Journal", "sha256_of"]
 
@@ -95,7 +95,7 @@ class Entry:
         ValueError
             It is none.
         """
-        values = json.loads(line)
+        values = read_json(line)
         if not isinstance(values, dict):
             raise ValueError("a line holds an object")
         known = {name: values[name] for name in _FIELDS if name in values}
@@ -151,7 +151,7 @@ class Journal:
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
                 entry = Entry.parse(line)
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 raise RunError(
                     f"{self.path}, line {number} is damaged ({error}). Delete the file: the next scan rebuilds it "
                     f"from the parts."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import uuid
@@ -16,8 +15,9 @@ from ser_batch import hooks
 from ser_batch._version import __version__
 from ser_batch.config import Config
 from ser_batch.errors import RunError
+from ser_batch.kinds import problem_with, read_json
 from ser_batch.plugins import describe_plugins
-from ser_batch.run.fields import FIELDS, problem_with
+from ser_batch.run.fields import FIELDS
 from ser_batch.stages.discover import FileList, read_file_list
 
 if TYPE_CHECKING:
@@ -99,12 +99,12 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
     try:
         if not run_dir.is_dir():
             raise RunError(f"There is no run folder {run_dir}. {where}")
-        manifest: Any = json.loads(path.read_bytes())
+        manifest = read_json(path.read_bytes())
     except FileNotFoundError:
         raise RunError(f"{run_dir} is not a run: it has no run.json. {where}") from None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise RunError(f"{path} cannot be read: {error}. {_CURE}") from None
     if not isinstance(manifest, dict) or "schema_version" not in manifest:
         raise RunError(f"{run_dir} is not a run of ser-batch: its run.json is of something else. {where}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ser_batch.kinds import read_json
 from ser_batch.records import FeatureSpec
 
 __all__ = ["METADATA_KEY", "SCHEMA_VERSION", "TIMING_COLUMNS", "files_schema", "read_metadata", "windows_schema"]
@@ -93,6 +94,9 @@ def windows_schema(labels: Sequence[str], specs: Sequence[FeatureSpec], provenan
 
 
 def read_metadata(schema: pa.Schema) -> dict[str, Any]:
-    """Return the provenance stored in a schema, or an empty dictionary where there is none."""
-    raw = (schema.metadata or {}).get(METADATA_KEY)
-    return json.loads(raw) if raw else {}
+    """Return the provenance stored in a schema, or an empty dictionary where there is none that can be read."""
+    try:
+        values = read_json((schema.metadata or {})[METADATA_KEY])
+    except (KeyError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}

@@ -148,7 +148,7 @@ def _card(classifier: CheckedClassifier) -> dict[str, Any]:
         "needs": [list(need) for need in classifier.needs],
     }
     model |= {key: classifier.card[key] for key in _CARD_FIELDS if key in classifier.card}
-    if "training" in model:
+    if model.get("training"):
         # The keys of all training speakers and files are for `evaluate` alone, and a hundred kilobytes.
         model["training"] = {key: model["training"][key] for key in _TRAINING_FIELDS if key in model["training"]}
     return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch.errors import DataError
+from ser_batch.kinds import AMOUNT, CARD, TEXTS, Kind, is_number, object_of
 from ser_batch.training import metrics
 from ser_batch.training.dataset import speaker_key
 
-__all__ = ["CONTEXTS", "Predictions", "check_leakage", "score_table"]
+__all__ = ["CONTEXTS", "SCORE_TABLE", "Predictions", "check_leakage", "score_table"]
 
 #: Labels among which the contexts of vocal bursts (crying in joy, sadness, anger, disgust) are told apart.
 CONTEXTS = ("anger", "disgust", "happiness", "sadness")
@@ -21,6 +22,19 @@ CONTEXTS = ("anger", "disgust", "happiness", "sadness")
 _BURSTS = "emogator"
 #: Digits of a content hash that a model file keeps.
 HASH_DIGITS = 12
+
+#: Of what `score_table` returns, read from a file again, all that a training makes use of.
+SCORE_TABLE: Mapping[str, Kind] = {
+    "labels": TEXTS,
+    "temperature": Kind(lambda value: is_number(value) and value > 0, "a number above 0"),
+    "overall.uar": AMOUNT,
+    "overall.chance": AMOUNT,
+    "overall.uar_interval": CARD["scores.uar_interval"],
+    "corpora": Kind(
+        object_of(lambda block: isinstance(block, dict) and AMOUNT.holds(block.get("uar"))),
+        "an object: corpus -> its scores",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ser_batch.config import AudioConfig, overlay, require, require_one_of
-from ser_batch.errors import ConfigError
+from ser_batch.config import AudioConfig, overlay, read_toml, require, require_one_of
 from ser_batch.extractors.mel import mel_shape
 from ser_batch.training.augment import AugmentConfig
 
@@ -158,12 +156,4 @@ def load_train_config(path: Path | None = None) -> TrainConfig:
     ConfigError
         The file is missing, is not TOML, or has an unknown key or a wrong value.
     """
-    if path is None:
-        return TrainConfig()
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"Configuration file {path} does not exist.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Configuration file {path} is not valid TOML: {error}") from error
-    return TrainConfig().with_values(values, source=str(path))
+    return TrainConfig() if path is None else TrainConfig().with_values(read_toml(path), source=str(path))

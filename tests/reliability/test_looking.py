@@ -107,7 +107,7 @@ def test_status_and_verify_work_side_by_side_and_a_writer_keeps_verify_away(refe
         (b'{"part": 1}', "missing"),
         (b'{"part": 1, "fingerprint": 7}', "fingerprint must be text"),
         (b'{"part": 1, "at": "yesterday"}', "at must be a time"),
-        (b"[" * 100_000, "recursion"),
+        (b"[" * 100_000, "nested too deeply"),
         (b"\xff\xfe", "Expecting value"),
     ],
     ids=lambda value: value[:24].decode("latin-1") if isinstance(value, bytes) else "",

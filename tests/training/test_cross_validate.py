@@ -136,6 +136,32 @@ def test_a_model_learns_from_everybody_with_the_temperature_and_scores_of_the_fo
     assert len(checkpoint.load(model).meta["training"]["speakers"]) == 3
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "problem"),
+    [
+        (("temperature",), 0, "temperature must be a number above 0"),
+        (("overall", "uar"), None, "overall.uar must be"),
+        (("corpora",), [], "corpora must be"),
+        (("also",), [7], "it must be an object"),
+        (("also", "two"), {}, "labels is missing"),
+        (("labels",), "anger", "labels must be"),
+    ],
+)
+def test_scores_that_are_none_are_refused_before_anything_is_trained(
+    scored: Scored, tmp_path: Path, place: tuple[str, ...], value: object, problem: str
+) -> None:
+    edited = json.loads(json.dumps(scored.scores))
+    holder = edited
+    for key in place[:-1]:
+        holder = holder[key]
+    holder[place[-1]] = value
+    (tmp_path / "scores.json").write_text(json.dumps(edited))
+    options = ["--output", str(tmp_path / "x.safetensors"), "--scores", str(tmp_path / "scores.json")]
+    code, out = call(scored.folder, "train", *options)
+    assert code == ExitCode.USAGE
+    assert problem in out.splitlines()[-1]
+
+
 def test_without_validation_speakers_scores_must_be_given(scored: Scored) -> None:
     code, out = call(scored.folder, "train", "--output", str(scored.folder / "x.safetensors"))
     assert code == ExitCode.USAGE
@@ -144,7 +170,7 @@ def test_without_validation_speakers_scores_must_be_given(scored: Scored) -> Non
 
 def test_scores_of_other_labels_are_refused(scored: Scored, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.json"
-    wrong.write_text(json.dumps({"labels": ["anger", "joy"], "temperature": 1.0}))
+    wrong.write_text(json.dumps({**scored.scores, "labels": ["anger", "joy"]}))
     code, out = call(scored.folder, "train", "--output", str(tmp_path / "x.safetensors"), "--scores", str(wrong))
     assert code == ExitCode.USAGE
     assert "not those of a cross-validation with the labels anger, fear, sadness" in out
