@@ -243,11 +243,13 @@ class Extraction:
         """Collect what is done, and see to pools that have died or can do no more."""
         ended: dict[WorkerProcesses, None] = {}
         for chunk in list(self._open.values()):
+            if chunk.future is not None and not chunk.future.done():
+                continue
             error = _error_of(chunk.future) if chunk.future is not None else None
             if chunk.future is None or is_broken(error):
                 chunk.pool.note_deaths(error)  # before anybody is killed from here
                 ended[chunk.pool] = None
-            elif chunk.future.done():
+            else:
                 answer = self._checked(chunk.future)
                 self._collect(chunk)
                 if answer.kind == "tired" and not self._has_said_tired:
