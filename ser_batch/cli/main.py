@@ -34,6 +34,7 @@ COMMANDS = {
     "verify": ("ser_batch.cli.verify", "Check that a run is whole and sound."),
     "retry": ("ser_batch.cli.retry", "Process the failed files of a run again."),
     "diff": ("ser_batch.cli.diff", "Compare the labels of two runs."),
+    "audit": ("ser_batch.cli.audit", "Say how right the labels of a run are, by answers of listeners."),
     "bench": ("ser_batch.cli.bench", "Measure the speed of this machine."),
     "train": ("ser_batch.cli.train", "Train a model on labelled audio."),
     "evaluate": ("ser_batch.cli.evaluate", "Score a model on labelled audio."),

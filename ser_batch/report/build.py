@@ -28,6 +28,7 @@ from ser_batch.report.facts import left_out, run_facts, score_text
 from ser_batch.report.filetable import AudioPlace, as_script_json, file_table, find_audio
 from ser_batch.report.moments import find_moments
 from ser_batch.report.palette import css_variables
+from ser_batch.report.rightness import rightness_of
 from ser_batch.report.sections import plugin_sections
 from ser_batch.report.survey import Survey, survey_run
 from ser_batch.run.read import Run, open_run
@@ -106,12 +107,14 @@ def _report_page(run: Run, survey: Survey, place: AudioPlace, plugins: list[dict
     context |= {
         "notices": [*run.notices, *gaps_of(run.info), *([place.notice] if place.notice and survey.n_rows else [])],
         "plugin_sections": plugins,
+        "rightness": rightness_of(run),
         "facts": run_facts(run, survey),
         "left_out": left_out(survey, table),
         "score": score_text(scores_of_run(run.info)),
     }
     sections = [
         ("overview", "Overview", True),
+        ("rightness", "How right?", bool(context["rightness"])),
         ("emotions", "Emotions", bool(survey.n_labelled)),
         ("time", "Over time", bool(context["periods"])),
         ("confidence", "Confidence", bool(survey.n_labelled)),

@@ -17,6 +17,7 @@ from ser_batch.report.moments import Timeline
 from ser_batch.report.palette import variable
 from ser_batch.report.survey import N_CONFIDENCE_BINS, Survey
 from ser_batch.report.tallies import ShareRow
+from ser_batch.reviews.audit import ShareEstimate
 from ser_batch.text import printable
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "emotions_chart",
     "groups_chart",
     "periods_chart",
+    "shares_chart",
     "stages_chart",
     "timeline_chart",
     "transitions_chart",
@@ -161,6 +163,46 @@ def emotions_chart(survey: Survey, row: ShareRow) -> Chart:
 
     told = ", ".join(f"{value['emotion']} {value['text']}" for value in sorted(values, key=lambda v: -v["share"]))
     return _chart(f"Bar chart of the share of files per emotion: {told}.", spec)
+
+
+def shares_chart(labels: Sequence[str], shares: Sequence[ShareEstimate]) -> Chart:
+    """Draw the share of each answer by listeners, with its interval, over that of the labels given."""
+    values = [
+        {
+            "emotion": item.answer,
+            "predicted": item.predicted,
+            "share": item.share.value,
+            "low": item.share.low,
+            "high": item.share.high,
+            "description": f"{item.answer}: labelled {item.predicted:.1%}, by listeners {item.share.value:.1%} "
+            f"({item.share.low:.1%} to {item.share.high:.1%})",
+        }
+        for item in shares
+    ]
+    order = [value["emotion"] for value in values]
+    top = max(max(item.share.high, item.predicted) for item in shares)
+    y = {"field": "emotion", "type": "nominal", "sort": order, "title": None, "axis": {"ticks": False, "domain": False}}
+
+    def spec(width: int) -> dict[str, Any]:
+        domain = {"domain": [0, min(top * 1.08, 1.0)]}
+        x = {"type": "quantitative", "axis": _PERCENT, "scale": domain}
+        bar = {"type": "bar", "height": 18, "cornerRadiusEnd": 2, "opacity": 0.45, "aria": False}
+        ends = {"x": {"field": "low", "type": "quantitative"}, "x2": {"field": "high"}}
+        dot = {"type": "point", "shape": "circle", "filled": True, "size": 70, "color": _INK, "opacity": 1}
+        return {
+            "width": width,
+            "height": 34 * len(values) + 30,
+            "data": {"values": values},
+            "encoding": {"y": y},
+            "layer": [
+                {"mark": bar, "encoding": {"x": {**x, "field": "predicted"}, "color": _colour(labels)}},
+                {"mark": {"type": "rule", "color": _INK, "strokeWidth": 2, "aria": False}, "encoding": ends},
+                {"mark": dot, "encoding": {"x": {**x, "field": "share"}, "description": {"field": "description"}}},
+            ],
+        }
+
+    told = ", ".join(f"{value['emotion']} {value['share']:.1%}" for value in values)
+    return _chart(f"Share of each answer in the archive, by listeners: {told}.", spec)
 
 
 def groups_chart(title: str, labels: Sequence[str], rows: Sequence[ShareRow]) -> Chart:

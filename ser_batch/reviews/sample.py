@@ -28,12 +28,14 @@ from ser_batch.run.read import Run
 __all__ = [
     "Z_95",
     "AuditSample",
+    "Drawing",
     "Population",
     "Stratum",
     "Unit",
     "UnitKind",
     "answers_needed",
     "choose_unit",
+    "draw",
     "draw_sample",
     "load_sample",
     "population_of",
@@ -237,14 +239,45 @@ def draw_sample(run: Run, half_width: float = 0.05, unit: UnitKind | None = None
         raise DataError(f"{run.folder} holds no labelled {unit[:-1]}, so there is nothing to ask about.")
     run_id = str(run.info.get("run_id", ""))
     seed = int.from_bytes(hashlib.sha256(run_id.encode()).digest()[:6])
-    generator = np.random.default_rng(seed)
+    drawing = draw(population, np.random.default_rng(seed), half_width)
+    items = tuple(
+        Item(**asdict(item), stratum=int(number), inclusion_probability=round(float(probability), 9))
+        for item, number, probability in zip(
+            units_of(run, unit, drawing.places), drawing.stratum, drawing.probability, strict=True
+        )
+    )
+    n_sample = np.bincount(drawing.stratum[: drawing.n_wanted], minlength=len(drawing.bounds))
+    strata = tuple(
+        Stratum(run.labels[label], round(low, 6), round(high, 6), int(size), int(n))
+        for (label, low, high), size, n in zip(drawing.bounds, drawing.sizes, n_sample, strict=True)
+    )
+    return AuditSample(run_id, unit, seed, half_width, drawing.n_wanted, n_units, strata, items)
+
+
+class Drawing(NamedTuple):
+    """What was drawn from a population, in the order in which it is asked about."""
+
+    #: int64 (n_drawn,): places in the population.
+    places: NDArray[np.int64]
+    #: int64 (n_drawn,): stratum of each.
+    stratum: NDArray[np.int64]
+    #: float64 (n_drawn,): of being among the first `n_wanted`.
+    probability: Floats
+    n_wanted: int
+    #: int64 (n_strata,): units of each stratum.
+    sizes: NDArray[np.int64]
+    #: Place of the label, and range of confidence, of each stratum.
+    bounds: list[tuple[int, float, float]]
+
+
+def draw(population: Population, generator: np.random.Generator, half_width: float = 0.05) -> Drawing:
+    """Draw from a population that is not empty; see `draw_sample`."""
     stratum, bounds = _stratified(population)
     sizes = np.bincount(stratum, minlength=len(bounds))
     rates = _rates(sizes, [label for label, _, _ in bounds])
     confidence = np.bincount(stratum, population.confidence, len(bounds)) / sizes
     n_wanted = answers_needed(half_width, sizes, rates, confidence)
-
-    n_drawn = min(n_units, max(_SPARE * n_wanted, _FEWEST_DRAWN))
+    n_drawn = min(int(sizes.sum()), max(_SPARE * n_wanted, _FEWEST_DRAWN))
     places, turns, of = [], [], []
     for number, size in enumerate(sizes):
         n = min(int(size), int(np.ceil(n_drawn * rates[number])) + 1)
@@ -253,19 +286,11 @@ def draw_sample(run: Run, half_width: float = 0.05, unit: UnitKind | None = None
         turns.append((np.arange(n) + generator.random(n)) / rates[number])
         of.append(np.full(n, number))
     order = np.argsort(np.concatenate(turns), kind="stable")[:n_drawn]
-    chosen, of_chosen = np.concatenate(places)[order], np.concatenate(of)[order]
-    n_sample = np.bincount(of_chosen[:n_wanted], minlength=len(bounds))
+    drawn, of_drawn = np.concatenate(places)[order], np.concatenate(of)[order]
+    n_sample = np.bincount(of_drawn[:n_wanted], minlength=len(bounds))
     # A stratum that the first answers pass over would have no chance; its probability is that of its turn.
     probability = np.minimum(np.maximum(n_sample, n_wanted * rates * (n_sample == 0)) / sizes, 1.0)
-    items = tuple(
-        Item(**asdict(item), stratum=int(number), inclusion_probability=round(float(probability[number]), 9))
-        for item, number in zip(units_of(run, unit, chosen), of_chosen, strict=True)
-    )
-    strata = tuple(
-        Stratum(run.labels[label], round(low, 6), round(high, 6), int(size), int(n))
-        for (label, low, high), size, n in zip(bounds, sizes, n_sample, strict=True)
-    )
-    return AuditSample(run_id, unit, seed, half_width, n_wanted, n_units, strata, items)
+    return Drawing(drawn, of_drawn, probability[of_drawn], n_wanted, sizes, bounds)
 
 
 def _stratified(population: Population) -> tuple[NDArray[np.int64], list[tuple[int, float, float]]]:
