@@ -88,6 +88,8 @@ class PredictConfig:
     labels: tuple[str, ...] = ()
     #: Mark files whose confidence lies below this as `uncertain`; 0 = do not mark. The label stays.
     abstain: float = 0.0
+    #: Store what the network heard in each window, of models that tell: labels can be made anew from it.
+    embeddings: bool = True
 
     def __post_init__(self) -> None:
         require_one_of(self.device, DEVICES, "predict.device")

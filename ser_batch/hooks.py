@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser_batch.contracts import CheckedClassifier, CheckedExtractor, check_clips, check_corpus
+from ser_batch.contracts import CheckedExtractor, check_clips, check_corpus
+from ser_batch.contracts_models import CheckedClassifier
 from ser_batch.errors import ModelError, PluginError, SerBatchError
 from ser_batch.plugins import blamed, plugin_version
 from ser_batch.records import Clip, ClipOutcome, ClipRef, Corpus

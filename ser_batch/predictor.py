@@ -25,7 +25,7 @@ from ser_batch.text import printable
 
 if TYPE_CHECKING:
     from ser_batch.classifier.device import DeviceChoice
-    from ser_batch.contracts import CheckedClassifier
+    from ser_batch.contracts_models import CheckedClassifier
 
 __all__ = ["EmotionPredictor", "EmotionResult"]
 

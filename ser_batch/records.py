@@ -22,6 +22,7 @@ __all__ = [
     "FeatureBlock",
     "FeatureSpec",
     "LabelledClip",
+    "Listener",
     "PassedOver",
     "Prediction",
     "Remark",
@@ -195,12 +196,17 @@ class ClipOutcome:
     blocks: tuple[FeatureBlock, ...] = ()
     #: Set by whoever runs the classifier: the worker on a CPU, the parent on MPS or CUDA.
     prediction: Prediction | None = None
+    #: float16 (n_windows, n_embedding): what the network heard in each window; no columns where it does not tell.
+    embeddings: NDArray[np.float16] = field(default_factory=lambda: np.zeros((0, 0), np.float16))
     #: Processing time per stage.
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class Classifier(Protocol):
-    """A loaded model."""
+    """A loaded model.
+
+    One that tells what it hears has the members of `Listener`, too.
+    """
 
     #: Name, for provenance and messages.
     name: str
@@ -222,6 +228,26 @@ class Classifier(Protocol):
 
     def pool(self, window_probabilities: NDArray[np.float32], weights: NDArray[np.float32]) -> Prediction:
         """Turn the windows of one clip into the prediction for its file, by the rule stated in the model card."""
+        ...
+
+
+class Listener(Classifier, Protocol):
+    """A model whose work has two steps: audio to embeddings once, embeddings to labels as often as one likes.
+
+    `predict` is `listen`, then `label`.
+    """
+
+    #: Numbers in the embedding of a window.
+    n_embedding: int
+    #: SHA-256 of all that decides an embedding: models that have it in common can label each other's embeddings.
+    listening_sha256: str
+
+    def listen(self, blocks: Mapping[str, FeatureBlock]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return embeddings (n_windows, n_embedding) and pooling weights (n_windows,); `blocks` as in `predict`."""
+        ...
+
+    def label(self, embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return calibrated probabilities (n, n_labels) of embeddings (n, n_embedding), in any float type."""
         ...
 
 

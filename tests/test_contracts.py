@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ser_batch.contracts import CheckedClassifier, check_block, check_clips
+from ser_batch.contracts import check_block, check_clips
+from ser_batch.contracts_models import CheckedClassifier
 from ser_batch.errors import ModelError, PluginError
 from ser_batch.records import Clip, FeatureBlock, FeatureSpec, Prediction
 

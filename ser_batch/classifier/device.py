@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ser_batch.classifier.base import CheckpointClassifier
     from ser_batch.classifier.network_config import NetworkConfig
-    from ser_batch.contracts import CheckedClassifier
+    from ser_batch.contracts_models import CheckedClassifier
 
 __all__ = [
     "PARITY_TOLERANCE",

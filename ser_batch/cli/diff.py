@@ -71,6 +71,8 @@ def _lines(found: Comparison, limit: int) -> Iterator[str]:
             yield f"  {row['by']:6.3f}  {printable('{before} -> {after}  {clip_id}'.format(**row))}"
     if found.missing_columns:
         yield f"\nColumns of one run alone: {', '.join(map(printable, found.missing_columns))}"
+    if found.missing_tables:
+        yield f"\nTables of one run alone: {', '.join(found.missing_tables)}"
     if found.columns:
         yield "\nColumns that differ, with the files and the largest difference:"
         for name, (n_rows, by) in found.columns.items():

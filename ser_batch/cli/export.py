@@ -9,6 +9,7 @@ import click
 
 from ser_batch.cli.options import OneOf, run_argument
 from ser_batch.errors import ConfigError, ExitCode
+from ser_batch.run.layout import TABLES
 from ser_batch.text import printable
 
 __all__ = ["command"]
@@ -24,7 +25,7 @@ _TRACKS = ("audacity", "elan", "textgrid", "rttm")
     "-o", "--output", required=True, metavar="DEST", type=click.Path(allow_dash=True),
     help="File to write (- for standard output); for label tracks the folder.",
 )  # fmt: skip
-@click.option("--table", type=OneOf(["files", "windows"]), default="files", help="Table for csv and jsonl.")
+@click.option("--table", type=OneOf(list(reversed(TABLES))), default="files", help="Table for csv and jsonl.")
 @click.option(
     "--where", multiple=True, metavar="CONDITION",
     help='Rows to keep, such as "confidence >= 0.8" or "emotion in fear,anger" (also not in, ==, !=, <, <=, >); repeat '

@@ -199,6 +199,7 @@ _OVERRIDES = {
     "device": ("predict", "device"),
     "batch_size": ("predict", "batch_size"),
     "abstain": ("predict", "abstain"),
+    "embeddings": ("predict", "embeddings"),
     "jobs": ("extract", "jobs"),
     "timeout_s": ("extract", "timeout_s"),
     "memory_limit_mb": ("extract", "memory_limit_mb"),

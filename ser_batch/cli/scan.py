@@ -38,12 +38,18 @@ __all__ = ["command", "run_scan"]
     metavar="P",
     help="Mark files with less confidence than this as uncertain.",
 )
+@click.option(
+    "--embeddings/--no-embeddings",
+    default=None,
+    help="Store what the network heard in each window, so that labels can be made anew without audio; the default.",
+)
 @analysis_options
 def command(**options: Any) -> int:
     """Label every audio file below the INPUTs: directories, or single files.
 
-    Results go to the folder RUN: one row per file in RUN/files, one per window in RUN/windows (Parquet), and
-    RUN/report.html. The same command again goes on where it ended, whatever ended it, and does only what is new.
+    Results go to the folder RUN: one row per file in RUN/files, one per window in RUN/windows and RUN/embeddings
+    (Parquet), and RUN/report.html. The same command again goes on where it ended, whatever ended it, and does only what
+    is new.
 
     Exit codes: 0 all files are labelled, 1 some failed (their rows say why), 4 no audio files were found, 7 the run
     folder cannot be used, 130 interrupted.

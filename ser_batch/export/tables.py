@@ -18,7 +18,8 @@ import pyarrow.csv as pacsv
 
 from ser_batch.atomic import open_atomic
 from ser_batch.errors import InputError
-from ser_batch.run.read import Run, TableName
+from ser_batch.run.layout import TableName
+from ser_batch.run.read import Run
 from ser_batch.run.where import Where
 
 __all__ = ["TABLE_FORMATS", "export_table"]
@@ -33,7 +34,7 @@ def export_table(
     ----------
     run : Run
         An opened run.
-    table : {"files", "windows"}
+    table : {"files", "windows", "embeddings"}
     file_format : str
         One of `TABLE_FORMATS`.
     target : str

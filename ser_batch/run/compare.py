@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ser_batch.run.layout import TABLES
 from ser_batch.run.read import Run, open_run
 from ser_batch.run.schema import TIMING_COLUMNS
 
@@ -48,10 +49,12 @@ class Comparison:
     columns: dict[str, tuple[int, float]] = field(default_factory=dict)
     #: Columns that one of the runs does not have.
     missing_columns: list[str] = field(default_factory=list)
+    #: Tables that one of the runs does not have. Empty unless asked for.
+    missing_tables: list[str] = field(default_factory=list)
 
     @property
     def is_equal(self) -> bool:
-        return not (any(self.only) or len(self.changed) or self.columns or self.missing_columns)
+        return not (any(self.only) or len(self.changed) or self.columns or self.missing_columns or self.missing_tables)
 
 
 def compare_runs(
@@ -100,6 +103,7 @@ def compare_runs(
     )
     if tolerance is not None:
         result.missing_columns = sorted({*names[0]} ^ {*names[1]})
+        result.missing_tables = [name for name in TABLES if runs[0].has_table(name) != runs[1].has_table(name)]
         for name in both_a.column_names:
             if found := _difference(both_a.column(name), both_b.column(name), tolerance):
                 result.columns[name] = found

@@ -22,6 +22,7 @@ from ser_batch.kinds import (
     list_of,
     object_of,
 )
+from ser_batch.run.layout import TABLES
 
 __all__ = ["FIELDS", "STATES"]
 
@@ -35,6 +36,10 @@ def _is_setting(value: Any) -> bool:
 
 def _is_labels(value: Any) -> bool:
     return TEXTS.holds(value) and all(value) and len(set(value)) == len(value)
+
+
+def _are_tables(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) and item in TABLES for item in value)
 
 
 #: Field, with dots for what lies in it -> kind. All but the first may be absent.
@@ -51,10 +56,15 @@ FIELDS: Mapping[str, Kind] = {
     "config.predict.labels": TEXTS,
     "fingerprint": TEXT,
     "settings": OBJECT,
+    "tables": Kind(_are_tables, f"a list of tables: {', '.join(TABLES)}"),
+    "embeddings": OBJECT,
+    "embeddings.n_numbers": COUNT,
+    "embeddings.note": TEXT,
     "labels": Kind(_is_labels, "a list of distinct names"),
     "model": OBJECT,
     "model.name": TEXT,
     "model.sha256": TEXT,
+    "model.listening_sha256": TEXT,
     "model.needs": Kind(
         list_of(lambda need: isinstance(need, list) and len(need) == 2 and is_text(need[0]) and is_count(need[1])),
         "a list of [extractor, version]",

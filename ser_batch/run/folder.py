@@ -12,13 +12,14 @@ from pathlib import Path
 
 from ser_batch.errors import RunError
 from ser_batch.run.journal import Entry
+from ser_batch.run.layout import TABLES
 from ser_batch.run.lock import LOCK_FILE
 from ser_batch.stages.watch import end_orphans
 
 __all__ = ["check_ours", "claim", "clear_scratch", "scratch_folder", "writing"]
 
 #: What a scan makes before its ``run.json``, once it holds the lock.
-_BEGINNINGS = {"files", "windows", "metadata.csv", "metadata.parquet", "files-from.list"}
+_BEGINNINGS = {*TABLES, "metadata.csv", "metadata.parquet", "files-from.list"}
 
 _SCRATCH = ".scratch-"
 _SCRATCH_NAME = re.compile(re.escape(_SCRATCH) + r"[a-z0-9_]{8}")

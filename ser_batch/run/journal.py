@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ser_batch.atomic import NO_FOLLOW, flush_folder, open_new
 from ser_batch.errors import RunError
 from ser_batch.kinds import COUNT, TEXT, TIME, Kind, problem_with, read_json
+from ser_batch.run.layout import TABLES, TableName
 
-__all__ = ["Entry", "Filesystem", "Journal", "sha256_of"]
+__all__ = ["Entry", "Filesystem", "Journal", "Written", "sha256_of"]
 
 
 class Filesystem:
@@ -67,22 +70,26 @@ class Filesystem:
         self.flush_folder(path.parent)
 
 
+class Written(NamedTuple):
+    """One file of a part, as it is once its commit is done."""
+
+    n_rows: int
+    n_bytes: int
+    sha256: str
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One commit: a part's two files as they are once it is done. Hashes are SHA-256."""
+    """One commit: the files of a part as they are once it is done."""
 
     part: int
     fingerprint: str
     #: When, ISO 8601, UTC; "" for a part that was adopted.
     at: str
-    #: Files that this commit processed; fewer than `n_files` where a part was rewritten for some of its files.
+    #: Files that this commit processed; fewer than rows of ``files`` where a part was rewritten for some of its files.
     n_processed: int
-    n_files: int
-    n_windows: int
-    files_bytes: int
-    files_sha256: str
-    windows_bytes: int
-    windows_sha256: str
+    #: The tables that the part has.
+    tables: Mapping[TableName, Written] = field(default_factory=dict)
     #: The run that the part is of; "" where an early version wrote the line.
     run_id: str = ""
 
@@ -101,14 +108,34 @@ class Entry:
         known = {name: values[name] for name in _FIELDS if name in values}
         if problem := problem_with(known, _FIELDS):
             raise ValueError(problem)
+        tables = {
+            table: Written(*(known.pop(key) for key in keys))
+            for table, keys in _KEYS.items()
+            if all(key in known for key in keys)
+        }
+        missing = [table for table, kind in TABLES.items() if kind.is_required and table not in tables]
+        if missing:
+            raise ValueError(f"it does not say what {missing[0]}/ holds")
         try:
-            return cls(**known)
+            return cls(tables=tables, **{name: value for name, value in known.items() if name in _OWN})
         except TypeError as error:
             raise ValueError(str(error)) from None
 
+    def line(self) -> bytes:
+        """Return the entry as a line of the journal; `parse` reads it."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in _OWN}
+        for table, written in self.tables.items():
+            values |= dict(zip(_KEYS[table], written, strict=True))
+        return json.dumps(values).encode() + b"\n"
 
-_FIELDS = {item.name: COUNT if item.type == "int" else TEXT for item in fields(Entry)}
-_FIELDS["at"] = Kind(lambda value: value == "" or TIME.holds(value), TIME.words)
+
+_OWN = {"part": COUNT, "fingerprint": TEXT, "at": TEXT, "n_processed": COUNT, "run_id": TEXT}
+_OWN["at"] = Kind(lambda value: value == "" or TIME.holds(value), TIME.words)
+#: Names of `Written` in a line, table by table.
+_KEYS: dict[TableName, tuple[str, str, str]] = {
+    table: (f"n_{table}", f"{table}_bytes", f"{table}_sha256") for table in TABLES
+}
+_FIELDS = _OWN | {key: kind for keys in _KEYS.values() for key, kind in zip(keys, (COUNT, COUNT, TEXT), strict=True)}
 
 
 class Journal:
@@ -167,13 +194,13 @@ class Journal:
 
     def append(self, entry: Entry) -> None:
         """Commit."""
-        self._filesystem.append(self.path, json.dumps(asdict(entry)).encode() + b"\n")
+        self._filesystem.append(self.path, entry.line())
         self._entries[entry.part] = entry
         self.commits.append(entry)
 
     def rewrite(self, entries: list[Entry]) -> None:
         """Replace the whole journal, when parts were lost or found without it."""
-        lines = b"".join(json.dumps(asdict(entry)).encode() + b"\n" for entry in entries)
+        lines = b"".join(entry.line() for entry in entries)
         self._filesystem.replace(self.path, lines)
         self._entries = {entry.part: entry for entry in entries}
         self.commits = list(entries)

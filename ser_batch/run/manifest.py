@@ -18,6 +18,7 @@ from ser_batch.errors import RunError
 from ser_batch.kinds import problem_with, read_json
 from ser_batch.plugins import describe_plugins
 from ser_batch.run.fields import FIELDS
+from ser_batch.run.layout import tables_of
 from ser_batch.stages.discover import FileList, read_file_list
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def new_manifest(ingredients: Ingredients, manager: pluggy.PluginManager, old: M
         "fingerprint": ingredients.fingerprint(),
         "settings": ingredients.settings(),
         "labels": list(ingredients.labels),
+        "tables": list(tables_of(ingredients.n_embedding)),
+        "embeddings": {"n_numbers": ingredients.n_embedding, "note": _why_no_embeddings(ingredients)},
         "model": dict(ingredients.model),
         "plugins": [
             {
@@ -119,6 +122,15 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
     return manifest
 
 
+def _why_no_embeddings(ingredients: Ingredients) -> str:
+    if ingredients.n_embedding:
+        return ""
+    if not ingredients.model:
+        return "there is no model"
+    wanted = ingredients.config.predict.embeddings
+    return f"the model {ingredients.model['name']!r} gives none" if wanted else "predict.embeddings is off"
+
+
 def _version(library: str) -> str:
     try:
         return importlib.metadata.version(library)
@@ -138,7 +150,11 @@ def config_of_run(manifest: Mapping[str, Any]) -> Config:
     ConfigError
         This version does not know a setting of it.
     """
-    return Config().with_values(manifest.get("config", {}), source="run.json")
+    config = Config()
+    if "tables" not in manifest:
+        # Of a version that stored no embeddings.
+        config = config.with_values({"predict": {"embeddings": False}})
+    return config.with_values(manifest.get("config", {}), source="run.json")
 
 
 def inputs_of_run(manifest: Mapping[str, Any]) -> list[str] | FileList:

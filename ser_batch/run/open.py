@@ -19,6 +19,7 @@ from ser_batch.interrupt import Interruptions
 from ser_batch.records import ClipOutcome, Status
 from ser_batch.run.folder import check_ours, claim, clear_scratch, writing
 from ser_batch.run.journal import Filesystem
+from ser_batch.run.layout import tables_of
 from ser_batch.run.lock import lock_for_writing, refuse_if_written
 from ser_batch.run.manifest import new_manifest, read_manifest
 from ser_batch.run.metadata import FileTable
@@ -72,7 +73,7 @@ def open_run(
         manifest = _manifest_for(run_dir, mode, ingredients, found)
         store = RunStore(run_dir)
         with writing("the folder"):
-            store.create()
+            store.create(tables_of(ingredients.n_embedding))
             notices = store.recover(manifest.get("run_id", ""), manifest.get("replaces", ""))
             clear_scratch(run_dir)
         reached("recovered")
@@ -226,6 +227,7 @@ class OpenRun:
             self._ingredients.specs,
             {key: manifest[key] for key in ("run_id", "fingerprint", "tool_version")},
             self.config.predict.abstain,
+            self._ingredients.n_embedding,
         )
         if "replaces" not in manifest and old.get("fingerprint", manifest["fingerprint"]) == manifest["fingerprint"]:
             self._write_down()
@@ -257,11 +259,12 @@ class OpenRun:
                 return
             outcomes = [outcome for outcome in outcomes if outcome.ref.clip_id not in kept]
         outcomes = sorted([*outcomes, *lost], key=lambda outcome: outcome.ref.clip_id)
-        tables = {"files": self._rows.files(outcomes), "windows": self._rows.windows(outcomes)}
+        tables = self._rows.tables(outcomes)
         if shard.is_rewrite:
             replaced = pa.array([outcome.ref.clip_id for outcome in outcomes], pa.string())
             for name, table in tables.items():
-                tables[name] = self._rows.merged(self._store.read(name, shard.part), table, replaced)
+                if self._store.has(name, shard.part):
+                    tables[name] = self._rows.merged(name, self._store.read(name, shard.part), table, replaced)
             tables["files"] = self._rows.marked(tables["files"], shard.vanished)
         with self.interruptions.deferred(), writing(f"part {shard.part}"):
             entry = self._store.stage(shard.part, tables, len(shard.refs))

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,9 +24,10 @@ import pyarrow.parquet as pq
 
 from ser_batch.errors import DataError, RunError, SerBatchError
 from ser_batch.records import Status
+from ser_batch.run.layout import TABLES, TableName
 from ser_batch.run.manifest import read_manifest
 from ser_batch.run.parts import PARQUET, Parts
-from ser_batch.run.schema import files_schema, windows_schema
+from ser_batch.run.schema import Contents, matrix_of, schema_of
 from ser_batch.run.store import RunStore
 from ser_batch.run.where import (
     Where,
@@ -51,14 +52,9 @@ __all__ = [
     "with_metadata",
 ]
 
-TableName = Literal["files", "windows"]
-
 _DISK = pafs.LocalFileSystem()
 _PARTS_AT_ONCE = 256
 _ROWS_AT_ONCE = 65_536
-
-#: What rows are ordered by.
-_ORDER: dict[TableName, tuple[str, ...]] = {"files": ("clip_id",), "windows": ("clip_id", "window_index")}
 
 #: Names by which earlier versions found the key column of a metadata table; they kept it as it was given.
 _METADATA_KEYS = ("clip_id", "path", "file", "filename")
@@ -85,7 +81,7 @@ def load_results(
     ----------
     run : path
         Folder that ``ser-batch scan`` wrote.
-    table : {"files", "windows"}
+    table : {"files", "windows", "embeddings"}
         One row per file found, or one row per window of every analysed file.
     columns : sequence of str, optional
         Columns to read; only these are read from disk. All by default.
@@ -103,12 +99,15 @@ def load_results(
         In the order of ``clip_id``, then ``window_index``. ``status``, ``emotion`` and the like are categorical,
         ``modified`` is a UTC timestamp, undefined numbers are NaN; whole numbers and truth values are of pandas'
         nullable types (``Int32``, ``boolean``), so a missing one does not change the type of its column.
-        docs/results-schema.md lists all columns.
+        docs/results-schema.md lists all columns. Of ``embeddings``, unless `columns` are given: one float16 column
+        per number, with ``clip_id`` and ``window_index`` as the index, so that ``frame.to_numpy()`` is the matrix
+        (n_windows, n_numbers) and ``frame.index`` says whose rows they are.
 
     Raises
     ------
     RunError
-        Not a run, a run of a newer schema, an unknown column or operator, or a status or emotion that no row can have.
+        Not a run, a run of a newer schema, a table that the run does not have, an unknown column or operator, or a
+        status or emotion that no row can have.
 
     Warns
     -----
@@ -130,7 +129,16 @@ def load_results(
                 raise
     for notice in opened.notices:
         warnings.warn(notice, RunWarning, stacklevel=2)
+    if table == "embeddings" and columns is None:
+        return _matrix_frame(result)
     return result.to_pandas(split_blocks=True, self_destruct=True, types_mapper=_nullable)
+
+
+def _matrix_frame(rows: pa.Table) -> pd.DataFrame:
+    import pandas as pd  # noqa: PLC0415 - reports read runs without pandas
+
+    ids = rows.select(TABLES["embeddings"].keys).to_pandas()
+    return pd.DataFrame(matrix_of(rows.column("embedding")), index=pd.MultiIndex.from_frame(ids), copy=False)
 
 
 def _nullable(kind: pa.DataType) -> Any:
@@ -189,7 +197,7 @@ class Run:
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """Emotions of the model in its order; empty for a run of extraction alone."""
-        names = {table: self.schema(table).names for table in _ORDER}
+        names = {table: self.schema(table).names for table, kind in TABLES.items() if kind.has_probabilities}
         labels = self.info.get("labels")
         if labels is None:
             return tuple(name.removeprefix("p_") for name in names["files"] if name.startswith("p_"))
@@ -227,11 +235,20 @@ class Run:
         return min(ends, default=""), max(ends, default="")
 
     def _table(self, table: TableName) -> Parts:
-        if table not in ("files", "windows"):
-            raise RunError(f"A run has no table {table!r}; its tables are files and windows.")
+        if table not in TABLES:
+            raise RunError(f"A run has no table {table!r}; the tables of runs are {', '.join(reversed(TABLES))}.")
         if table not in self._tables:
             self._tables[table] = self._sound_parts(table)
+        if not (TABLES[table].is_required or self.has_table(table) or self._tables[table].paths):
+            why = self.info.get(table, {}).get("note") or "a version of ser-batch made it that wrote none"
+            raise RunError(
+                f"{self.folder} has no {table}: {why}. Scan again, into a new run, with a model that has them."
+            )
         return self._tables[table]
+
+    def has_table(self, table: TableName) -> bool:
+        """Tell whether a run has a table, by its ``run.json``."""
+        return table in self.info.get("tables", [name for name, kind in TABLES.items() if kind.is_required])
 
     @cached_property
     def _store(self) -> RunStore:
@@ -253,6 +270,8 @@ class Run:
         numbers, n_notices = self._numbers, len(self.notices)
         for number in numbers:
             path = self._store.where(table, number)
+            if not self._store.has(table, number, otherwise=self.has_table(table)):
+                continue
             try:
                 fragment = PARQUET.make_fragment(str(path), _DISK)
                 schema = fragment.physical_schema
@@ -271,8 +290,8 @@ class Run:
         if schemas:
             parts.schema = _unified(self.folder, table, schemas)
         else:
-            make = files_schema if table == "files" else windows_schema
-            parts.schema = make(self.info.get("labels") or (), (), {})
+            n_embedding = self.info.get("embeddings", {}).get("n_numbers", 0)
+            parts.schema = schema_of(table, Contents(tuple(self.info.get("labels") or ()), (), n_embedding), {})
         return parts
 
     def _count(self, n_rows: int) -> None:
@@ -292,7 +311,7 @@ class Run:
 
         Parameters
         ----------
-        table : {"files", "windows"}
+        table : {"files", "windows", "embeddings"}
         columns : sequence of str
             Columns to read.
         where : pyarrow.compute.Expression, optional
@@ -320,18 +339,20 @@ class Run:
         if n_held:
             yield pa.Table.from_batches(held).unify_dictionaries().combine_chunks()
 
-    def slices(self) -> Iterator[Run]:
+    def slices(self, n_parts: int = _PARTS_AT_ONCE) -> Iterator[Run]:
         """Yield slices of some parts, each a run whose windows are those of its files: to read both in flat memory."""
-        files, windows = self._table("files"), self._table("windows")
+        whole = {name: self._table(name) for name, kind in TABLES.items() if kind.is_required or self.has_table(name)}
         # Once for all slices.
         _ = self.metadata
-        place = {Path(path).name: i for i, path in enumerate(windows.paths)}
-        for first in range(0, len(files.paths), _PARTS_AT_ONCE):
+        places = {name: {_part_of(path): i for i, path in enumerate(parts.paths)} for name, parts in whole.items()}
+        numbers = list(places["files"])
+        for first in range(0, len(numbers), n_parts):
             part = copy.copy(self)
-            chosen = range(len(files.paths))[first : first + _PARTS_AT_ONCE]
-            names = [Path(files.paths[i]).name for i in chosen]
-            of_same_name = [place[name] for name in names if name in place]
-            part._tables = {"files": files.some(chosen), "windows": windows.some(of_same_name)}
+            chosen = numbers[first : first + n_parts]
+            part._tables = {
+                name: parts.some([places[name][number] for number in chosen if number in places[name]])
+                for name, parts in whole.items()
+            }
             yield part
 
     @cached_property
@@ -364,7 +385,7 @@ class Run:
             n_more = len(keys) - len(rows)
             self.notices.append(f"{path} names {n_more} paths more than once; the first row of each is used.")
         first = rows.column("row_min").combine_chunks().sort()
-        taken = set(self.schema("files").names) | set(self.schema("windows").names)
+        taken = {name for table, kind in TABLES.items() if kind.is_required for name in self.schema(table).names}
         columns = {"clip_id": keys.take(first)}
         for name in table.column_names:
             if name != key:
@@ -395,7 +416,7 @@ class Run:
         with self._explained(table, where), self._reading(table):
             dataset = ds.dataset(paths, schema=schema, format=PARQUET) if paths else ds.dataset(schema.empty_table())
             rows = dataset.to_table(columns=selection.stored, filter=selection.pushed).unify_dictionaries()
-            return _ordered(selection.finished(rows), _ORDER[table]).select(selection.wanted)
+            return _ordered(selection.finished(rows), TABLES[table].keys).select(selection.wanted)
 
     def pieces(self, table: TableName, where: Where | None = None) -> Iterator[pa.Table]:
         """Yield all columns, metadata included, of the rows that fit `where`: in flat memory, in stored order."""
@@ -417,7 +438,7 @@ class Run:
             check_column(name, [*stored, *extra_names], self.folder, table)
         check_clauses(clauses, self.enums(extra) if clauses else {}, str(self.folder / table))
         joined = conditioned & set(extra_names)
-        needed = set(wanted) | set(_ORDER[table]) | (conditioned if joined else set())
+        needed = set(wanted) | set(TABLES[table].keys) | (conditioned if joined else set())
         return _Selection(
             wanted=wanted,
             stored=[name for name in stored if name in needed],
@@ -484,6 +505,11 @@ def _ordered(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
     if len(names) < 2 or pc.all(pc.less_equal(names.slice(0, len(names) - 1), names.slice(1))).as_py():
         return rows
     return rows.sort_by([(key, "ascending") for key in keys])
+
+
+def _part_of(path: str) -> str:
+    """Return the name of a part, also of one that is still under its hidden name."""
+    return Path(path).name.removeprefix(".").removesuffix(".tmp")
 
 
 def _unified(folder: Path, table: str, schemas: list[pa.Schema]) -> pa.Schema:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,10 +13,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ser_batch.records import ClipOutcome, FeatureSpec
-from ser_batch.run.schema import files_schema, windows_schema
+from ser_batch.run.layout import TABLES, TableName, tables_of
+from ser_batch.run.schema import Contents, schema_of
 from ser_batch.stages.discover import NOT_SEEN_NS
 
 __all__ = ["RowMaker"]
+
+_Maker = Callable[[Sequence[ClipOutcome]], pa.Table]
 
 
 @dataclass(frozen=True)
@@ -33,20 +36,34 @@ class RowMaker:
         What every part says of its run: run id, fingerprint, tool version.
     abstain : float
         Confidence below which a file is marked uncertain; 0 = none is.
+    n_embedding : int
+        Numbers in the embedding of a window; 0 = there is no table of them.
     """
 
     labels: tuple[str, ...]
     specs: tuple[FeatureSpec, ...]
     provenance: Mapping[str, Any]
     abstain: float = 0.0
+    n_embedding: int = 0
 
     @cached_property
-    def files_schema(self) -> pa.Schema:
-        return files_schema(self.labels, self.specs, self.provenance)
+    def _makers(self) -> dict[TableName, _Maker]:
+        makers: dict[TableName, _Maker] = {
+            "files": self.files,
+            "windows": self.windows,
+            "embeddings": self.embeddings,
+        }
+        return {name: makers[name] for name in tables_of(self.n_embedding)}
 
     @cached_property
-    def windows_schema(self) -> pa.Schema:
-        return windows_schema(self.labels, self.specs, self.provenance)
+    def _schemas(self) -> dict[TableName, pa.Schema]:
+        contents = Contents(self.labels, self.specs, self.n_embedding)
+        provenance = {**self.provenance, "tables": sorted(self._makers)}
+        return {name: schema_of(name, contents, provenance) for name in self._makers}
+
+    def tables(self, outcomes: Sequence[ClipOutcome]) -> dict[TableName, pa.Table]:
+        """Return all tables of the outcomes, rows in the order given."""
+        return {name: make(outcomes) for name, make in self._makers.items()}
 
     def files(self, outcomes: Sequence[ClipOutcome]) -> pa.Table:
         """One row per outcome, in the order given."""
@@ -77,7 +94,7 @@ class RowMaker:
             columns |= _float_columns(spec.columns, values, missing)
         for stage in ("decode", "extract", "predict"):
             columns[f"time_{stage}_s"] = [outcome.seconds.get(stage) for outcome in outcomes]
-        return _table(columns, self.files_schema)
+        return _table(columns, self._schemas["files"])
 
     def _predictions(self, outcomes: Sequence[ClipOutcome]) -> dict[str, Any]:
         found = [outcome.prediction for outcome in outcomes]
@@ -101,8 +118,7 @@ class RowMaker:
         counts = [len(outcome.windows_s) for outcome in analysed]
         times = _stacked((outcome.windows_s for outcome in analysed), 2, np.float64)
         columns: dict[str, Any] = {
-            "clip_id": np.repeat(np.array([outcome.ref.clip_id for outcome in analysed], object), counts),
-            "window_index": np.concatenate([np.arange(n) for n in counts] or [np.zeros(0, np.int64)]),
+            **_window_keys(analysed, counts),
             "start_s": times[:, 0],
             "end_s": times[:, 1],
         }
@@ -122,13 +138,27 @@ class RowMaker:
             blocks = (block for outcome in analysed for block in outcome.blocks if block.extractor == spec.extractor)
             values = _stacked((block.scalars for block in blocks), len(spec.scalars), np.float32)
             columns |= _float_columns(spec.columns, values, np.zeros(len(values), bool))
-        return _table(columns, self.windows_schema)
+        return _table(columns, self._schemas["windows"])
 
-    def merged(self, old: pa.Table, new: pa.Table, replaced: pa.Array) -> pa.Table:
+    def embeddings(self, outcomes: Sequence[ClipOutcome]) -> pa.Table:
+        """One row per window of the outcomes that have any, in the order given."""
+        analysed = [outcome for outcome in outcomes if len(outcome.windows_s)]
+        counts = [len(outcome.windows_s) for outcome in analysed]
+        numbers = _stacked((outcome.embeddings for outcome in analysed), self.n_embedding, np.float16)
+        columns = {
+            **_window_keys(analysed, counts),
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), self.n_embedding),
+        }
+        return _table(columns, self._schemas["embeddings"])
+
+    @staticmethod
+    def merged(name: TableName, old: pa.Table, new: pa.Table, replaced: pa.Array) -> pa.Table:
         """Put new rows into an existing part.
 
         Parameters
         ----------
+        name : str
+            Of the table.
         old : Table
             The part as it is; columns that are no longer in the schema are dropped, missing ones become null.
         new : Table
@@ -139,7 +169,7 @@ class RowMaker:
         Returns
         -------
         merged : Table
-            In the order of clip_id, then window_index.
+            In the order of the keys of the table.
         """
         kept = old.filter(pc.invert(pc.is_in(old.column("clip_id"), value_set=replaced)))
         columns = [
@@ -148,8 +178,7 @@ class RowMaker:
         ]
         kept = pa.table(columns, names=new.schema.names).cast(new.schema)
         merged = pa.concat_tables([kept, new]).unify_dictionaries().combine_chunks()
-        keys = [name for name in ("clip_id", "window_index") if name in merged.column_names]
-        return merged.sort_by([(key, "ascending") for key in keys])
+        return merged.sort_by([(key, "ascending") for key in TABLES[name].keys])
 
     @staticmethod
     def marked(files: pa.Table, vanished: pa.Array) -> pa.Table:
@@ -163,6 +192,13 @@ class RowMaker:
 def _stored(message: str) -> str | None:
     # A message may quote a name that is not UTF-8, which no Parquet string can hold.
     return message.encode("utf-8", "backslashreplace").decode() or None
+
+
+def _window_keys(analysed: Sequence[ClipOutcome], counts: Sequence[int]) -> dict[str, Any]:
+    return {
+        "clip_id": np.repeat(np.array([outcome.ref.clip_id for outcome in analysed], object), counts),
+        "window_index": np.concatenate([np.arange(n) for n in counts] or [np.zeros(0, np.int64)]),
+    }
 
 
 def _stacked(arrays: Iterable[NDArray[Any]], n_columns: int, dtype: type) -> NDArray[Any]:

@@ -7,14 +7,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from ser_batch.kinds import read_json
 from ser_batch.records import FeatureSpec
+from ser_batch.run.layout import TableName
 
-__all__ = ["METADATA_KEY", "SCHEMA_VERSION", "TIMING_COLUMNS", "files_schema", "read_metadata", "windows_schema"]
+__all__ = [
+    "METADATA_KEY",
+    "SCHEMA_VERSION",
+    "TIMING_COLUMNS",
+    "Contents",
+    "files_schema",
+    "matrix_of",
+    "read_metadata",
+    "schema_of",
+    "windows_schema",
+]
 
 SCHEMA_VERSION = 1
 
@@ -25,6 +39,18 @@ METADATA_KEY = b"ser_batch"
 TIMING_COLUMNS = ("time_decode_s", "time_extract_s", "time_predict_s")
 
 _ENUM = pa.dictionary(pa.int32(), pa.string())
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What the tables of a run are about: all that decides their columns."""
+
+    #: Emotions of the model in its order; empty for extraction alone (no prediction columns then).
+    labels: tuple[str, ...] = ()
+    #: Extractors that run, sorted by name.
+    specs: tuple[FeatureSpec, ...] = ()
+    #: Numbers in the embedding of a window; 0 for none.
+    n_embedding: int = 0
 
 
 def _feature_fields(specs: Sequence[FeatureSpec]) -> list[pa.Field]:
@@ -91,6 +117,31 @@ def windows_schema(labels: Sequence[str], specs: Sequence[FeatureSpec], provenan
         *_feature_fields(specs),
     ]
     return pa.schema(fields, metadata=_metadata(provenance))
+
+
+def _embeddings_schema(n_embedding: int, provenance: Mapping[str, Any]) -> pa.Schema:
+    """Schema of ``embeddings/``: one row per window of every analysed file."""
+    fields = [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("window_index", pa.int32(), nullable=False),
+        pa.field("embedding", pa.list_(pa.float16(), n_embedding), nullable=False),
+    ]
+    return pa.schema(fields, metadata=_metadata(provenance))
+
+
+def schema_of(table: TableName, contents: Contents, provenance: Mapping[str, Any]) -> pa.Schema:
+    """Return the schema of a table of a run; `provenance` is stored in it beside the schema version."""
+    if table == "embeddings":
+        return _embeddings_schema(contents.n_embedding, provenance)
+    make = files_schema if table == "files" else windows_schema
+    return make(contents.labels, contents.specs, provenance)
+
+
+def matrix_of(column: pa.ChunkedArray) -> NDArray[np.float16]:
+    """Return a column of embeddings as a matrix (n_rows, n_embedding)."""
+    numbers = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    flat = np.concatenate([np.zeros(0, np.float16), *numbers])
+    return flat.reshape(len(column), column.type.list_size)
 
 
 def read_metadata(schema: pa.Schema) -> dict[str, Any]:

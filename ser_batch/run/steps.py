@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ser_batch.run.layout import TABLES
+
 __all__ = ["STEPS", "observe", "reached"]
 
 #: In the order of one shard, after those that come once.
@@ -14,11 +16,9 @@ STEPS = (
     "manifest-written",
     "shard-extracted",
     "shard-predicted",
-    "windows-staged",
-    "files-staged",
+    *(f"{table}-staged" for table in TABLES),
     "journal-appended",
-    "windows-renamed",
-    "files-renamed",
+    *(f"{table}-renamed" for table in TABLES),
     "shard-committed",
     "run-completed",
 )

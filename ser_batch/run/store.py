@@ -1,7 +1,7 @@
 """The parts of a run on disk: committed whole or not at all, mended when a run is opened again.
 
-One shard is one part: ``windows/part-NNNNN.parquet`` and ``files/part-NNNNN.parquet``. A commit stages both under
-hidden names, flushes them, appends one line to the journal - that is the commit - and renames both into place. Whoever
+One shard is one part: a file ``part-NNNNN.parquet`` in the folder of each table of the run. A commit stages them under
+hidden names, flushes them, appends one line to the journal - that is the commit - and renames them into place. Whoever
 opens the run after a crash finds either no line, and drops what is staged, or the line, and does the renames left;
 whoever only looks reads them where they are.
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,15 +24,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ser_batch.errors import RunError
-from ser_batch.run.journal import Entry, Filesystem, Journal, sha256_of
+from ser_batch.run.journal import Entry, Filesystem, Journal, Written, sha256_of
+from ser_batch.run.layout import TABLES, TableName
 from ser_batch.run.parquet import as_parquet
 from ser_batch.run.schema import SCHEMA_VERSION, read_metadata
 from ser_batch.run.steps import reached
 
-__all__ = ["INDEX_COLUMNS", "TABLES", "RunStore"]
-
-#: In the order of their renames: a row in files/ promises that its windows are there.
-TABLES = ("windows", "files")
+__all__ = ["INDEX_COLUMNS", "RunStore"]
 
 #: What is known of a file without opening it: enough to see what is to be done.
 INDEX_COLUMNS = ("clip_id", "size_bytes", "modified", "status", "stage", "error_type", "vanished", "reader")
@@ -57,24 +55,24 @@ class RunStore:
         self._filesystem = filesystem or Filesystem()
         self._journal = Journal(run_dir / "journal.jsonl", self._filesystem)
         #: Tables of the last commit whose renames are left; for whoever only looks.
-        self._unrenamed: set[tuple[str, int]] = set()
+        self._unrenamed: set[tuple[TableName, int]] = set()
         #: Whether the next commit begins the run anew.
         self._begins_anew = False
 
-    def create(self) -> None:
-        """Make the folders of the tables."""
-        for table in TABLES:
+    def create(self, tables: Iterable[TableName] = ("windows", "files")) -> None:
+        """Make the folders of tables."""
+        for table in tables:
             (self.run_dir / table).mkdir(exist_ok=True)
 
-    def path(self, table: str, part: int) -> Path:
+    def path(self, table: TableName, part: int) -> Path:
         """Return the place of a part once its commit is done."""
         return self.run_dir / table / f"part-{part:05d}.parquet"
 
-    def where(self, table: str, part: int) -> Path:
+    def where(self, table: TableName, part: int) -> Path:
         """Return where a committed part is: in its place, or still under its hidden name."""
         return self._staged(table, part) if (table, part) in self._unrenamed else self.path(table, part)
 
-    def _staged(self, table: str, part: int) -> Path:
+    def _staged(self, table: TableName, part: int) -> Path:
         return self.run_dir / table / f".part-{part:05d}.parquet.tmp"
 
     @property
@@ -108,24 +106,29 @@ class RunStore:
         """Return the parts to be read: those of the journal; where it is lost, those that are there by name."""
         return sorted(self.entries if self._journal.path.exists() else self.parts_on_disk())
 
-    def _left_of_last_commit(self) -> Iterator[tuple[str, int]]:
+    def has(self, table: TableName, part: int, otherwise: bool = False) -> bool:
+        """Tell whether a part has a table, by the journal; `otherwise` is for one that the journal does not name."""
+        entry = self.entries.get(part)
+        return table in entry.tables if entry else otherwise
+
+    def _left_of_last_commit(self) -> Iterator[tuple[TableName, int]]:
         """Yield (table, part) of the renames that the last commit has left, if any."""
         for entry in self._journal.commits[-1:]:
-            for name in TABLES:
+            for name, written in entry.tables.items():
                 staged = self._staged(name, entry.part)
                 # By its checksum: the next commit of this part may be being staged.
                 with suppress(FileNotFoundError):
-                    if sha256_of(staged) == getattr(entry, f"{name}_sha256"):
+                    if sha256_of(staged) == written.sha256:
                         yield name, entry.part
 
-    def stage(self, part: int, tables: Mapping[str, pa.Table], n_processed: int) -> Entry:
-        """Write both tables of a part under hidden names; return the entry that `commit` takes.
+    def stage(self, part: int, tables: Mapping[TableName, pa.Table], n_processed: int) -> Entry:
+        """Write the tables of a part under hidden names; return the entry that `commit` takes.
 
         Parameters
         ----------
         part : int
         tables : mapping
-            Name out of `TABLES` -> table.
+            Those that the run has.
         n_processed : int
             Files that the commit is about, for the journal.
 
@@ -134,20 +137,20 @@ class RunStore:
         OSError
             The disk is full or broken. What was committed before is whole.
         """
-        written: dict[str, tuple[int, str]] = {}
+        written: dict[TableName, Written] = {}
         for name in TABLES:
+            if name not in tables:
+                continue
             data = as_parquet(tables[name])
             self._filesystem.write(self._staged(name, part), data)
-            written[name] = (len(data), hashlib.sha256(data).hexdigest())
+            written[name] = Written(len(tables[name]), len(data), hashlib.sha256(data).hexdigest())
             reached(f"{name}-staged")
         of = read_metadata(tables["files"].schema)
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        n_rows = (len(tables["files"]), len(tables["windows"]))
-        sums = (*written["files"], *written["windows"])
-        return Entry(part, of.get("fingerprint", ""), at, n_processed, *n_rows, *sums, of.get("run_id", ""))
+        return Entry(part, of.get("fingerprint", ""), at, n_processed, written, of.get("run_id", ""))
 
     def commit(self, entry: Entry) -> None:
-        """Put a part that is staged in its place, both tables of it or none.
+        """Put a part that is staged in its place, all tables of it or none.
 
         After `begin_anew`, this is the moment at which all parts before it are given up.
 
@@ -163,12 +166,13 @@ class RunStore:
             self._journal.append(entry)
         self._begins_anew = False
         reached("journal-appended")
-        for name in TABLES:
+        for name in entry.tables:
             self._filesystem.rename(self._staged(name, entry.part), self.path(name, entry.part))
             reached(f"{name}-renamed")
+        self._drop_beside(entry)
         for other in given_up:
             self._drop(other)
-        for name in TABLES:
+        for name in entry.tables:
             self._filesystem.flush_folder(self.run_dir / name)
 
     def recover(self, run_id: str = "", replaced: str = "") -> list[str]:
@@ -203,6 +207,8 @@ class RunStore:
         for part in lost:
             self._drop(part)
             del entries[part]
+        for entry in entries.values():
+            self._drop_beside(entry)
         notices = [f"Part {part} of the run {why}; its files are processed again." for part, why in lost.items()]
         adopted, dropped = self._examine_unnamed(entries, run_id, replaced)
         notices += [f"Part {part} without an entry in the journal {why}; dropped." for part, why in dropped.items()]
@@ -231,13 +237,13 @@ class RunStore:
 
     def _what_is_wrong(self, entry: Entry) -> str:
         """Cheap look at a part: is it there, and as long as it was written?"""
-        for name in TABLES:
+        for name, written in entry.tables.items():
             path = self.path(name, entry.part)
             try:
                 n_bytes = path.stat().st_size
             except FileNotFoundError:
                 return f"is missing {name}/{path.name}"
-            if n_bytes != getattr(entry, f"{name}_bytes"):
+            if n_bytes != written.n_bytes:
                 return f"has a damaged {name}/{path.name} ({n_bytes} bytes)"
         return ""
 
@@ -257,8 +263,8 @@ class RunStore:
         known: list[pa.Array] | None = None
         for part in sorted(self.parts_on_disk() - set(entries)):
             try:
-                tables = {name: pq.read_metadata(self.path(name, part)) for name in TABLES}
                 provenance = read_metadata(pq.read_schema(self.path("files", part)))
+                written = {name: self._written(name, part) for name in _tables_of(provenance)}
                 clip_ids = self._clip_ids(part)
             except (OSError, ValueError, pa.ArrowException) as error:
                 if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
@@ -282,12 +288,10 @@ class RunStore:
             if why:
                 raise RunError(
                     f"{self.path('files', part)} {why}, and the journal does not name it: it was put there by hand. "
-                    f"Move it and its table of windows out of the folder."
+                    f"Move it and what the other tables have under its name out of the folder."
                 )
             known.append(clip_ids)
-            sums = (*self._size_and_sum("files", part), *self._size_and_sum("windows", part))
-            n_rows = (tables["files"].num_rows, tables["windows"].num_rows)
-            adopted.append(Entry(part, str(provenance.get("fingerprint", "")), "", 0, *n_rows, *sums, run_id=owner))
+            adopted.append(Entry(part, str(provenance.get("fingerprint", "")), "", 0, written, run_id=owner))
             run_id = run_id or owner
         return adopted, dropped
 
@@ -300,9 +304,9 @@ class RunStore:
             return f"has results schema {version}, and this version of ser-batch knows those up to {SCHEMA_VERSION}"
         return ""
 
-    def _size_and_sum(self, name: str, part: int) -> tuple[int, str]:
+    def _written(self, name: TableName, part: int) -> Written:
         path = self.path(name, part)
-        return path.stat().st_size, sha256_of(path)
+        return Written(pq.read_metadata(path).num_rows, path.stat().st_size, sha256_of(path))
 
     def _clip_ids(self, part: int) -> pa.Array:
         with _readable(self.path("files", part)):
@@ -321,18 +325,23 @@ class RunStore:
     def _drop(self, part: int) -> None:
         # files/ first: a row there promises its windows.
         for name in reversed(TABLES):
-            with suppress(FileNotFoundError):
-                self.path(name, part).unlink()
+            self.path(name, part).unlink(missing_ok=True)
+
+    def _drop_beside(self, entry: Entry) -> None:
+        """Delete what a part has of tables that its last commit left out."""
+        for name in TABLES:
+            if name not in entry.tables:
+                self.path(name, entry.part).unlink(missing_ok=True)
 
     def _tidy(self) -> None:
         """Delete what commits that did not come about have staged."""
         for name in TABLES:
-            for path in (self.run_dir / name).iterdir():
+            for path in (self.run_dir / name).glob(".part-*"):
                 if _STAGED_NAME.fullmatch(path.name):
                     path.unlink()
 
-    def read(self, name: str, part: int) -> pa.Table:
-        """Return a part of the table ``files`` or ``windows``.
+    def read(self, name: TableName, part: int) -> pa.Table:
+        """Return a part of a table.
 
         Raises
         ------
@@ -349,12 +358,18 @@ class RunStore:
                 table = self._file("files", part).read(columns=list(names))
             yield part, table
 
-    def _file(self, name: str, part: int) -> pq.ParquetFile:
+    def _file(self, name: TableName, part: int) -> pq.ParquetFile:
         """Open a part where it is; a rename that comes in between is followed."""
         try:
             return pq.ParquetFile(self.where(name, part), page_checksum_verification=True)
         except FileNotFoundError:
             return pq.ParquetFile(self.path(name, part), page_checksum_verification=True)
+
+
+def _tables_of(provenance: Mapping[str, Any]) -> list[TableName]:
+    """Return the tables that a part has, by what its file in ``files/`` says of the run."""
+    told = provenance.get("tables") or ()
+    return [name for name, kind in TABLES.items() if kind.is_required or name in told]
 
 
 @contextmanager

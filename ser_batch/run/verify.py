@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 
 from ser_batch.records import Status
 from ser_batch.run.journal import Entry, sha256_of
+from ser_batch.run.layout import TABLES
 from ser_batch.run.lock import lock_for_reading
 from ser_batch.run.manifest import read_manifest
 from ser_batch.run.schema import read_metadata
-from ser_batch.run.store import TABLES, RunStore
+from ser_batch.run.store import RunStore
 
 __all__ = ["check_run"]
 
@@ -63,11 +64,13 @@ class _Check:
         yield from self._counts()
 
     def _orphans(self) -> Iterator[str]:
-        for name in TABLES:
-            known = {place(name, part) for part in self._entries for place in (self._store.path, self._store.where)}
+        for name, kind in TABLES.items():
+            parts = [part for part, entry in self._entries.items() if name in entry.tables]
+            known = {place(name, part) for part in parts for place in (self._store.path, self._store.where)}
             folder = self._run_dir / name
             if not folder.is_dir():
-                yield f"{name}/ is missing"
+                if kind.is_required or parts:
+                    yield f"{name}/ is missing"
                 continue
             for path in sorted(set(folder.iterdir()) - known):
                 if self._store.is_own_name(path.name):
@@ -76,7 +79,7 @@ class _Check:
                     yield f"{name}/{path.name} is no part of the run; what reads the whole folder may take it for one"
 
     def _damage(self, entry: Entry) -> Iterator[str]:
-        for name in TABLES:
+        for name, written in entry.tables.items():
             path = self._store.where(name, entry.part)
             try:
                 found = sha256_of(path)
@@ -86,21 +89,24 @@ class _Check:
             except OSError as error:
                 yield f"{name}/{path.name} cannot be read ({error.strerror}), so nothing can be said of it"
                 continue
-            if found != getattr(entry, f"{name}_sha256"):
+            if found != written.sha256:
                 yield f"{name}/{path.name} is not what was written (checksum); delete it and scan again"
 
     def _contents(self, entry: Entry) -> Iterator[str]:
-        tables = {name: self._store.read(name, entry.part) for name in TABLES}
-        files, windows = tables["files"], tables["windows"]
+        tables = {name: self._store.read(name, entry.part) for name in entry.tables}
+        files = tables["files"]
+        expected = self._manifest.get("tables", [name for name, kind in TABLES.items() if kind.is_required])
+        if sorted(tables) != sorted(expected):
+            yield f"the part has the tables {', '.join(sorted(tables))}, run.json names {', '.join(sorted(expected))}"
         for name, table in tables.items():
+            if len(table) != entry.tables[name].n_rows:
+                yield f"{name} has {len(table)} rows, committed were {entry.tables[name].n_rows}"
             if not self._schemas.setdefault(name, table.schema).equals(table.schema):
                 yield f"columns of {name} differ from those of other parts"
             provenance = read_metadata(table.schema)
             for key in ("run_id", "fingerprint"):
                 if provenance.get(key) != self._manifest.get(key):
                     yield f"{name} has {key} {provenance.get(key)}, run.json has {self._manifest.get(key)}"
-        if (len(files), len(windows)) != (entry.n_files, entry.n_windows):
-            yield f"{len(files)} files and {len(windows)} windows, committed were {entry.n_files} and {entry.n_windows}"
         self._ids.append(files.column("clip_id").combine_chunks())
         statuses = files.column("status").to_pylist()
         self._statuses.update(statuses)
@@ -112,8 +118,11 @@ class _Check:
         )
         if any(status == "failed" and not (stage and reason) for status, stage, reason in reasons):
             yield "a failed file has no stage or no reason"
-        yield from _window_problems(files, windows)
         for name, table in tables.items():
+            if TABLES[name].is_by_window:
+                yield from _window_problems(name, files, table)
+            if not TABLES[name].has_probabilities:
+                continue
             labels = [column.removeprefix("p_") for column in table.column_names if column.startswith("p_")]
             if labels != self._manifest.get("labels", labels):
                 yield f"{name} has probabilities of {labels}, run.json names {self._manifest['labels']}"
@@ -138,7 +147,7 @@ class _Check:
             yield f"{n_rows} rows, but {counts.get('found')} files were found and {self._n_vanished} have vanished"
 
 
-def _window_problems(files: pa.Table, windows: pa.Table) -> Iterator[str]:
+def _window_problems(name: str, files: pa.Table, windows: pa.Table) -> Iterator[str]:
     """Every file has the windows that its row promises, numbered from 0; no window is of another file."""
     promised = dict(zip(files.column("clip_id").to_pylist(), files.column("n_windows").to_pylist(), strict=True))
     seen: Counter[str] = Counter()
@@ -146,12 +155,12 @@ def _window_problems(files: pa.Table, windows: pa.Table) -> Iterator[str]:
         windows.column("clip_id").to_pylist(), windows.column("window_index").to_pylist(), strict=True
     ):
         if index != seen[clip_id]:
-            yield f"windows of {clip_id!r} are out of order at {index}"
+            yield f"{name} of {clip_id!r} are out of order at {index}"
             return
         seen[clip_id] += 1
     for clip_id in {*promised, *seen}:
         if promised.get(clip_id, 0) != seen[clip_id]:
-            yield f"{clip_id!r} has {seen[clip_id]} windows, its row says {promised.get(clip_id)}"
+            yield f"{clip_id!r} has {seen[clip_id]} {name}, its row says {promised.get(clip_id)}"
 
 
 def _probability_problems(table: pa.Table, labels: list[str]) -> Iterator[str]:

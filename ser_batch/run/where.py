@@ -15,7 +15,8 @@ from ser_batch.errors import RunError
 from ser_batch.text import did_you_mean
 
 if TYPE_CHECKING:
-    from ser_batch.run.read import Run, TableName
+    from ser_batch.run.layout import TableName
+    from ser_batch.run.read import Run
 
 __all__ = [
     "Condition",

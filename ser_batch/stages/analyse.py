@@ -6,16 +6,18 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch import hooks
 from ser_batch.audio.errors import SkippedError
-from ser_batch.contracts import CheckedClassifier, CheckedExtractor
+from ser_batch.contracts import CheckedExtractor
+from ser_batch.contracts_models import CheckedClassifier
 from ser_batch.errors import ModelError, PluginError
 from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, FeatureBlock, FeatureSpec, Status
+from ser_batch.stages.predict import Heard, hear
 from ser_batch.text import did_you_mean, message_of, shown
 from ser_batch.windows import piece_windows, whole_pieces
 
@@ -174,7 +176,7 @@ class _Work:
     blocks: list[dict[str, FeatureBlock]] = field(default_factory=list)
     #: Start and end in s of the audio that each of `blocks` was made from; pieces overlap.
     spans_s: list[tuple[float, float]] = field(default_factory=list)
-    predicted: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=list)
+    heard: list[Heard] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "extract": 0.0, "predict": 0.0})
 
     def run(self, manager: pluggy.PluginManager, change: Change | None) -> ClipOutcome:
@@ -238,7 +240,7 @@ class _Work:
     def _predict(self, blocks: Mapping[str, FeatureBlock]) -> None:
         assert self.classifier is not None
         with self._in("predict"):
-            self.predicted.append(self.classifier.predict(blocks))
+            self.heard.append(hear(self.classifier, blocks))
 
     @contextmanager
     def _in(self, stage: str) -> Iterator[None]:
@@ -272,11 +274,11 @@ class _Work:
         )
 
     def _finished(self, status: Status, error: Exception | None = None) -> ClipOutcome:
-        prediction = None
+        predicted: dict[str, Any] = {}
         if self.classifier is not None:
             with self._in("predict"):
-                probabilities, weights = (np.concatenate(parts) for parts in zip(*self.predicted, strict=True))
-                prediction = self.classifier.pool(probabilities, weights)
+                probabilities, weights, embeddings = (np.concatenate(parts) for parts in zip(*self.heard, strict=True))
+                predicted = {"prediction": self.classifier.pool(probabilities, weights), "embeddings": embeddings}
         if error is None:
             outcome = self._outcome(status, "", "", self.note)
         else:
@@ -285,7 +287,7 @@ class _Work:
             _joined(extractor.spec, [piece[name] for piece in self.blocks], self.spans_s)
             for name, (_, extractor) in self.extractors.items()
         )
-        return replace(outcome, windows_s=np.concatenate(self.windows), blocks=tuple(blocks), prediction=prediction)
+        return replace(outcome, windows_s=np.concatenate(self.windows), blocks=tuple(blocks), **predicted)
 
 
 def _joined(spec: FeatureSpec, pieces: Sequence[FeatureBlock], spans_s: Sequence[tuple[float, float]]) -> FeatureBlock:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ser_batch import hooks
 from ser_batch.config import Config
-from ser_batch.contracts import CheckedClassifier, CheckedExtractor
+from ser_batch.contracts import CheckedExtractor
+from ser_batch.contracts_models import CheckedClassifier
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import FeatureSpec
 from ser_batch.stages.analyse import ANALYSIS_VERSION, Change, select_extractors
@@ -61,6 +62,8 @@ class Ingredients:
     model: Mapping[str, Any]
     #: Plugins that read audio, the built-in one included -> version.
     readers: Mapping[str, str | int]
+    #: Numbers in the embedding of a window that is stored; 0 for none.
+    n_embedding: int = 0
 
     def settings(self) -> dict[str, Any]:
         """Return everything that changes results, flat, by a name that people recognise."""
@@ -71,6 +74,8 @@ class Ingredients:
         if self.model:
             settings |= {"model weights": self.model["sha256"], "labels": list(self.labels)}
             settings["predict.abstain"] = self.config.predict.abstain
+        if self.n_embedding:
+            settings["embeddings"] = self.n_embedding
         return settings
 
     def fingerprint(self) -> str:
@@ -138,6 +143,7 @@ def ingredients_of(
         labels=tuple(classifier.labels) if classifier else (),
         model=_card(classifier) if classifier else {},
         readers=hooks.reader_versions(manager),
+        n_embedding=classifier.n_embedding if classifier and config.predict.embeddings else 0,
     )
 
 
@@ -146,6 +152,7 @@ def _card(classifier: CheckedClassifier) -> dict[str, Any]:
         "name": classifier.name,
         "sha256": classifier.sha256,
         "needs": [list(need) for need in classifier.needs],
+        **({"listening_sha256": classifier.listening_sha256} if classifier.n_embedding else {}),
     }
     model |= {key: classifier.card[key] for key in _CARD_FIELDS if key in classifier.card}
     if model.get("training"):

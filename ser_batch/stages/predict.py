@@ -3,15 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ser_batch.records import Classifier, ClipOutcome, FeatureBlock, Status
 from ser_batch.text import message_of
 
-__all__ = ["predict_outcomes", "stacked"]
+__all__ = ["Heard", "hear", "predict_outcomes", "stacked"]
+
+#: Largest number of half precision.
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+class Heard(NamedTuple):
+    """What a classifier says of some windows."""
+
+    #: float32 (n_windows, n_labels).
+    probabilities: NDArray[np.float32]
+    #: float32 (n_windows,), for pooling.
+    weights: NDArray[np.float32]
+    #: float16 (n_windows, n_embedding); no columns where the classifier does not tell what it hears.
+    embeddings: NDArray[np.float16]
+
+
+def hear(classifier: Classifier, blocks: Mapping[str, FeatureBlock]) -> Heard:
+    """Predict windows, and keep what was heard on the way; `blocks` as for `Classifier.predict`."""
+    listener: Any = classifier
+    if not getattr(listener, "n_embedding", 0):
+        probabilities, weights = classifier.predict(blocks)
+        return Heard(probabilities, weights, np.zeros((len(probabilities), 0), np.float16))
+    embeddings, weights = listener.listen(blocks)
+    return Heard(listener.label(embeddings), weights, embeddings.clip(-_LARGEST, _LARGEST).astype(np.float16))
 
 
 def predict_outcomes(outcomes: Sequence[ClipOutcome], classifier: Classifier, batch_size: int) -> list[ClipOutcome]:
@@ -50,11 +76,12 @@ def _predict(outcomes: list[ClipOutcome], indices: Sequence[int], classifier: Cl
     begin = time.perf_counter()
     predictions = []
     try:
-        probabilities, weights = classifier.predict(stacked([outcomes[index].blocks for index in indices]))
+        heard = hear(classifier, stacked([outcomes[index].blocks for index in indices]))
         first = 0
         for index in indices:
             part = slice(first, first := first + len(outcomes[index].windows_s))
-            predictions.append(classifier.pool(probabilities[part], weights[part]))
+            prediction = classifier.pool(heard.probabilities[part], heard.weights[part])
+            predictions.append((prediction, heard.embeddings[part].copy()))
     except Exception as error:
         if len(indices) == 1:
             outcomes[indices[0]] = _failed(outcomes[indices[0]], error)
@@ -62,12 +89,12 @@ def _predict(outcomes: list[ClipOutcome], indices: Sequence[int], classifier: Cl
         for index in indices:
             _predict(outcomes, [index], classifier)
         return
-    per_window_s = (time.perf_counter() - begin) / len(probabilities)
-    for index, prediction in zip(indices, predictions, strict=True):
+    per_window_s = (time.perf_counter() - begin) / len(heard.probabilities)
+    for index, (prediction, embeddings) in zip(indices, predictions, strict=True):
         outcome = outcomes[index]
         blocks = tuple(FeatureBlock(block.extractor, block.scalars, block.clip_scalars) for block in outcome.blocks)
         seconds = {**outcome.seconds, "predict": per_window_s * len(outcome.windows_s)}
-        outcomes[index] = replace(outcome, blocks=blocks, prediction=prediction, seconds=seconds)
+        outcomes[index] = replace(outcome, blocks=blocks, prediction=prediction, embeddings=embeddings, seconds=seconds)
 
 
 def stacked(files: Sequence[Sequence[FeatureBlock]]) -> dict[str, FeatureBlock]:

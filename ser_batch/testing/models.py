@@ -11,15 +11,19 @@ import numpy as np
 
 from ser_batch import hooks
 from ser_batch.config import Config
-from ser_batch.contracts import CheckedClassifier, CheckedExtractor
+from ser_batch.contracts import CheckedExtractor
+from ser_batch.contracts_models import CheckedClassifier
 from ser_batch.errors import SerBatchError
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import Classifier, FeatureBlock, Prediction
 from ser_batch.stages.analyse import select_extractors
-from ser_batch.stages.predict import stacked
+from ser_batch.stages.predict import hear, stacked
 from ser_batch.testing.kit import NEARLY, CheckReport, Finding, Kit, warnings_caught
 
 __all__ = ["check_classifier"]
+
+#: What half precision may change in a probability.
+_HALF = 1e-3
 
 
 def check_classifier(
@@ -47,7 +51,7 @@ def check_classifier(
     report : CheckReport
         ``report.ok`` is False when a promise is broken: wrong labels, needs or columns; probabilities that are not
         finite, below 0 or do not add up to 1, also where all features are undefined; other numbers at a second time, or
-        where windows of several files are predicted at once.
+        where windows of several files are predicted at once, or where labels are made of embeddings.
     """
     kit = Kit(config or Config(), plugin or type(classifier).__module__)
     try:
@@ -62,6 +66,8 @@ def check_classifier(
     kit.run("undefined features", trial.check_undefined)
     kit.run("same numbers again", trial.check_repeatable)
     kit.run("windows of several files at once", trial.check_stacked)
+    if model.n_embedding:
+        kit.run("listening and labelling", trial.check_two_steps)
     return kit.report("model", model.name, trial.cost_per_window_s())
 
 
@@ -108,6 +114,16 @@ class _Model:
         apart = np.concatenate([self._first[name].window_probabilities for name in names])
         difference = np.abs(together - apart).max()
         return [] if difference <= NEARLY else [f"windows predicted together differ by up to {difference:.2g}"]
+
+    def check_two_steps(self) -> list[str]:
+        """What is predicted at once is what is heard, then labelled, also from half precision as a run stores it."""
+        problems = []
+        for name, blocks in self._blocks.items():
+            whole, _ = self._model.predict(blocks)
+            difference = np.abs(self._model.label(hear(self._model, blocks).embeddings) - whole).max()
+            if difference > _HALF:
+                problems.append(f"label(listen(…)) of {name!r} differs from predict(…) by up to {difference:.2g}")
+        return problems
 
     def cost_per_window_s(self) -> float:
         if "voice" not in self._blocks:

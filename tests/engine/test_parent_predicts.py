@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import duckdb
 import numpy as np
 import pandas as pd
+import polars
 import pytest
 import soundfile
 from random_model import store_random_model
 
+from ser_batch import load_results
 from ser_batch.classifier import device
 from ser_batch.classifier.checkpoint import load
+from ser_batch.classifier.onnx_classifier import OnnxClassifier
 from ser_batch.config import Config
-from ser_batch.contracts import CheckedClassifier
+from ser_batch.contracts_models import CheckedClassifier
 from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.engine import scan
+from ser_batch.errors import RunError
 from ser_batch.records import ClipOutcome, ClipRef, FeatureBlock, Prediction, Status
+from ser_batch.run.compare import compare_runs
+from ser_batch.run.verify import check_run
 from ser_batch.stages.predict import predict_outcomes
 
 
@@ -105,6 +112,47 @@ def runs(tmp_path_factory: pytest.TempPathFactory):
         patch.setattr(device, "open_classifier", lambda *_: (TorchClassifier(load(model), "cpu"), gpu))
         scan(place / "audio", place / "parent", config=config, report=False)
     return place
+
+
+def test_parent_and_workers_hear_the_same_in_each_window(runs):
+    workers, parent = (load_results(runs / name, "embeddings") for name in ("workers", "parent"))
+    assert workers.index.equals(parent.index) and workers.shape == (1 + 2 + 3 + 14, 128)
+    assert workers.to_numpy().std() > 0.1
+    np.testing.assert_allclose(parent.to_numpy(), workers.to_numpy(), atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["workers", "parent"])
+def test_labels_can_be_made_anew_from_what_was_heard(runs, name):
+    """Of a long recording, too, and to a thousandth, though half precision holds it."""
+    windows = pd.read_parquet(runs / name / "windows")
+    heard = load_results(runs / name, "embeddings")
+    assert heard.index.to_frame(index=False).equals(windows[["clip_id", "window_index"]])
+    labelled = OnnxClassifier(load(runs / "random.safetensors")).label(heard.to_numpy())
+    found = windows[[column for column in windows if column.startswith("p_")]].to_numpy()
+    assert found.std() > 0.1
+    np.testing.assert_allclose(labelled, found, atol=1e-3)
+
+
+def test_embeddings_are_read_by_every_reader_of_parquet(runs):
+    matrix = load_results(runs / "workers", "embeddings").to_numpy()
+    parts = f"{runs / 'workers' / 'embeddings'}/*.parquet"
+    for found in (
+        np.stack(pd.read_parquet(runs / "workers" / "embeddings")["embedding"]),
+        polars.read_parquet(parts)["embedding"].to_numpy(),
+        np.array([row[0] for row in duckdb.sql(f"SELECT embedding FROM '{parts}'").fetchall()]),
+    ):
+        np.testing.assert_array_equal(found.astype(np.float16), matrix)
+
+
+def test_no_embeddings_if_so_told(runs, tmp_path):
+    values = {"predict": {"model": str(runs / "random.safetensors"), "device": "cpu", "embeddings": False}}
+    scan(runs / "audio", tmp_path / "run", config=Config().with_values(values), report=False)
+    assert not (tmp_path / "run" / "embeddings").exists()
+    assert check_run(tmp_path / "run") == []
+    with pytest.raises(RunError, match=r"has no embeddings: predict\.embeddings is off\. Scan again"):
+        load_results(tmp_path / "run", "embeddings")
+    found = compare_runs(runs / "workers", tmp_path / "run", tolerance=1e-3)
+    assert found.missing_tables == ["embeddings"] and not found.is_equal and not len(found.changed)
 
 
 @pytest.mark.parametrize("table", ["files", "windows"])

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import soundfile
 
+from ser_batch.run.layout import TABLES
 from ser_batch.run.schema import TIMING_COLUMNS
 from ser_batch.run.verify import check_run
 
@@ -99,16 +100,17 @@ def assert_readable(run: Path) -> None:
     """R2: whatever a reader finds is whole; and no row is there without its windows, or twice."""
     if not any((run / "files").glob("*.parquet")):
         return
-    files, windows = results(run), results(run, "windows")
+    files = results(run)
     assert files["clip_id"].is_unique
-    counts = windows.groupby("clip_id").size()
     promised = files.set_index("clip_id")["n_windows"]
-    assert (counts.reindex(promised.index, fill_value=0) == promised).all()
+    for table in ("windows", "embeddings"):
+        counts = results(run, table).groupby("clip_id").size()
+        assert (counts.reindex(promised.index, fill_value=0) == promised).all(), table
 
 
 def assert_same(run: Path, reference: Path) -> None:
     """R1: row for row what an undisturbed run gives."""
-    for table in ("files", "windows"):
+    for table in TABLES:
         pd.testing.assert_frame_equal(results(run, table), results(reference, table))
 
 

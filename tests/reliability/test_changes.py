@@ -13,6 +13,10 @@ import pytest
 import soundfile
 from harness import ONE_JOB, PLUGIN, assert_same, assert_sound, corpus, reference, results, scanner  # noqa: F401
 
+from ser_batch import load_results
+from ser_batch.errors import RunError
+from ser_batch.run.manifest import config_of_run
+
 
 @pytest.fixture
 def archive(corpus, tmp_path) -> Path:  # noqa: F811
@@ -201,3 +205,35 @@ def test_a_folder_that_is_no_run_is_refused_and_left_alone(scanner, archive, tmp
     answer = scanner.scan(archive, tmp_path / "thesis")
     assert answer["code"] == 7 and "is not a run" in answer["error"]
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
+
+
+def test_embeddings_that_are_no_longer_wanted_go_with_the_rest(scanner, archive, run):  # noqa: F811
+    config = ONE_JOB | {"predict": ONE_JOB["predict"] | {"embeddings": False}}
+    refused = scanner.scan(archive, run, config=config)
+    assert refused["code"] == 7 and "embeddings: 3 -> absent" in refused["error"]
+    answer = scanner.scan(archive, run, mode="recompute", config=config, kill_at=["journal-appended", 2])
+    assert answer["code"] < 0
+    answer = scanner.scan(archive, run, mode="recompute", config=config)
+    assert answer["code"] == 1, answer
+    assert not list((run / "embeddings").iterdir())
+    assert_sound(run)
+    back = scanner.scan(archive, run, mode="recompute")
+    assert back["code"] == 1, back
+    assert_sound(run)
+    assert len(results(run, "embeddings")) == len(results(run, "windows"))
+
+
+def test_a_run_of_a_version_without_embeddings_goes_on_without_them(scanner, archive, run):  # noqa: F811
+    config = ONE_JOB | {"predict": ONE_JOB["predict"] | {"embeddings": False}}
+    shutil.rmtree(run)
+    assert scanner.scan(archive, run, config=config)["code"] == 1
+    manifest = json.loads((run / "run.json").read_text())
+    del manifest["tables"], manifest["embeddings"], manifest["config"]["predict"]["embeddings"]
+    (run / "run.json").write_text(json.dumps(manifest))
+    assert_sound(run)
+    assert config_of_run(manifest).predict.embeddings is False
+    with pytest.raises(RunError, match="a version of ser-batch made it that wrote none"):
+        load_results(run, "embeddings")
+    soundfile.write(archive / "new.wav", np.sin(np.arange(4000) / 10), 8000)
+    assert scanner.scan(archive, run, config=config)["n_processed"] == 1
+    assert_sound(run)

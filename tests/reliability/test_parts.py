@@ -16,11 +16,10 @@ from harness import ONE_JOB, assert_same, assert_sound, corpus, make_corpus, ref
 
 from ser_batch import load_results
 from ser_batch.errors import RunError
+from ser_batch.run.layout import TABLES
 from ser_batch.run.read import RunWarning, open_run
 from ser_batch.run.schema import METADATA_KEY, SCHEMA_VERSION
 from ser_batch.run.verify import check_run
-
-TABLES = ("files", "windows")
 
 
 def snapshot(run: Path) -> dict[str, bytes]:
@@ -63,7 +62,7 @@ def test_a_copy_beside_the_parts_doubles_nothing(scanner, corpus, run, reference
         pd.testing.assert_frame_equal(load_results(run), load_results(reference))
     assert scanner.scan(corpus, run)["n_processed"] == 0
     words = "is no part of the run; what reads the whole folder may take it for one"
-    assert check_run(run) == [f"windows/{name} {words}", f"files/{name} {words}"]
+    assert check_run(run) == [f"{table}/{name} {words}" for table in TABLES]
 
 
 def test_a_copy_that_has_the_next_number_is_dropped_and_said(scanner, corpus, run, reference, with_journal):  # noqa: F811

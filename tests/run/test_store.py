@@ -9,7 +9,7 @@ import pytest
 from ser_batch.records import ClipOutcome, ClipRef, Status
 from ser_batch.run.journal import Filesystem
 from ser_batch.run.rows import RowMaker
-from ser_batch.run.store import TABLES, RunStore
+from ser_batch.run.store import RunStore
 
 PROVENANCE = {"run_id": "r", "fingerprint": "f", "tool_version": "0"}
 
@@ -17,7 +17,7 @@ PROVENANCE = {"run_id": "r", "fingerprint": "f", "tool_version": "0"}
 def tables(*clip_ids: str, maker: RowMaker | None = None) -> dict[str, object]:
     maker = maker or RowMaker((), (), PROVENANCE)
     outcomes = [ClipOutcome(ClipRef(clip_id, "", 1, 1), Status.FAILED, "decode", "E", "no") for clip_id in clip_ids]
-    return {"files": maker.files(outcomes), "windows": maker.windows(outcomes)}
+    return maker.tables(outcomes)
 
 
 def new_store(folder: Path) -> RunStore:
@@ -35,7 +35,8 @@ def test_a_link_under_a_staged_name_is_not_followed(tmp_path: Path, name: str) -
     (tmp_path / "run" / name).symlink_to(precious)
     store.commit(store.stage(0, tables("a.wav"), 1))
     assert precious.read_text() == "precious"
-    assert all(store.path(table, 0).is_file() and not store.path(table, 0).is_symlink() for table in TABLES)
+    paths = [store.path(table, 0) for table in ("windows", "files")]
+    assert all(path.is_file() and not path.is_symlink() for path in paths)
 
 
 def test_the_journal_is_not_written_through_a_link(tmp_path: Path) -> None:

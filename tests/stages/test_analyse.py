@@ -13,7 +13,8 @@ import soundfile
 
 from ser_batch.audio import DecodeError
 from ser_batch.config import Config
-from ser_batch.contracts import CheckedClassifier, CheckedExtractor
+from ser_batch.contracts import CheckedExtractor
+from ser_batch.contracts_models import CheckedClassifier
 from ser_batch.errors import ModelError, PluginError
 from ser_batch.hookspecs import hookimpl
 from ser_batch.plugins import PluginRecipe
