@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ser_batch.engine import scan as scan
     from ser_batch.errors import SerBatchError as SerBatchError
     from ser_batch.predictor import EmotionPredictor as EmotionPredictor
+    from ser_batch.predictor import NetworkInputs as NetworkInputs
     from ser_batch.records import Clip as Clip
     from ser_batch.records import ClipOutcome as ClipOutcome
     from ser_batch.records import ClipRef as ClipRef
@@ -34,6 +35,7 @@ _LAZY = {
     "EmotionPredictor": "ser_batch.predictor",
     "FeatureBlock": "ser_batch.records",
     "FeatureSpec": "ser_batch.records",
+    "NetworkInputs": "ser_batch.predictor",
     "Prediction": "ser_batch.records",
     "SerBatchError": "ser_batch.errors",
     "Status": "ser_batch.records",
@@ -50,6 +52,7 @@ __all__ = [
     "EmotionPredictor",
     "FeatureBlock",
     "FeatureSpec",
+    "NetworkInputs",
     "Prediction",
     "SerBatchError",
     "Status",

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
+import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ser_batch import hooks
+from ser_batch.classifier.base import CheckpointClassifier
 from ser_batch.classifier.device import open_classifier
 from ser_batch.classifier.loader import trained_audio
 from ser_batch.config import Config
-from ser_batch.errors import InputError
+from ser_batch.errors import InputError, ModelError
 from ser_batch.hookspecs import hookimpl
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import Clip, ClipOutcome, ClipRef, Status
@@ -27,16 +32,27 @@ if TYPE_CHECKING:
     from ser_batch.classifier.device import DeviceChoice
     from ser_batch.contracts_models import CheckedClassifier
 
-__all__ = ["EmotionPredictor", "EmotionResult"]
+__all__ = ["EmotionPredictor", "EmotionResult", "NetworkInputs"]
 
 _log = logging.getLogger("ser_batch")
+
+_CHUNK_BYTES = 2**20
+
+
+class BinaryFile(Protocol):
+    """What a file object must be able to do: an open file, `io.BytesIO`, the upload of a web framework."""
+
+    def read(self, size: int, /) -> Any: ...
+
+
+Source = str | os.PathLike[str] | BinaryFile
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmotionResult:
     """What was found in one file; ``emotion, probabilities = result`` unpacks the two that matter most."""
 
-    #: The path as given, or the name given to an array.
+    #: The path as given, the name of a file object, or the one given to an array.
     path: str
     #: The emotion with the highest probability; None for a file that could not be analysed.
     emotion: str | None
@@ -64,6 +80,20 @@ class EmotionResult:
     def __iter__(self) -> Iterator[str | Mapping[str, float] | None]:
         yield self.emotion
         yield self.probabilities
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NetworkInputs:
+    """What a network is fed with of one file, for programs that run it themselves (``model export --to onnx``)."""
+
+    #: float32 (n_windows, n_bands, n_frames), dB re 1.
+    mel: NDArray[np.float32]
+    #: float32 (n_windows, 13), NaN = undefined.
+    features: NDArray[np.float32]
+    #: float32 (n_windows,), 0 or more: how much a window counts in its file, where one does at all.
+    weights: NDArray[np.float32]
+    #: float64 (n_windows, 2), start and end in s.
+    windows_s: NDArray[np.float64]
 
 
 class EmotionPredictor:
@@ -132,8 +162,14 @@ class EmotionPredictor:
         """Emotions, in the order of the probabilities."""
         return self.classifier.labels
 
-    def predict(self, path: str | os.PathLike[str]) -> EmotionResult:
+    def predict(self, path: Source) -> EmotionResult:
         """Analyse one file, just as a scan does.
+
+        Parameters
+        ----------
+        path : str, path-like or file object
+            A file object is read as bytes, from its beginning where it can be rewound: an open file, `io.BytesIO`, an
+            upload.
 
         Returns
         -------
@@ -150,7 +186,31 @@ class EmotionPredictor:
             raise InputError(f"{printable(result.path)}: {result.error}")
         return result
 
-    def predict_batch(self, paths: Iterable[str | os.PathLike[str]]) -> list[EmotionResult]:
+    def network_inputs(self, path: Source) -> NetworkInputs:
+        """Return what the network is fed with of one file; `path` as for `predict`.
+
+        Raises
+        ------
+        InputError
+            The file is missing or holds nothing that can be analysed; the message says why.
+        ModelError
+            The model is that of a plugin, whose inputs are its own.
+        """
+        network = self.classifier.inner
+        if not isinstance(network, CheckpointClassifier):
+            raise ModelError(f"Model {self.classifier.name!r} is fed otherwise: it is that of a plugin.")
+        name = _name_of(path)
+        try:
+            with _on_disk(path) as ref:
+                outcome = analyse_clip(ref, self._config, self._extractors, None, self._manager, keep_tensors=True)
+        except _UnusableError as error:
+            raise InputError(f"{printable(name)}: {error}") from None
+        if not outcome.blocks:
+            raise InputError(f"{printable(name)}: {outcome.status} in {outcome.stage}: {outcome.error_message}")
+        blocks = {block.extractor: block for block in outcome.blocks}
+        return NetworkInputs(*network.inputs(blocks), network.pooling_weights(blocks), outcome.windows_s)
+
+    def predict_batch(self, paths: Iterable[Source]) -> list[EmotionResult]:
         """Analyse files one after the other; use `ser_batch.scan` for more than a few hundred.
 
         Returns
@@ -187,19 +247,13 @@ class EmotionPredictor:
             raise InputError(f"{printable(name)}: {result.error}")
         return result
 
-    def _analysed(self, path: str | os.PathLike[str]) -> EmotionResult:
-        text = os.fspath(path)
+    def _analysed(self, path: Source) -> EmotionResult:
+        name = _name_of(path)
         try:
-            stat = Path(text).stat()
-        except (OSError, ValueError) as error:
-            # ValueError: a null byte in the name.
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            return EmotionResult(text, None, {}, Status.FAILED, f"cannot be read: {reason}")
-        if Path(text).is_dir():
-            return EmotionResult(
-                text, None, {}, Status.FAILED, "is a directory; use `ser-batch scan` or ser_batch.scan"
-            )
-        return self._result(text, self._outcome(ClipRef(printable(text), text, stat.st_size, stat.st_mtime_ns)))
+            with _on_disk(path) as ref:
+                return self._result(name, self._outcome(ref))
+        except _UnusableError as error:
+            return EmotionResult(name, None, {}, Status.FAILED, str(error))
 
     def _outcome(self, ref: ClipRef) -> ClipOutcome:
         return analyse_clip(ref, self._config, self._extractors, self.classifier, self._manager)
@@ -229,6 +283,73 @@ class EmotionPredictor:
             window_probabilities=prediction.window_probabilities,
             features=features,
         )
+
+
+class _UnusableError(Exception):
+    """Why there is nothing to read."""
+
+
+def _name_of(source: Source) -> str:
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    # Web frameworks call it a file name; the name of an open file may be its number.
+    names = (getattr(source, key, None) for key in ("filename", "name"))
+    return next((name for name in names if isinstance(name, str) and name), f"<{type(source).__name__}>")
+
+
+@contextmanager
+def _on_disk(source: Source) -> Iterator[ClipRef]:
+    """Give the file to be read. A file object is copied into one: readers, those of plugins too, take paths."""
+    if isinstance(source, str | os.PathLike):
+        yield _ref(os.fspath(source))
+        return
+    suffix = os.path.splitext(_name_of(source))[1]  # noqa: PTH122 - a name may be anything
+    suffix = suffix if re.fullmatch(r"[.]\w{1,8}", suffix) else ""
+    with tempfile.TemporaryDirectory(prefix="ser-batch-") as folder:
+        copy = Path(folder, f"upload{suffix}")
+        try:
+            with copy.open("wb") as file:
+                file.writelines(_chunks(source))
+        except _UnusableError:
+            raise
+        except Exception as error:  # a closed file, a broken connection, a full disk
+            raise _UnusableError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        yield _ref(str(copy))
+
+
+def _ref(path: str) -> ClipRef:
+    try:
+        stat = Path(path).stat()
+    except (OSError, ValueError) as error:
+        # ValueError: a null byte in the name.
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise _UnusableError(f"cannot be read: {reason}") from error
+    if Path(path).is_dir():
+        raise _UnusableError("is a directory; use `ser-batch scan` or ser_batch.scan")
+    return ClipRef(printable(path), path, stat.st_size, stat.st_mtime_ns)
+
+
+def _chunks(source: Any) -> Iterator[bytes]:
+    """Yield the bytes of a file object, from the beginning where it can be rewound."""
+    if inspect.iscoroutinefunction(getattr(source, "read", None)):
+        source = getattr(source, "file", source)  # where the uploads of Starlette and FastAPI keep what they read
+    read = getattr(source, "read", None)
+    if read is None:
+        cure = "give bytes as io.BytesIO(data), and arrays to predict_samples"
+        raise _UnusableError(f"is neither a path nor a file object; {cure}")
+    if inspect.iscoroutinefunction(read):
+        raise _UnusableError("cannot be read without `await`; give io.BytesIO(await file.read())")
+    if getattr(source, "seekable", lambda: False)():
+        source.seek(0)
+    while True:
+        chunk = read(_CHUNK_BYTES)
+        if isinstance(chunk, str):
+            raise _UnusableError("is open as text; open it with mode 'rb'")
+        if not isinstance(chunk, bytes | bytearray | memoryview):
+            raise _UnusableError(f"cannot be read: its read() gives {type(chunk).__name__}, not bytes")
+        if not chunk:
+            return
+        yield bytes(chunk)
 
 
 class _Arrays:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -12,6 +18,7 @@ import soundfile
 from random_model import LABELS, store_random_model
 
 from ser_batch import EmotionPredictor, Status
+from ser_batch.classifier.base import CheckpointClassifier
 from ser_batch.config import Config
 from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.errors import ConfigError, InputError, ModelError, PluginError
@@ -110,6 +117,101 @@ def test_a_file_that_breaks_midway_counts_as_far_as_it_goes(predictor: EmotionPr
     assert result.emotion in LABELS
     assert result.duration_s == pytest.approx(3.75, abs=0.1)
     assert result.error.startswith("partial in decode: ")
+
+
+class Stream:
+    """A file object that can only be read forward, as a body of HTTP."""
+
+    name = 7
+
+    def __init__(self, data: bytes) -> None:
+        self._data = io.BytesIO(data)
+
+    def read(self, size: int) -> bytes:
+        return self._data.read(min(size, 1000))
+
+
+class Upload:
+    """As Starlette's: asynchronous, with the file itself beside it."""
+
+    def __init__(self, data: bytes, filename: str) -> None:
+        self.file, self.filename = io.BytesIO(data), filename
+
+    async def read(self, size: int = -1) -> bytes:
+        return self.file.read(size)
+
+
+def test_file_objects_give_what_their_file_gives(predictor: EmotionPredictor, call: Path) -> None:
+    expected = predictor.predict(call)
+    data = call.read_bytes()
+    read_before = io.BytesIO(data)
+    read_before.read()
+    with call.open("rb") as opened, zipped(call) as member:
+        sources = [io.BytesIO(data), read_before, opened, Stream(data), Upload(data, "../a\0b/call.wav"), member]
+        results = predictor.predict_batch(sources)
+    assert [result.path for result in results] == [
+        *("<BytesIO>", "<BytesIO>", str(call), "<Stream>", "../a\0b/call.wav", "call.wav")
+    ]
+    for result in results:
+        assert result.probabilities == expected.probabilities, result.error
+        assert result.window_probabilities.tolist() == expected.window_probabilities.tolist()
+
+
+@contextmanager
+def zipped(path: Path) -> Iterator[IO[bytes]]:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.write(path, path.name)
+    with zipfile.ZipFile(packed) as archive, archive.open(path.name) as member:
+        yield member
+
+
+def test_a_file_object_that_cannot_be_used_says_why(predictor: EmotionPredictor, tmp_path: Path) -> None:
+    class Asynchronous:
+        async def read(self, size: int = -1) -> bytes:
+            return b""
+
+    class Broken:
+        name = "body.wav"
+
+        def read(self, size: int) -> bytes:
+            raise ConnectionResetError(104, "Connection reset by peer")
+
+    class Nothing:
+        def read(self, size: int) -> None:
+            return None
+
+    closed = io.BytesIO(b"RIFF")
+    closed.close()
+    for source, words in (
+        (io.StringIO(""), "open it with mode 'rb'"),
+        (b"RIFF....", "give bytes as io.BytesIO"),
+        (np.zeros(9), "arrays to predict_samples"),
+        (Asynchronous(), r"<Asynchronous>: cannot be read without `await`; give io.BytesIO\(await"),
+        (Broken(), "^body.wav: cannot be read: Connection reset by peer"),
+        (Nothing(), "its read.. gives NoneType, not bytes"),
+        (closed, "cannot be read: .*closed file"),
+        (io.BytesIO(b""), "failed in decode|skipped in decode"),
+        (io.BytesIO(b"no audio here"), "failed in decode"),
+    ):
+        with pytest.raises(InputError, match=words):
+            predictor.predict(source)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=words):
+            predictor.network_inputs(source)  # type: ignore[arg-type]
+    assert not list(Path(tempfile.gettempdir()).glob("ser-batch-*/upload*"))
+
+
+def test_the_inputs_of_the_network_give_its_answer(predictor: EmotionPredictor, call: Path) -> None:
+    inputs = predictor.network_inputs(io.BytesIO(call.read_bytes()))
+    assert inputs.mel.shape == (3, 128, 130)
+    assert inputs.features.shape == (3, 13)
+    assert inputs.windows_s.tolist() == [[0, 3], [3, 6], [6, 9]]
+    # The last window is half empty.
+    assert inputs.weights[2] < inputs.weights[0] <= 3
+    network = predictor.classifier.inner
+    assert isinstance(network, CheckpointClassifier)
+    expected = predictor.predict(call).window_probabilities
+    np.testing.assert_array_equal(network.run(inputs.mel, inputs.features), expected)
 
 
 def test_names_that_are_not_utf8_are_read(predictor: EmotionPredictor, call: Path) -> None:

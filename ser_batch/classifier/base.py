@@ -80,14 +80,18 @@ class CheckpointClassifier(ABC):
         features = np.column_stack([blocks[name].scalars[:, index] for name, index in self._features])
         return mel, features.astype(np.float32, copy=False)
 
+    def pooling_weights(self, blocks: Mapping[str, FeatureBlock]) -> NDArray[np.float32]:
+        """Return how much each window counts in its file (n_windows,), out of feature blocks."""
+        name, index = self._weight
+        return np.nan_to_num(blocks[name].scalars[:, index]).clip(min=0)
+
     def listen(self, blocks: Mapping[str, FeatureBlock]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return embeddings (n_windows, n_embedding) and pooling weights (n_windows,): all that labels need.
 
         Windows of several clips may be stacked; how they are stacked changes probabilities by less than 1e-5.
         """
         mel, features = self.inputs(blocks)
-        name, index = self._weight
-        weights = np.nan_to_num(blocks[name].scalars[:, index]).clip(min=0)
+        weights = self.pooling_weights(blocks)
         embeddings = np.empty((len(mel), self.n_embedding), np.float32)
         for start in range(0, len(mel), self.batch_size):
             part = slice(start, start + self.batch_size)
