@@ -128,15 +128,15 @@ def analyse_clip(
     extractors : mapping
         Name -> (plugin, extractor), as `select_extractors` returns it.
     classifier : Classifier or None
-        Predicts here; tensors are dropped then.
+        Predicts here.
     manager : pluggy.PluginManager
         Its hook ``read_clip`` decodes.
     observe : Observer
         Called before each stage of each piece.
     keep_tensors : bool or callable
-        Without `classifier`, whether blocks keep their tensors. A callable, for a parent that predicts, keeps those of
-        recordings of one piece; longer ones are predicted here by the classifier that it gives: the tensors of hours
-        of audio would fill the memory.
+        Whether blocks keep their tensors. A callable, for a parent that predicts, keeps those of recordings of one
+        piece; longer ones are predicted here by the classifier that it gives: the tensors of hours of audio would fill
+        the memory.
     change : Change, optional
         Done to what is decoded.
 
@@ -219,7 +219,7 @@ class _Work:
             self.blocks[0] = _without_tensors(self.blocks[0])
         if self.classifier is not None:
             self._predict(blocks)
-        if self.classifier is not None or not self.keep_tensors:
+        if self.keep_tensors is not True and (self.classifier is not None or not self.keep_tensors):
             blocks = _without_tensors(blocks)
         self.blocks.append(blocks)
         self.windows.append(windows_s)

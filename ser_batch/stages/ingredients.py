@@ -38,7 +38,7 @@ class Setup:
     model: str
     #: False where the parent predicts, on a GPU: blocks keep their tensors then.
     predict: bool
-    #: Without a model, whether blocks keep their tensors, those of long recordings included.
+    #: Whether blocks keep their tensors, those of long recordings included.
     keep_tensors: bool = False
     #: Done to each file once it is decoded.
     change: Change | None = None

@@ -158,7 +158,7 @@ class Workshop:
 
     def analyse(self, ref: ClipRef, observe: Observer) -> ClipOutcome:
         model = self._model
-        keep = self._setup.keep_tensors if model is None else lambda: model
+        keep = self._setup.keep_tensors or (model is not None and (lambda: model))
         return analyse_clip(
             ref, self.config, self.extractors, self.classifier, self.manager, observe, keep, self._setup.change
         )

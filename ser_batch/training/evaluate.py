@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from ser_batch.errors import DataError
 from ser_batch.kinds import AMOUNT, CARD, TEXTS, Kind, is_number, object_of
 from ser_batch.training import metrics
+from ser_batch.training.audio_keys import KnownAudio
 from ser_batch.training.dataset import speaker_key
 
-__all__ = ["CONTEXTS", "SCORE_TABLE", "Predictions", "check_leakage", "score_table"]
+__all__ = ["CONTEXTS", "SCORE_TABLE", "Predictions", "check_known_audio", "check_leakage", "score_table"]
 
 #: Labels among which the contexts of vocal bursts (crying in joy, sadness, anger, disgust) are told apart.
 CONTEXTS = ("anger", "disgust", "happiness", "sadness")
@@ -188,4 +189,28 @@ def check_leakage(training: dict[str, Any], speakers: Sequence[str], hashes: Seq
         raise DataError(
             f"{count} of the files have the very same content as files this model was trained on. Leave them out, or "
             f"score the recipe: `ser-batch evaluate --cross-validate`."
+        )
+
+
+def check_known_audio(known: KnownAudio, paths: Sequence[str], keys: Sequence[bytes]) -> None:
+    """Refuse to score a model on audio that it was trained on, stored in another form.
+
+    Parameters
+    ----------
+    known : KnownAudio
+        That of the training.
+    paths, keys
+        File and `audio_key` of each clip to be scored.
+
+    Raises
+    ------
+    DataError
+        There is such audio.
+    """
+    found = [path for path, key in zip(paths, keys, strict=True) if key in known]
+    if found:
+        names = ", ".join(found[:3]) + (" …" if len(found) > 3 else "")
+        raise DataError(
+            f"{len(found)} of the first {len(keys)} files hold audio that this model was trained on, in another form "
+            f"({names}). Leave them out, or score the recipe: `ser-batch evaluate --cross-validate`."
         )

@@ -30,6 +30,7 @@ from ser_batch.stages.ingredients import Ingredients, ingredients_of
 from ser_batch.stages.pool import temporary_extraction
 from ser_batch.stages.processes import worker_count
 from ser_batch.stages.progress import Progress
+from ser_batch.training.audio_keys import audio_key
 from ser_batch.training.augment import Augmentation, AugmentConfig, copy_id
 from ser_batch.training.stored import read_arrays, write_arrays
 
@@ -42,6 +43,7 @@ __all__ = [
     "feature_ingredients",
     "feature_settings",
     "reason_of",
+    "table_keys",
 ]
 
 #: dB per step of the stored spectrograms; 255 steps reach 89 dB below the loudest cell.
@@ -86,6 +88,15 @@ class FeatureTable:
             active_s=self.active_s[inside],
             failures={place[clip]: reason for clip, reason in self.failures.items() if clip in place},
         )
+
+
+def table_keys(table: FeatureTable, clips: Sequence[int]) -> list[bytes]:
+    """Return the `audio_key` of each of some clips, as they are without augmentation."""
+    rows = np.flatnonzero(table.copy == 0)
+    rows = rows[np.argsort(table.clip[rows], kind="stable")]
+    edges = np.searchsorted(table.clip[rows], [[clip, clip + 1] for clip in clips])
+    parts = (rows[first:last] for first, last in edges)
+    return [audio_key(-STEP_DB * table.mel[part].astype(np.float32), table.active_s[part]) for part in parts]
 
 
 def feature_ingredients(recipe: PluginRecipe, audio: AudioConfig) -> Ingredients:

@@ -24,6 +24,7 @@ from ser_batch.plugins import PluginRecipe
 from ser_batch.records import Corpus, LabelledClip
 from ser_batch.stages.progress import Progress
 from ser_batch.training import metrics
+from ser_batch.training.audio_keys import join_keys
 from ser_batch.training.dataset import Dataset, content_hashes, speaker_key, split_speakers, with_labels
 from ser_batch.training.derive import keep_labels
 from ser_batch.training.evaluate import HASH_DIGITS, Predictions, score_table
@@ -33,6 +34,7 @@ from ser_batch.training.features import (
     extract_features,
     feature_ingredients,
     feature_settings,
+    table_keys,
 )
 from ser_batch.training.preflight import check_model_names, require_file, require_folder
 from ser_batch.training.train_config import TrainConfig
@@ -219,6 +221,7 @@ def train_model(
     meta["training"] |= {
         "speakers": sorted({speaker_key(clip.speaker) for clip in (dataset.clips[i] for i in known) if clip.speaker}),
         "audio": "".join(sorted({hashes[index][:HASH_DIGITS] for index in known})),
+        "audio_keys": join_keys(table_keys(table, known.tolist())),
     }
     model = checkpoint.Checkpoint(weights, meta)
     checkpoint.save(options.output, model)

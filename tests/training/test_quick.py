@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from labelled_clips import LABELS, write_folder
+from labelled_clips import LABELS
 from repository import REPOSITORY
+from training_case import N_CLIPS, Trained
 
 from ser_batch import load_results
 from ser_batch.classifier import checkpoint
 from ser_batch.cli.main import main
 from ser_batch.errors import ExitCode
 from ser_batch.resources import config_path
+from ser_batch.training.audio_keys import KEY_BYTES
 from ser_batch.training.dataset import speaker_key
 from ser_batch.training.train_config import load_train_config
-
-N_CLIPS = 36
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    data: Path
-    model: Path
-    report: Path
-    #: Scores and where they are, on standard output; what is told on the way, on standard error.
-    out: str
-    err: str
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    folder = tmp_path_factory.mktemp("quick")
-    data = write_folder(folder / "raw", n_speakers=3, n_takes=2)
-    options = {"--data": data, "--output": folder / "own.safetensors", "--report": folder / "report"}
-    pairs = [part for key, value in {**options, "--cache": folder / "cache"}.items() for part in (key, str(value))]
-    out, err = io.StringIO(), io.StringIO()
-    streams = (contextlib.redirect_stdout(out), contextlib.redirect_stderr(err))
-    with pytest.MonkeyPatch.context() as patch, streams[0], streams[1]:
-        patch.setenv("SER_BATCH_PLUGINS", "")
-        code = main(["train", "--config", "quick", "--device", "cpu", "--jobs", "2", *pairs])
-    assert code == ExitCode.OK
-    return Trained(data, folder / "own.safetensors", folder / "report", out.getvalue(), err.getvalue())
 
 
 def test_the_quick_configuration_is_shipped_and_small() -> None:
@@ -80,6 +52,7 @@ def test_the_model_file_knows_where_it_comes_from(trained: Trained) -> None:
     assert len(training["speakers"]) == 2
     assert set(training["speakers"]) < {speaker_key(f"raw-s{number}") for number in (1, 2, 3)}
     assert len(training["audio"]) == 12 * N_CLIPS * 2 // 3
+    assert len(training["audio_keys"]) == 4 * KEY_BYTES * N_CLIPS * 2 // 9
 
 
 def test_the_report_has_scores_and_curves(trained: Trained) -> None:
