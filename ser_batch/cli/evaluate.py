@@ -8,18 +8,7 @@ from typing import Any
 
 import click
 
-from ser_batch.cli.options import (
-    also_option,
-    cache_option,
-    changes_option,
-    config_option,
-    corpus_option,
-    device_option,
-    jobs_option,
-    learnt_labels_option,
-    plugin_option,
-    seed_option,
-)
+from ser_batch.cli.options import corpus_option, recipe_options, training_options
 
 __all__ = ["command"]
 
@@ -35,18 +24,11 @@ __all__ = ["command"]
 )
 @click.option("--leave-corpus-out", is_flag=True, help="Score the recipe instead: hold out one corpus at a time.")
 @click.option("--fold", "folds", type=int, multiple=True, help="Only this fold, from 1; may be given again.")
-@also_option
-@learnt_labels_option
-@config_option
-@changes_option
+@recipe_options
 @click.option("--merge", multiple=True, metavar="FROM=TO", help="Count a label as another, for example calm=neutral.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all scores; - for the terminal.")
 @click.option("--report", "report_dir", type=click.Path(path_type=Path), help="Folder for pictures and scores.")
-@cache_option
-@seed_option
-@device_option()
-@jobs_option
-@plugin_option
+@training_options
 def command(  # noqa: PLR0913, PLR0917 - one argument per option
     model: str,
     data: tuple[Path, ...],
@@ -76,8 +58,8 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     from dataclasses import replace  # noqa: PLC0415 - commands load what they need
 
     from ser_batch.atomic import write_atomic  # noqa: PLC0415
+    from ser_batch.cli.learning import announced_device, label_sets, read_config, read_data  # noqa: PLC0415
     from ser_batch.cli.progress import working  # noqa: PLC0415
-    from ser_batch.cli.train import announced_device, label_sets, read_config, read_data  # noqa: PLC0415
     from ser_batch.errors import ConfigError  # noqa: PLC0415
     from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
     from ser_batch.training.preflight import require_file, require_folder  # noqa: PLC0415
@@ -128,7 +110,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
 
 
 def _show(report: dict[str, Any]) -> None:
-    from ser_batch.doubts import doubts_of_scores  # noqa: PLC0415
+    from ser_batch.cli.learning import warn_of  # noqa: PLC0415
 
     click.echo(
         f"{'':24} {'clips':>6} {'spkrs':>5} {'UAR':>6} {'95 % by speaker':>16} {'chance':>6} {'acc.':>6} {'ECE':>6} "
@@ -145,8 +127,7 @@ def _show(report: dict[str, Any]) -> None:
         name = f"{corpus}, own {len(block['labels'])} labels"
         click.echo(f"{name:24} {block['n_clips']:6} {'':5} {_uar(block)}")
     overall = report["overall"]
-    for doubt in doubts_of_scores(overall):
-        click.echo(f"WARNING: {doubt}", err=True)
+    warn_of(overall)
     click.echo(f"\nBrier {overall['brier']:.3f}   NLL {overall['nll']:.3f}\n")
     click.echo(
         f"{'':12} {'recall':>7} {'precis.':>7} {'F1':>7} {'clips':>6}   predicted as {', '.join(report['labels'])}"

@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OneOf",
-    "also_option",
     "analysis_options",
-    "cache_option",
-    "changes_option",
     "config_of",
     "config_option",
     "corpus_option",
@@ -28,15 +25,15 @@ __all__ = [
     "jobs_option",
     "json_option",
     "labels_option",
-    "learnt_labels_option",
     "limit_options",
     "model_option",
     "plugin_option",
     "quiet_option",
     "recipe_of",
+    "recipe_options",
     "run_argument",
     "run_options",
-    "seed_option",
+    "training_options",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -163,32 +160,38 @@ run_options = _together(
 corpus_option = click.option(
     "--corpus", "named", multiple=True, metavar="NAME=PATH", help="A corpus as downloaded, by name."
 )
-learnt_labels_option = click.option(
+_learnt_labels_option = click.option(
     "--labels",
     type=_Labels(),
     default=(),
     metavar="LABEL,LABEL…",
     help="Learn these alone; by default all that the clips have.",
 )
-changes_option = click.option(
+_changes_option = click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one key: --set fit.epochs=40."
 )
-also_option = click.option(
+_also_option = click.option(
     "--also",
     multiple=True,
     metavar="NAME=LABEL,LABEL…",
     help="The same among these labels alone, too, under this name; may be repeated.",
 )
-cache_option = click.option(
+_cache_option = click.option(
     "--cache",
     type=click.Path(path_type=Path),
     default=Path("data/cache"),
     show_default=True,
     help="Folder where features are kept for the next time.",
 )
-seed_option = click.option(
+_seed_option = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything that is drawn."
 )
+
+#: What is learnt, and how.
+recipe_options = _together(_learnt_labels_option, config_option, _changes_option, _also_option)
+
+#: On what a training or a score is computed.
+training_options = _together(_cache_option, _seed_option, device_option(), jobs_option, plugin_option)
 
 #: Option -> (section, key) of the configuration that it overrides.
 _OVERRIDES = {

@@ -11,8 +11,8 @@ from ser_batch.corpora.files import is_film, media_files
 from ser_batch.corpora.folders import read_folders
 from ser_batch.corpora.labels import read_labels
 from ser_batch.corpora.recognise import OWN, Part, claimed, described
-from ser_batch.errors import DataError, InputError, PluginError, SerBatchError
-from ser_batch.records import Corpus, CorpusItem, LabelledClip, PassedOver, Remark
+from ser_batch.errors import DataError, InputError
+from ser_batch.records import Corpus, CorpusItem, LabelledClip, PassedOver
 from ser_batch.text import did_you_mean
 
 __all__ = ["read_corpora", "read_corpus"]
@@ -37,7 +37,7 @@ def read_corpora(sources: Sequence[tuple[Path, str | None]], corpora: Sequence[C
     sources
         Folders, each with the name of its corpus or None.
     corpora
-        All that are known.
+        All that are known, checked as `hooks.register_corpora` gives them.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def read_corpora(sources: Sequence[tuple[Path, str | None]], corpora: Sequence[C
         Unknown corpus name, labels that cannot be used, the same audio under two labels, no clip of the corpus in the
         folder, or of more than a tenth of the files nobody knows what they are.
     PluginError
-        The reader of a corpus raised something else; the message names the corpus.
+        The reader of a corpus raised something else; the message names its plugin.
     """
     parts: list[Part] = []
     for folder, name in sources:
@@ -148,31 +148,18 @@ class _Reader:
             return None
         return claimed(part.folder, path, [corpus for corpus in self._corpora if corpus is not part.corpus])
 
-    def _items(self, part: Part) -> Sequence[CorpusItem]:
+    def _items(self, part: Part) -> Iterable[CorpusItem]:
         corpus = part.corpus
         if corpus is None:
             return ()
         audio = [path for path in part.files if not is_film(path)]
         collection = self._collections.get(part.folder, "")
-        try:
-            items: Iterable[CorpusItem]
-            if corpus.name == "raw":
-                downloads = [corpus.name for corpus in self._corpora if corpus.name not in OWN]
-                items = read_folders(part.folder, audio, collection, downloads)
-            elif corpus.name == "labels":
-                items = read_labels(part.folder, audio, collection)
-            else:
-                items = corpus.read(part.folder)
-            items = list(items)
-        except SerBatchError:
-            raise
-        except Exception as error:  # a plugin's reader can raise anything; the user needs to know whose it was
-            reason = f"{type(error).__name__}: {error}"
-            raise PluginError(f"The reader of corpus {corpus.name!r} failed on {part.folder}: {reason}") from error
-        strange = next((item for item in items if not isinstance(item, LabelledClip | PassedOver | Remark)), None)
-        if strange is not None:
-            raise PluginError(f"The reader of corpus {corpus.name!r} gave {strange!r}, which is no LabelledClip.")
-        return items
+        if corpus.name == "raw":
+            downloads = [corpus.name for corpus in self._corpora if corpus.name not in OWN]
+            return read_folders(part.folder, audio, collection, downloads)
+        if corpus.name == "labels":
+            return read_labels(part.folder, audio, collection)
+        return corpus.read(part.folder)
 
 
 def _reason(path: Path, part: Part, other: Corpus | None) -> str:

@@ -95,9 +95,9 @@ def cross_validate(
     Returns
     -------
     dict
-        The score table over the folds; under ``folds`` the UAR of each; under ``categories`` the UAR of the second head
-        among the corpora's own categories; under ``also`` the tables of the label sets in `options.also`;
-        ``temperature`` is the one that suits all folds.
+        The score table over the folds; under ``folds`` UAR and chance of each by corpus; under ``categories`` the UAR
+        of the second head among the corpora's own categories; under ``also`` the tables of the label sets in
+        `options.also`; ``temperature`` is the one that suits all folds.
 
     Raises
     ------
@@ -123,9 +123,8 @@ def cross_validate(
         if one is None:
             one = _test(fold, rows, dataset, config, options, stored, progress)
         tested.append(one)
-        uars = _corpus_uars(dataset, one.clips, one.scores.probabilities())
-        chances = _corpus_chances(dataset, one.clips)
-        lines = (f"{corpus} UAR {uar:.3f} (chance {chances[corpus]:.3f})" for corpus, uar in uars.items())
+        found = _corpus_scores(dataset, one.clips, one.scores.probabilities())
+        lines = (f"{corpus} UAR {block['uar']:.3f} (chance {block['chance']:.3f})" for corpus, block in found.items())
         progress.say(f"{fold[0]}: {', '.join(lines)}")
     if len(tested) == 1:
         progress.say("One fold alone has no other speakers to set its temperature by: it is 1.")
@@ -215,8 +214,8 @@ def _score(scores: Sequence[WindowScores], tested: Sequence[_Tested], dataset: D
         temperature = calibrate(_joined(others), dataset) if others else 1.0
         probabilities = part.probabilities(temperature)
         predictions.append(predictions_of(dataset, part.clips, probabilities))
-        uars = _corpus_uars(dataset, part.clips, probabilities)
-        folds.append({"name": fold.name, "corpora": uars, "temperature": temperature})
+        found = _corpus_scores(dataset, part.clips, probabilities)
+        folds.append({"name": fold.name, "corpora": found, "temperature": temperature})
     together = Predictions(
         dataset.labels,
         *(
@@ -227,21 +226,21 @@ def _score(scores: Sequence[WindowScores], tested: Sequence[_Tested], dataset: D
     return {"temperature": calibrate(_joined(scores), dataset), "folds": folds, **score_table(together)}
 
 
-def _corpus_uars(dataset: Dataset, clips: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, float]:
-    corpus = dataset.corpus[clips]
-    return {
-        dataset.corpora[number]: metrics.uar(
-            dataset.target[clips][corpus == number], probabilities[corpus == number].argmax(axis=1)
-        )
-        for number in np.unique(corpus)
-    }
-
-
-def _corpus_chances(dataset: Dataset, clips: NDArray[np.int64]) -> dict[str, float]:
-    corpus = dataset.corpus[clips]
-    return {
-        dataset.corpora[number]: metrics.chance(dataset.target[clips][corpus == number]) for number in np.unique(corpus)
-    }
+def _corpus_scores(
+    dataset: Dataset, clips: NDArray[np.int64], probabilities: NDArray[np.float64]
+) -> dict[str, dict[str, float]]:
+    """Return n_clips, UAR and its chance of each corpus."""
+    corpus, predicted = dataset.corpus[clips], probabilities.argmax(axis=1)
+    blocks = {}
+    for number in np.unique(corpus):
+        inside = corpus == number
+        truth = dataset.target[clips][inside]
+        blocks[dataset.corpora[number]] = {
+            "n_clips": len(truth),
+            "uar": metrics.uar(truth, predicted[inside]),
+            "chance": metrics.chance(truth),
+        }
+    return blocks
 
 
 def _score_categories(tested: Sequence[_Tested], dataset: Dataset) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ser_batch.atomic import write_atomic
+from ser_batch.atomic import open_atomic, write_atomic
 
 __all__ = ["write_report"]
 
@@ -30,9 +30,7 @@ def write_report(report: dict[str, Any], folder: Path) -> list[Path]:
     try:
         import matplotlib  # noqa: PLC0415 - optional, and slow to import
     except ImportError:
-        (folder / "pictures.txt").write_text(
-            "Pictures need matplotlib: pip install 'ser-batch[train]'\n", encoding="utf-8"
-        )
+        write_atomic(folder / "pictures.txt", "Pictures need matplotlib: pip install 'ser-batch[train]'\n")
         return [scores]
     matplotlib.use("Agg")
     table = next((report[side] for side in ("test", "cross_validation", "validation") if side in report), report)
@@ -52,7 +50,8 @@ def write_report(report: dict[str, Any], folder: Path) -> list[Path]:
         draw(figure.subplots())
         for suffix in ("png", "svg"):
             path = folder / f"{name}.{suffix}"
-            figure.savefig(path, dpi=120)
+            with open_atomic(path) as file:
+                figure.savefig(file, format=suffix, dpi=120)
             written.append(path)
     return written
 

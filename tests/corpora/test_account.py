@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ser_batch.cli.learning import read_data
 from ser_batch.cli.main import main
 from ser_batch.cli.progress import working
-from ser_batch.cli.train import read_data
 from ser_batch.corpora.account import Reading
 from ser_batch.corpora.builtin import BUILT_IN_CORPORA
 from ser_batch.corpora.files import media_files

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ser_batch.contracts import check_corpus
 from ser_batch.corpora.builtin import BUILT_IN_CORPORA
 from ser_batch.corpora.emotions import EMOTIONS, canonical_emotion
 from ser_batch.corpora.reading import read_corpus
@@ -273,11 +274,11 @@ def test_a_reader_that_breaks_is_named(tmp_path: Path) -> None:
         raise KeyError("mood")
 
     own = Corpus("mine", "My corpus", "", "", "", read_badly, lambda folder, names: True)
-    with pytest.raises(PluginError, match=r"corpus 'mine' failed on .*KeyError: 'mood'"):
-        read_corpus(tmp_path, [own], "mine")
+    with pytest.raises(PluginError, match=r"Plugin 'moods': corpus 'mine' failed on .*KeyError: 'mood'"):
+        read_corpus(tmp_path, [check_corpus("moods", own)], "mine")
 
 
 def test_a_reader_that_gives_something_else_is_named(tmp_path: Path) -> None:
     own = Corpus("mine", "My corpus", "", "", "", lambda folder: ["a.wav"], lambda folder, names: True)  # type: ignore[list-item]
-    with pytest.raises(PluginError, match=r"corpus 'mine' gave 'a.wav', which is no LabelledClip"):
-        read_corpus(tmp_path, [own], "mine")
+    with pytest.raises(PluginError, match=r"Plugin 'moods': corpus 'mine' gave 'a.wav', which is no LabelledClip"):
+        read_corpus(tmp_path, [check_corpus("moods", own)], "mine")

@@ -68,6 +68,9 @@ def test_every_clip_is_tested_once(scored: Scored) -> None:
     assert np.sum(scored.scores["overall"]["confusion"]) == 18
     assert scored.scores["overall"]["n_speakers"] == 3
     assert len(scored.scores["folds"]) == 3
+    for fold in scored.scores["folds"]:
+        assert fold["corpora"]["raw"]["chance"] == pytest.approx(1 / len(scored.scores["labels"]))
+        assert fold["corpora"]["raw"]["n_clips"] == scored.scores["overall"]["n_clips"] / 3
 
 
 def test_fewer_labels_are_scored_on_their_own_clips_with_their_own_temperature(scored: Scored) -> None:
