@@ -37,6 +37,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     leave_corpus_out: bool,
     folds: tuple[int, ...],
     also: tuple[str, ...],
+    teacher: str,
     labels: tuple[str, ...],
     config_name: str | None,
     changes: tuple[str, ...],
@@ -73,11 +74,13 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
         require_folder(report_dir, "--report")
     if labels and not (cross_validate or leave_corpus_out):
         raise ConfigError("--labels are learnt: give --cross-validate or --leave-corpus-out, too. A model has its own.")
+    if teacher and not (cross_validate or leave_corpus_out):
+        raise ConfigError("--teacher is for recipes: give --cross-validate or --leave-corpus-out, too.")
     if Path(model).is_dir():
         model, data = "ser6", (Path(model), *data)
     recipe = PluginRecipe(files=plugins)
     options = TrainOptions(
-        model, Path(), Path(), cache, seed=seed, jobs=jobs or 0, recipe=recipe, also=label_sets(also)
+        model, Path(), Path(), cache, seed=seed, jobs=jobs or 0, recipe=recipe, also=label_sets(also), teacher=teacher
     )
     with working() as progress:
         if cross_validate or leave_corpus_out:

@@ -176,6 +176,12 @@ _also_option = click.option(
     metavar="NAME=LABEL,LABEL…",
     help="The same among these labels alone, too, under this name; may be repeated.",
 )
+_teacher_option = click.option(
+    "--teacher",
+    metavar="MODEL",
+    default="",
+    help="A model that tells what it hears, for example ser6-large; its sure and unsure answers are learnt, too.",
+)
 _cache_option = click.option(
     "--cache",
     type=click.Path(path_type=Path),
@@ -188,7 +194,7 @@ _seed_option = click.option(
 )
 
 #: What is learnt, and how.
-recipe_options = _together(_learnt_labels_option, config_option, _changes_option, _also_option)
+recipe_options = _together(_learnt_labels_option, config_option, _changes_option, _also_option, _teacher_option)
 
 #: On what a training or a score is computed.
 training_options = _together(_cache_option, _seed_option, device_option(), jobs_option, plugin_option)

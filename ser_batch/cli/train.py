@@ -34,6 +34,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     changes: tuple[str, ...],
     output: Path | None,
     also: tuple[str, ...],
+    teacher: str,
     scores_path: Path | None,
     name: str | None,
     report_dir: Path | None,
@@ -71,6 +72,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
             resume=resume,
             recipe=recipe,
             also=label_sets(also),
+            teacher=teacher,
             scores=_read_scores(scores_path) if scores_path else None,
         )
         report = train_model(clips, corpora, config, options, progress)

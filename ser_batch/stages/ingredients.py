@@ -23,7 +23,7 @@ __all__ = ["Ingredients", "Setup", "differences", "gather", "ingredients_of"]
 
 #: What of a model file is repeated in a run, so that its results can be understood without it.
 _CARD_FIELDS = ("format_version", "features", "temperature", "pooling", "training", "scores", "created")
-_TRAINING_FIELDS = ("corpora", "licences", "seeds", "n_clips", "n_speakers", "tool_version")
+_TRAINING_FIELDS = ("corpora", "licences", "teacher", "seeds", "n_clips", "n_speakers", "tool_version")
 
 
 @dataclass(frozen=True, slots=True)

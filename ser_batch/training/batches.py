@@ -38,15 +38,19 @@ class Batch:
     features: Tensor
     #: Labels, categories and corpora, int64 (B,) each.
     targets: tuple[Tensor, Tensor, Tensor]
+    #: float32 (B, n_labels), NaN = nothing: what a teacher says; None without a teacher.
+    taught: Tensor | None = None
     #: Order in which the batch was mixed with itself, and the share of the first; None without mixup.
     order: Tensor | None = None
     share: float = 1.0
 
-    def mixed_targets(self) -> list[tuple[float, Tensor, Tensor, Tensor]]:
+    def mixed_targets(self) -> list[tuple[float, Tensor, Tensor, Tensor, Tensor | None]]:
+        """Return the targets of each part of the mixture, with its share before them and what is taught behind them."""
         if self.order is None:
-            return [(1.0, *self.targets)]
+            return [(1.0, *self.targets, self.taught)]
         first, second, third = (part[self.order] for part in self.targets)
-        return [(self.share, *self.targets), (1.0 - self.share, first, second, third)]
+        taught = None if self.taught is None else self.taught[self.order]
+        return [(self.share, *self.targets, self.taught), (1.0 - self.share, first, second, third, taught)]
 
 
 def draw_batch(
@@ -55,6 +59,7 @@ def draw_batch(
     """Return the windows at `index`, changed as `config` asks; the random numbers are torch's and `generator`'s."""
     features = rows.dense[index]
     targets = (rows.target[index], rows.category[index], rows.corpus[index])
+    taught = None if rows.taught is None else rows.taught[index]
     voices = _Voices.draw(len(index), config, index.device)
     features = voices.of_features(features)
     order, share = None, 1.0
@@ -64,7 +69,7 @@ def draw_batch(
         features = share * features + (1 - share) * features[order]
     if config.branches == "dense":
         # The dense branch alone looks at no spectrogram.
-        return Batch(features.new_zeros(len(index), 1, 1), features, targets, order, share)
+        return Batch(features.new_zeros(len(index), 1, 1), features, targets, taught, order, share)
     mel = voices.of_spectrograms(rows.mel(index), config.crop_frames, network, rows.sample_rate_hz)
     if config.recolour:
         mel = _recolour(mel, config.recolour)
@@ -74,7 +79,7 @@ def draw_batch(
     masked = masked | _mask(mel, config.frame_masks, config.frame_mask_frames, 2)[:, None, :]
     # What is masked takes the mean of its band: after normalisation that is 0.
     mel = torch.where(masked, network.mel_norm.band_mean[None, :, None], mel)
-    return Batch(mel, features, targets, order, share)
+    return Batch(mel, features, targets, taught, order, share)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -29,12 +29,14 @@ from ser_batch.training.train import (
     load_features,
     predictions_of,
     restricted,
+    taught_by,
     training_key,
 )
 from ser_batch.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from ser_batch.training.rows import Rows, WindowScores
+    from ser_batch.training.teacher import Embeddings
 
 __all__ = ["corpus_folds", "cross_validate"]
 
@@ -111,7 +113,7 @@ def cross_validate(
     # Labels and speakers first: what is wrong with them should not wait for the features.
     _folds(Dataset.build(clips, config.data), corpora, scheme, only)
     require_folder(options.cache_dir, "--cache")
-    clips, hashes, table = load_features(clips, config, options, progress)
+    clips, hashes, table, heard = load_features(clips, config, options, progress)
     dataset = Dataset.build(clips, config.data)
     rows = Rows.build(table, dataset, options.device, config.audio.sample_rate_hz)
     key = training_key(clips, hashes, config, options)
@@ -121,7 +123,7 @@ def cross_validate(
         stored = options.cache_dir / "folds" / f"{name}.npz"
         one = _load(stored, fold[0])
         if one is None:
-            one = _test(fold, rows, dataset, config, options, stored, progress)
+            one = _test(fold, rows, dataset, heard, config, options, stored, progress)
         tested.append(one)
         found = _corpus_scores(dataset, one.clips, one.scores.probabilities())
         lines = (f"{corpus} UAR {block['uar']:.3f} (chance {block['chance']:.3f})" for corpus, block in found.items())
@@ -148,6 +150,7 @@ def _test(
     fold: Fold,
     rows: Rows,
     dataset: Dataset,
+    heard: Embeddings | None,
     config: TrainConfig,
     options: TrainOptions,
     stored: Path,
@@ -163,10 +166,19 @@ def _test(
     split = split_speakers(dataset, replace(config.data, test_share=0.0), options.seed, train)
     states = [stored.with_suffix(suffix) for suffix in (".first.pt", ".second.pt")]
     validation = split.validation if len(split.validation) else None
-    plan = FitPlan(split.train, validation, options.seed, config.data.balance, state_file=states[0])
+    taught = taught_by(heard, dataset, split.train, config)
+    plan = FitPlan(split.train, validation, options.seed, config.data.balance, state_file=states[0], taught=taught)
     result = fit(rows, dataset, plan, config.fit, tell)
     if config.fit.refit and validation is not None:
-        plan = FitPlan(train, None, options.seed, config.data.balance, n_epochs=result.best_epoch, state_file=states[1])
+        plan = FitPlan(
+            train,
+            None,
+            options.seed,
+            config.data.balance,
+            n_epochs=result.best_epoch,
+            state_file=states[1],
+            taught=taught_by(heard, dataset, train, config),
+        )
         result = fit(rows, dataset, plan, config.fit, tell)
     clips = rows.labelled(test, dataset)
     second = copy.deepcopy(result.network)

@@ -44,6 +44,8 @@ class Dataset:
     #: int64: index into `corpora`.
     corpus: NDArray[np.int64]
     corpora: tuple[str, ...]
+    #: float64 (n_corpora,): what a clip of each counts, see `DataConfig.corpus_weights`.
+    corpus_weight: NDArray[np.float64]
     #: int64: index of (corpus, category), the finest label there is.
     category: NDArray[np.int64]
     #: int64 (n_categories,): corpus of each category.
@@ -62,7 +64,7 @@ class Dataset:
         DataError
             A label without any clip, or a label that nobody knows and no clip has.
         ConfigError
-            A wrong merge rule.
+            A wrong merge rule, or a weight for a corpus that is not there.
         """
         emotions = merged_emotions(clips, config.merge, config.labels)
         _require_every_label(config.labels, Counter(emotions))
@@ -75,6 +77,7 @@ class Dataset:
             target=np.array([place.get(emotion, NO_TARGET) for emotion in emotions], np.int64),
             corpus=np.array([corpora.index(clip.corpus) for clip in clips], np.int64),
             corpora=corpora,
+            corpus_weight=_corpus_weights(corpora, config),
             category=np.array([categories.index((clip.corpus, clip.category)) for clip in clips], np.int64),
             category_corpus=np.array([corpora.index(corpus) for corpus, _ in categories], np.int64),
             speaker=np.array([clip.speaker or f"?{number}" for number, clip in enumerate(clips)]),
@@ -91,7 +94,7 @@ class Dataset:
         # Categories of one corpus that mean the same label share their weight.
         group[labelled] = -1 - (self.corpus[labelled] * len(self.labels) + self.target[labelled])
         _, index, counts = np.unique(group, return_inverse=True, return_counts=True)
-        weight = 1.0 / counts[index] ** balance
+        weight = self.corpus_weight[self.corpus] / counts[index] ** balance
         return np.asarray(weight / weight.sum())
 
 
@@ -179,6 +182,17 @@ def merged_emotions(
         if merge.setdefault(source, target) != target:
             raise ConfigError(f"{option} counts {source!r} as {merge[source]!r} and as {target!r}; keep one of them.")
     return [merge.get(clip.emotion, clip.emotion) for clip in clips]
+
+
+def _corpus_weights(corpora: Sequence[str], config: DataConfig) -> NDArray[np.float64]:
+    weights = config.weight_of_corpus()
+    for name in weights:
+        if name not in corpora:
+            raise ConfigError(
+                f"data.corpus_weights names {name!r}, of which there are no clips.{did_you_mean(name, corpora)} "
+                f"The corpora are {', '.join(corpora)}."
+            )
+    return np.array([weights.get(name, 1.0) for name in corpora])
 
 
 def _require_every_label(labels: Sequence[str], counts: Counter[str]) -> None:

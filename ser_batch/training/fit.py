@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class FitPlan:
     shape: NetworkConfig | None = None
     #: Stop after this many of the epochs that the learning rate is planned for.
     n_epochs: int | None = None
+    #: float32 (n_clips, 1 + n_copies, n_labels): what a teacher says of clips, see `teacher.soft_labels`.
+    taught: NDArray[np.float32] | None = None
     #: Written after every epoch; where it exists, training goes on from it.
     state_file: Path | None = None
 
@@ -121,11 +123,8 @@ class _Trainee(nn.Module):
         config = self.config
         logits, categories, corpora = (part.float() for part in outputs)
         total = torch.zeros((), device=logits.device)
-        for share, target, category, corpus in batch.mixed_targets():
-            labels = functional.cross_entropy(
-                logits, target, ignore_index=NO_TARGET, label_smoothing=config.label_smoothing, reduction="sum"
-            )
-            total = total + share * labels / len(target)
+        for share, target, category, corpus, taught in batch.mixed_targets():
+            total = total + share * self._label_loss(logits, target, taught)
             if config.auxiliary_weight:
                 # Only categories of the same corpus compete: telling corpora apart is not to be learnt.
                 foreign = self.category_corpus[None, :] != corpus[:, None]
@@ -134,6 +133,19 @@ class _Trainee(nn.Module):
             if config.adversary_weight:
                 total = total + share * config.adversary_weight * functional.cross_entropy(corpora, corpus)
         return total
+
+    def _label_loss(self, logits: Tensor, target: Tensor, taught: Tensor | None) -> Tensor:
+        """Mean cross-entropy of labels and, where a teacher says something, of what it says."""
+        config = self.config
+        losses = functional.cross_entropy(
+            logits, target, ignore_index=NO_TARGET, label_smoothing=config.label_smoothing, reduction="none"
+        )
+        if taught is not None:
+            # One that has no label here is another emotion, whatever the teacher takes it for.
+            is_taught = ~taught[:, 0].isnan() & (target != NO_TARGET)
+            soft = -(taught.nan_to_num() * functional.log_softmax(logits, dim=1)).sum(dim=1)
+            losses = torch.where(is_taught, torch.lerp(losses, soft, config.teacher_share), losses)
+        return losses.sum() / len(target)
 
 
 def _fit_normalisation(network: HybridCNN, rows: Rows, weights: Tensor, generator: torch.Generator) -> None:
@@ -241,6 +253,8 @@ class _Training:
     """What lives from the first epoch to the last, and in the state file between two of them."""
 
     def __init__(self, rows: Rows, dataset: Dataset, plan: FitPlan, config: FitConfig) -> None:
+        if plan.taught is not None:
+            rows = replace(rows, taught=torch.from_numpy(plan.taught[rows.clip, rows.copy]).to(rows.device))
         self.rows, self.dataset, self.plan, self.config = rows, dataset, plan, config
         self.device = rows.device
         torch.manual_seed(plan.seed)

@@ -61,6 +61,8 @@ class Rows:
     share: NDArray[np.float64]
     #: Of the audio; with the number of bands it says which frequencies they are.
     sample_rate_hz: int
+    #: float32 (n_rows, n_labels): what a teacher says of each, NaN = nothing; None without a teacher.
+    taught: Tensor | None = None
 
     @classmethod
     def build(cls, table: FeatureTable, dataset: Dataset, device: str, sample_rate_hz: int = 22_050) -> Rows:

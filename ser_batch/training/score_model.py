@@ -19,9 +19,10 @@ from ser_batch.stages.pool import temporary_extraction
 from ser_batch.stages.processes import worker_count
 from ser_batch.stages.progress import Progress
 from ser_batch.training.audio_keys import KnownAudio, audio_key
+from ser_batch.training.buckets import clip_ref, reason_of
 from ser_batch.training.dataset import content_hashes, merged_emotions
 from ser_batch.training.evaluate import Predictions, check_known_audio, check_leakage, score_table
-from ser_batch.training.features import WEIGHT_COLUMN, clip_ref, reason_of
+from ser_batch.training.features import WEIGHT_COLUMN
 from ser_batch.training.train import TrainOptions
 
 __all__ = ["score_model"]

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,9 +46,13 @@ __all__ = [
     "load_features",
     "predictions_of",
     "restricted",
+    "taught_by",
     "train_model",
     "training_key",
 ]
+
+if TYPE_CHECKING:
+    from ser_batch.training.teacher import Embeddings
 
 Indices = NDArray[np.int64]
 
@@ -71,12 +75,16 @@ class TrainOptions:
     also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: What `cross_validate` said of this recipe: its temperatures and scores go into the models.
     scores: Mapping[str, Any] | None = None
+    #: Model that teaches, see `ser_batch.training.teacher`; "" = none.
+    teacher: str = ""
 
 
 def load_features(
     clips: Sequence[LabelledClip], config: TrainConfig, options: TrainOptions, progress: Progress
-) -> tuple[list[LabelledClip], list[str], FeatureTable]:
+) -> tuple[list[LabelledClip], list[str], FeatureTable, Embeddings | None]:
     """Return the clips that can be read, the hash of each, and their features; say which cannot and why.
+
+    What the teacher hears in each comes last; None without a teacher.
 
     Raises
     ------
@@ -87,16 +95,15 @@ def load_features(
     """
     hashes = content_hashes([clip.path for clip in clips])
     _check_duplicates(clips, hashes)
-    table = extract_features(
-        [clip.path for clip in clips],
-        hashes,
-        cache_dir=options.cache_dir,
-        recipe=options.recipe,
-        changes=config.augment,
-        audio=config.audio,
-        jobs=options.jobs,
-        progress=progress,
-    )
+    paths = [clip.path for clip in clips]
+    how: dict[str, Any] = {
+        "cache_dir": options.cache_dir,
+        "recipe": options.recipe,
+        "changes": config.augment,
+        "jobs": options.jobs,
+        "progress": progress,
+    }
+    table = extract_features(paths, hashes, audio=config.audio, **how)
     # A copy alone may fail, for example when a codec refuses it; a clip is lost when it gave nothing at all.
     readable = set(table.clip[table.copy == 0].tolist())
     lost = [index for index in range(len(clips)) if index not in readable]
@@ -107,7 +114,24 @@ def load_features(
     if lost:
         progress.say(f"{len(lost)} of {len(clips)} clips cannot be read and are left out.")
         table = table.only(sorted(readable))
-    return [clips[index] for index in sorted(readable)], [hashes[index] for index in sorted(readable)], table
+    kept = sorted(readable)
+    clips, hashes = [clips[index] for index in kept], [hashes[index] for index in kept]
+    if not options.teacher:
+        return clips, hashes, table, None
+    from ser_batch.training.teacher import embeddings_of  # noqa: PLC0415 - torch is slow to import
+
+    return clips, hashes, table, embeddings_of(options.teacher, [paths[index] for index in kept], hashes, **how)
+
+
+def taught_by(
+    heard: Embeddings | None, dataset: Dataset, clips: Indices, config: TrainConfig
+) -> NDArray[np.float32] | None:
+    """Return what a teacher that hears `heard` says of `clips`, for a `FitPlan`; None without a teacher."""
+    if heard is None:
+        return None
+    from ser_batch.training.teacher import soft_labels  # noqa: PLC0415
+
+    return soft_labels(heard, dataset, clips, config.data.balance)
 
 
 def _check_duplicates(clips: Sequence[LabelledClip], hashes: Sequence[str]) -> None:
@@ -172,7 +196,7 @@ def train_model(
     require_file(options.output, "--output")
     require_folder(options.report_dir, "--report")
     require_folder(options.cache_dir, "--cache")
-    clips, hashes, table = load_features(clips, config, options, progress)
+    clips, hashes, table, heard = load_features(clips, config, options, progress)
     dataset = Dataset.build(clips, config.data)
     split = split_speakers(dataset, config.data, options.seed)
     if (n_windows := batch_size_for(len(split.train), config.fit)) < config.fit.batch_size:
@@ -190,7 +214,16 @@ def train_model(
         progress.say(_epoch_line(record, dataset.target[rows.labelled(split.validation, dataset)]))
 
     validated = split.validation if len(split.validation) else None
-    plan = FitPlan(split.train, validated, options.seed, config.data.balance, state_file=state / "first.pt")
+    # Validation speakers chose the epoch and the temperature, even where they were not learnt.
+    known = np.concatenate([split.train, split.validation])
+    plan = FitPlan(
+        split.train,
+        validated,
+        options.seed,
+        config.data.balance,
+        state_file=state / "first.pt",
+        taught=taught_by(heard, dataset, split.train, config),
+    )
     result = fit(rows, dataset, plan, config.fit, announce)
     report: dict[str, Any] = {
         "name": options.name,
@@ -203,20 +236,19 @@ def train_model(
     if config.fit.refit and validated is not None:
         progress.say(f"Training again on training and validation speakers, {result.best_epoch} epochs.")
         plan = FitPlan(
-            np.concatenate([split.train, split.validation]),
+            known,
             None,
             options.seed,
             config.data.balance,
             n_epochs=result.best_epoch,
             state_file=state / "second.pt",
+            taught=taught_by(heard, dataset, known, config),
         )
         result = fit(rows, dataset, plan, config.fit, announce)
     if len(rows.labelled(split.test, dataset)):
         test = rows.score(result.network, rows.labelled(split.test, dataset))
         report["test"] = score_table(predictions_of(dataset, test.clips, test.probabilities(temperature)))
     weights = {name: value.detach().float().cpu().numpy() for name, value in result.network.state_dict().items()}
-    # Validation speakers chose the epoch and the temperature, even where they were not learnt.
-    known = np.concatenate([split.train, split.validation])
     meta = _metadata(dataset, corpora, config, options, result.network.config, temperature, report)
     meta["training"] |= {
         "speakers": sorted({speaker_key(clip.speaker) for clip in (dataset.clips[i] for i in known) if clip.speaker}),
@@ -337,7 +369,7 @@ def training_key(
     # A label or a speaker that was put right in between is another training.
     known = sorted((content, c.emotion, c.category, c.speaker) for content, c in zip(hashes, clips, strict=True))
     settings = feature_settings(feature_ingredients(options.recipe, config.audio))
-    depends = [settings, known, config.as_dict(), options.seed, options.device]
+    depends = [settings, known, config.as_dict(), options.seed, options.device, options.teacher]
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -371,6 +403,7 @@ def _metadata(
             "corpora": sources,
             "licences": sorted({source["licence"] for source in sources}),
             "seeds": [options.seed],
+            **({"teacher": options.teacher} if options.teacher else {}),
             "config": config.as_dict(),
             "n_clips": len(dataset),
             "n_speakers": len(set(dataset.speaker)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class DataConfig:
     test_share: float = 0.15
     #: 1 gives every label of every corpus the same weight in training, 0 every clip.
     balance: float = 0.5
+    #: What clips of a corpus count beside those of others, as ``"tess=0.25"``; 1 where nothing is said.
+    corpus_weights: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(len(self.labels) != 1, "data.labels", "two labels or more, or none for all that there are")
@@ -40,6 +43,17 @@ class DataConfig:
         require(0 <= self.validation_share < 0.5, "data.validation_share", "from 0 to below 0.5")
         require(0 <= self.test_share < 0.5, "data.test_share", "from 0 to below 0.5")
         require(0 <= self.balance <= 1, "data.balance", "from 0 to 1")
+        self.weight_of_corpus()
+
+    def weight_of_corpus(self) -> dict[str, float]:
+        """Return `corpus_weights` by corpus."""
+        found = {}
+        for item in self.corpus_weights:
+            name, _, text = item.partition("=")
+            with suppress(ValueError):
+                found[name.strip()] = float(text)
+            require(0 < found.get(name.strip(), 0) <= 100, "data.corpus_weights", 'a list of "corpus=weight", above 0')
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +97,8 @@ class FitConfig:
     auxiliary_weight: float = 0.3
     #: Weight of a head whose reversed gradient makes corpora hard to tell apart (Ganin and Lempitsky 2015).
     adversary_weight: float = 0.0
+    #: With a teacher, the share of the labels that it has a say in: 1 believes it alone.
+    teacher_share: float = 0.5
     #: Which branches are trained: hybrid, mel or dense; the last two are for comparison.
     branches: str = "hybrid"
 
@@ -107,6 +123,7 @@ class FitConfig:
         require(0 <= self.warp_time < 0.5, "fit.warp_time", "from 0 to below 0.5")
         require(0 <= self.copy_share <= 1, "fit.copy_share", "from 0 to 1")
         require(0 <= self.recolour <= 1, "fit.recolour", "from 0 to 1")
+        require(0 <= self.teacher_share <= 1, "fit.teacher_share", "from 0 to 1")
         require(0 <= self.branch_dropout <= 0.5, "fit.branch_dropout", "from 0 to 0.5")
         require_one_of(self.optimiser, ("muon", "adamw"), "fit.optimiser")
         require_one_of(self.branches, ("hybrid", "mel", "dense"), "fit.branches")

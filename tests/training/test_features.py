@@ -14,10 +14,11 @@ from labelled_clips import speak, write_clip, write_folder
 from ser_batch import hooks
 from ser_batch.classifier.dense import DENSE_FEATURES
 from ser_batch.config import AudioConfig, Config
+from ser_batch.dsp.highpass import HighPass
 from ser_batch.errors import RunError
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import Clip
-from ser_batch.training import features
+from ser_batch.training import buckets, features
 from ser_batch.training.augment import AugmentConfig, augment, clip_generator
 from ser_batch.training.dataset import content_hashes
 from ser_batch.training.features import STEP_DB, FeatureTable, extract_features
@@ -54,12 +55,13 @@ def test_rows_are_what_the_extractors_say_of_the_clip_and_of_its_copies(tmp_path
     path = write_clip(tmp_path / "a.wav", duration_s=4.0)
     table = extract([path], tmp_path / "cache", changes)
     offered = hooks.register_extractors(RECIPE.build(), Config())
-    ref = features.clip_ref(str(path), "a.wav")
+    ref = buckets.clip_ref(str(path), "a.wav")
     samples = next(hooks.read_clip(RECIPE.build(), ref, 22_050, 60.0, 0.0)).samples
     for copy in range(3):
         generator = clip_generator(changes.seed, content_hashes([str(path)])[0], copy)
-        heard = augment(samples, 22_050, changes, generator) if copy else samples.copy()
-        clip = Clip(heard, 22_050, 16_000, 1)
+        copied = augment(samples, 22_050, changes, generator) if copy else samples.copy()
+        heard = HighPass(22_050)(copied, len(copied))
+        clip = Clip(heard, 22_050, 16_000, 1, as_read=copied)
         windows_s = plan_windows(clip.duration_s)
         blocks = {name: extractor.extract(clip, windows_s) for name, (_, extractor) in offered.items()}
         values = {

@@ -88,6 +88,8 @@ class WhisperClassifier:
 
     needs = (("whisper_mel", 1),)
     device = "cpu"
+    #: Mean and deviation of each layer.
+    n_embedding = 4 * WIDTH
 
     def __init__(
         self,
@@ -98,6 +100,8 @@ class WhisperClassifier:
         sha256: str,
     ) -> None:
         self.name, self.sha256 = name, sha256
+        #: The models of this package share their file, and hear alike.
+        self.listening_sha256 = sha256
         self.labels = tuple(meta["labels"][index] for index in kept)
         self._weights = weights
         self._temperature = float(meta["temperatures"][name])
@@ -120,8 +124,8 @@ class WhisperClassifier:
         """Return the layers (n_steps, 384) of a stretch (80, n_frames)."""
         return [layer[0] for layer in self._session.run(None, {"mel": mel[None]})]
 
-    def predict(self, blocks: Mapping[str, FeatureBlock]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return window probabilities (n_windows, n_labels) and audible seconds (n_windows,)."""
+    def listen(self, blocks: Mapping[str, FeatureBlock]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what the layers hear of each window (n_windows, 1536), and audible seconds (n_windows,)."""
         tensor = blocks["whisper_mel"].tensor
         assert tensor is not None
         summaries = np.tile(self._mean, (len(tensor), 1))
@@ -131,10 +135,19 @@ class WhisperClassifier:
                 cut, audible = stretch
                 summaries[row] = summarised(self.encode(cut), audible)
                 weights[row] = STEP_S * np.count_nonzero(audible)
-        logits = ((summaries - self._mean) / self._std) @ self._head.T + self._bias
+        return summaries.astype(np.float32), weights
+
+    def label(self, embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return window probabilities (n_windows, n_labels) of what was heard."""
+        logits = ((embeddings.astype(np.float64) - self._mean) / self._std) @ self._head.T + self._bias
         logits /= self._temperature
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32), weights
+        return (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
+
+    def predict(self, blocks: Mapping[str, FeatureBlock]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return window probabilities (n_windows, n_labels) and audible seconds (n_windows,)."""
+        embeddings, weights = self.listen(blocks)
+        return self.label(embeddings), weights
 
     def pool(self, window_probabilities: NDArray[np.float32], weights: NDArray[np.float32]) -> Prediction:
         """Average the windows of a file, weighted by their audible seconds."""
