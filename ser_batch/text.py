@@ -12,7 +12,16 @@ __all__ = ["did_you_mean", "message_of", "printable", "shown"]
 #: Longest message of an exception that is kept; libraries and plugins may raise whole documents.
 _MESSAGE_CHARACTERS = 500
 
-_repr = reprlib.Repr()
+
+class _Repr(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:  # Python writes no number of more than 4,300 digits
+            return f"<whole number of {x.bit_length()} bits>"
+
+
+_repr = _Repr()
 _repr.maxstring = _repr.maxother = 80
 
 

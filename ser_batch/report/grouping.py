@@ -90,7 +90,7 @@ def plan_groupings(run: Run) -> Grouping:
         if pa.types.is_floating(values.type) or pa.types.is_nested(values.type):
             grouping.notes.append(f"Metadata column {name!r} is not shown as groups: it holds {values.type} values.")
             continue
-        n_values = pc.count_distinct(values).as_py()
+        n_values = len(values.unique())
         if n_values > min(_MOST_VALUES, max(len(values) // 2, 1)):
             grouping.notes.append(f"Metadata column {name!r} is not shown as groups: it has {n_values:,} values.")
         elif len(grouping.titles) > _MOST_COLUMNS:

@@ -37,7 +37,7 @@ from ser_batch.run.where import (
     expression_of,
     pushed_down,
 )
-from ser_batch.tables.table import read_table
+from ser_batch.tables.table import plain, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -365,12 +365,12 @@ class Run:
         path = self.folder / name
         try:
             if path.suffix.lower() == ".parquet":
-                table = pq.read_table(path)
+                table = plain(pq.read_table(path))
             else:  # as it was given to an earlier version
                 given = read_table(path)
                 table = pa.table({name: given.typed(name) for name in given.columns})
             return self._keyed(table, str(path))
-        except (OSError, pa.ArrowException, SerBatchError) as error:
+        except (OSError, ValueError, pa.ArrowException, SerBatchError) as error:
             reason = str(error).splitlines()[0]
             self.notices.append(f"The metadata table {path} cannot be read, so its columns are missing: {reason}")
             return None

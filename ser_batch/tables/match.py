@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ser_batch.errors import DataError
 from ser_batch.tables.table import Table
-from ser_batch.text import printable
+from ser_batch.text import printable, shown
 
 __all__ = ["FILE_COLUMNS", "Matching", "match_rows"]
 
@@ -52,7 +52,7 @@ class Matching:
             text += f" {self.n_repeated:,} rows repeat another."
         if self.unknown:
             name, row = next(iter(self.unknown.items()))
-            text += f" Line {self.table.lines[row]} names {printable(name)!r}, which is not there."
+            text += f" Line {self.table.lines[row]} names {shown(name)}, which is not there."
         return text
 
 
@@ -95,8 +95,8 @@ def match_rows(
         place = index.find(text)
         if place == _SEVERAL:
             raise DataError(
-                f"Table {table.path}, line {table.lines[row]}: {text!r} may be {' or '.join(index.candidates(text))}. "
-                f"Write more of the path."
+                f"Table {table.path}, line {table.lines[row]}: {shown(text)} may be "
+                f"{' or '.join(index.candidates(text))}. Write more of the path."
             )
         matching.places.append(place)
         if place == _NONE:
@@ -109,15 +109,15 @@ def match_rows(
         if differs is not None:
             raise DataError(
                 f"Table {table.path}: lines {table.lines[first]} and {table.lines[row]} are about the same file "
-                f"{text!r}, but {differs!r} is {table.columns[differs][first]!r} in one and "
-                f"{table.columns[differs][row]!r} in the other. Remove one."
+                f"{shown(text)}, but {differs!r} is {shown(table.columns[differs][first])} in one and "
+                f"{shown(table.columns[differs][row])} in the other. Remove one."
             )
         matching.n_repeated += 1
     if not matching.row_of:
         example = f"; the first file is {printable(min(names))!r}" if names else ""
         raise DataError(
             f"Table {table.path}: none of its {len(table):,} rows names a file below {root}. Its column {key!r} begins "
-            f"with {printable(table.columns[key][0])!r}{example}. Name the column of paths one of "
+            f"with {shown(table.columns[key][0])}{example}. Name the column of paths one of "
             f"{', '.join(FILE_COLUMNS)}, with paths relative to {root}."
         )
     return matching

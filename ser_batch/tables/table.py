@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser_batch.errors import DataError, InputError
+from ser_batch.text import shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["TABLE_SUFFIXES", "Table", "decoded", "read_table", "with_rows"]
+__all__ = ["TABLE_SUFFIXES", "Table", "decoded", "plain", "read_table", "with_rows"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".xlsx")
 
@@ -28,6 +29,8 @@ _DELIMITERS = ",;\t"
 #: Records that decide about the delimiter.
 _N_SNIFFED = 200
 
+#: Such as pandas calls the numbers of rows.
+_NAMELESS = re.compile(r"\s*|__index_level_\d+__")
 _MISSING = frozenset({"", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None"})
 # A number that begins with a needless zero is a name: 007.
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
@@ -256,22 +259,74 @@ def _from_parquet(path: Path) -> Table:
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     try:
-        names = [name for name in pq.read_schema(path).names if not re.fullmatch(r"\s*|__index_level_\d+__", name)]
+        names = [name for name in pq.read_schema(path).names if not _NAMELESS.fullmatch(name)]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise DataError(f"Table {path} has two columns {twice!r}. Rename or remove one.")
-        arrow = pq.read_table(path, columns=names)
+        arrow = plain(pq.read_table(path, columns=names))
         columns = {name: _as_text(arrow.column(name)) for name in names}
-    except pa.ArrowException as error:
+    except (pa.ArrowException, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"Table {path} cannot be read ({reason}). Write it again.") from error
     return Table(path, columns, range(1, len(arrow) + 1), arrow=arrow)
 
 
+def plain(table: pa.Table) -> pa.Table:
+    """Return the columns that have a name, as what all readers know.
+
+    Durations, times of day, years beyond 9999, lists of times and the like become text.
+
+    Raises
+    ------
+    ValueError
+        A column is damaged.
+    """
+    import pyarrow as pa  # noqa: PLC0415
+
+    columns = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if _NAMELESS.fullmatch(name):
+            continue
+        try:
+            column.validate(full=True)
+            columns[name] = _plain(column)
+        except (pa.ArrowException, ArithmeticError, LookupError, ValueError) as error:
+            raise ValueError(f"its column {shown(name)}, of type {column.type}, is damaged") from error
+    return pa.table(columns)
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    import pyarrow as pa  # noqa: PLC0415
+
+    if pa.types.is_dictionary(column.type):
+        if pa.types.is_string(column.type.value_type):
+            return column
+        column = column.cast(column.type.value_type)
+    kind, types = column.type, pa.types
+    if types.is_large_string(kind) or types.is_null(kind) or types.is_float16(kind):
+        return column.cast(pa.float32() if types.is_float16(kind) else pa.string())
+    is_time = types.is_temporal(kind) or (types.is_nested(kind) and re.search("time|date|duration|interval", str(kind)))
+    if not is_time or ((types.is_date32(kind) or types.is_timestamp(kind)) and _is_of_calendar(column)):
+        return column
+    return pa.chunked_array([pa.array([text or None for text in _as_text(column)], pa.string())])
+
+
+def _is_of_calendar(column: pa.ChunkedArray) -> bool:
+    """Tell whether Python knows all times in a column, and their zone."""
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.compute as pc  # noqa: PLC0415
+
+    try:
+        pc.min_max(column).as_py()
+    except (pa.ArrowException, ArithmeticError, LookupError, ValueError):
+        return False
+    return True
+
+
 def _as_text(column: pa.ChunkedArray) -> list[str]:
     import pyarrow as pa  # noqa: PLC0415
 
-    if pa.types.is_nested(column.type):
+    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
         return ["" if value is None else str(value) for value in column.to_pylist()]
     return [value.strip() for value in column.cast(pa.string()).fill_null("").to_pylist()]
 

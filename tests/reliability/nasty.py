@@ -1,4 +1,4 @@
-"""JSON as somebody may have edited it."""
+"""Files as somebody may have edited or damaged them."""
 
 from __future__ import annotations
 
@@ -46,3 +46,21 @@ def mutated(manifest: dict[str, Any], rng: random.Random) -> bytes:
     elif kind < 0.05:
         data = bytearray(b"[" * 100_000)
     return bytes(data)
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """Change some bytes of a file, or none: as editors, disks and interrupted copies do."""
+    changed = bytearray(data)
+    for _ in range(rng.choice([0, 0, 0, 1, 1, 2, 5])):
+        place = rng.randrange(len(changed) + 1)
+        end = min(len(changed), place + rng.choice([1, 2, 20]))
+        kind = rng.randrange(4)
+        if kind == 0:
+            del changed[place:end]
+        elif kind == 1:
+            changed[place:place] = changed[place:end]
+        elif kind == 2:
+            changed[place:end] = rng.choice([b"\0", b"\xff", b'"', b"\n", b"[", b"'", b"\xe9", b","])
+        elif rng.random() < 0.2:
+            del changed[place:]
+    return bytes(changed)
