@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ser_batch.config import load_config as load_config
     from ser_batch.engine import scan as scan
     from ser_batch.errors import SerBatchError as SerBatchError
+    from ser_batch.labelling import label as label
     from ser_batch.predictor import EmotionPredictor as EmotionPredictor
     from ser_batch.predictor import NetworkInputs as NetworkInputs
     from ser_batch.records import Clip as Clip
@@ -39,6 +40,7 @@ _LAZY = {
     "Prediction": "ser_batch.records",
     "SerBatchError": "ser_batch.errors",
     "Status": "ser_batch.records",
+    "label": "ser_batch.labelling",
     "load_config": "ser_batch.config",
     "load_results": "ser_batch.run.read",
     "scan": "ser_batch.engine",
@@ -58,6 +60,7 @@ __all__ = [
     "Status",
     "__version__",
     "hookimpl",
+    "label",
     "load_config",
     "load_results",
     "scan",

@@ -198,6 +198,8 @@ class ClipOutcome:
     prediction: Prediction | None = None
     #: float16 (n_windows, n_embedding): what the network heard in each window; no columns where it does not tell.
     embeddings: NDArray[np.float16] = field(default_factory=lambda: np.zeros((0, 0), np.float16))
+    #: float32 (n_windows,): how the windows were weighed when they were pooled; empty without a prediction.
+    weights: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     #: Processing time per stage.
     seconds: Mapping[str, float] = field(default_factory=dict)
 

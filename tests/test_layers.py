@@ -22,7 +22,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 HOMES = {
     "torch": ("classifier/network.py", "classifier/torch_*.py", "training/"),
     "joblib": ("stages/processes.py",),
-    "pyarrow": ("tables/", "run/", "export/", "report/"),
+    "pyarrow": ("tables/", "run/", "export/", "report/", "heads/"),
     "click": ("cli/",),
     "onnxruntime": ("classifier/",),
     "onnx": ("classifier/",),

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch.records import Prediction
 
-__all__ = ["pool_windows", "window_shares"]
+__all__ = ["Pooled", "pool_clips", "pool_windows", "window_shares"]
+
+
+class Pooled(NamedTuple):
+    """Predictions of several clips; what each number is stands at `Prediction`."""
+
+    #: int64 (n_clips,): index of the emotion with the highest probability.
+    best: NDArray[np.int64]
+    #: float32 (n_clips, n_labels).
+    probabilities: NDArray[np.float32]
+    #: float64 (n_clips,), as the next two.
+    confidence: NDArray[np.float64]
+    entropy: NDArray[np.float64]
+    margin: NDArray[np.float64]
 
 
 def window_shares(weights: NDArray[np.floating], clip: NDArray[np.integer] | None = None) -> NDArray[np.float64]:
@@ -34,6 +48,36 @@ def window_shares(weights: NDArray[np.floating], clip: NDArray[np.integer] | Non
     of_clip = np.zeros(len(weigh), np.int64) if clip is None else clip
     weigh = np.where(np.bincount(of_clip, weigh)[of_clip] > 0, weigh, 1.0)
     return np.asarray(weigh / np.bincount(of_clip, weigh)[of_clip])
+
+
+def pool_clips(
+    window_probabilities: NDArray[np.float32], weights: NDArray[np.float32], clip: NDArray[np.int64]
+) -> Pooled:
+    """Average the window probabilities of several clips by `window_shares`.
+
+    Parameters
+    ----------
+    window_probabilities : (n_windows, n_labels)
+        Each row sums to 1.
+    weights : (n_windows,)
+        See `window_shares`.
+    clip : int (n_windows,)
+        Number of the clip of each window, from 0; each number up to the largest has a window.
+    """
+    shares = window_shares(weights, clip)
+    n_labels = window_probabilities.shape[1]
+    sums = [np.bincount(clip, shares * window_probabilities[:, label]) for label in range(n_labels)]
+    mean = np.column_stack(sums).astype(np.float64)
+    mean /= mean.sum(axis=1, keepdims=True)
+    ranked = np.sort(mean, axis=1)
+    logs = np.log(np.where(mean > 0, mean, 1.0))
+    return Pooled(
+        best=np.argmax(mean, axis=1),
+        probabilities=mean.astype(np.float32),
+        confidence=ranked[:, -1],
+        entropy=np.maximum(-(mean * logs).sum(axis=1) / math.log(n_labels), 0.0),
+        margin=ranked[:, -1] - ranked[:, -2],
+    )
 
 
 def pool_windows(
@@ -64,15 +108,12 @@ def pool_windows(
         raise ValueError(
             f"{len(window_probabilities)} windows and {len(weights)} weights: need as many, and at least one"
         )
-    mean = window_shares(weights) @ window_probabilities.astype(np.float64)
-    mean /= mean.sum()
-    best, second = np.sort(mean)[::-1][:2]
-    nonzero = mean[mean > 0]
+    pooled = pool_clips(window_probabilities, weights, np.zeros(len(weights), np.int64))
     return Prediction(
-        emotion=labels[int(np.argmax(mean))],
-        probabilities=mean.astype(np.float32),
+        emotion=labels[int(pooled.best[0])],
+        probabilities=pooled.probabilities[0],
         window_probabilities=window_probabilities,
-        confidence=float(best),
-        entropy=max(0.0, float(-(nonzero * np.log(nonzero)).sum() / math.log(len(labels)))),
-        margin=float(best - second),
+        confidence=float(pooled.confidence[0]),
+        entropy=float(pooled.entropy[0]),
+        margin=float(pooled.margin[0]),
     )

@@ -72,8 +72,6 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
         require_file(json_path, "--json")
     if report_dir is not None:
         require_folder(report_dir, "--report")
-    if labels and not (cross_validate or leave_corpus_out):
-        raise ConfigError("--labels are learnt: give --cross-validate or --leave-corpus-out, too. A model has its own.")
     if teacher and not (cross_validate or leave_corpus_out):
         raise ConfigError("--teacher is for recipes: give --cross-validate or --leave-corpus-out, too.")
     if Path(model).is_dir():
@@ -95,7 +93,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
             from ser_batch.training.score_model import score_model  # noqa: PLC0415
 
             clips, _ = read_data(data, named, recipe, progress)
-            report = score_model(model, clips, options, progress, merge)
+            report = score_model(model, clips, options, progress, merge, labels)
     if json_path is not None:
         text = json.dumps(report, indent=1)
         if str(json_path) == "-":

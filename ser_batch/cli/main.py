@@ -33,6 +33,7 @@ COMMANDS = {
     "status": ("ser_batch.cli.status", "Say what a run has done, what failed and what is left."),
     "verify": ("ser_batch.cli.verify", "Check that a run is whole and sound."),
     "retry": ("ser_batch.cli.retry", "Process the failed files of a run again."),
+    "label": ("ser_batch.cli.label", "Label a run anew, without audio: another model or other labels."),
     "diff": ("ser_batch.cli.diff", "Compare the labels of two runs."),
     "audit": ("ser_batch.cli.audit", "Say how right the labels of a run are, by answers of listeners."),
     "bench": ("ser_batch.cli.bench", "Measure the speed of this machine."),

@@ -27,6 +27,7 @@ __all__ = [
     "labels_option",
     "limit_options",
     "model_option",
+    "no_report_option",
     "plugin_option",
     "quiet_option",
     "recipe_of",
@@ -67,6 +68,7 @@ plugin_option = click.option(
 jobs_option = click.option(
     "--jobs", type=click.IntRange(min=0), metavar="N", help="Worker processes; 0, the default, is one per core."
 )
+no_report_option = click.option("--no-report", is_flag=True, help="Do not build report.html.")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress and no summary.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 config_option = click.option("--config", "config_name", metavar="NAME|FILE", help="Shipped configuration or TOML file.")
@@ -87,18 +89,17 @@ class _Labels(click.ParamType):
         return value if isinstance(value, tuple) else tuple(word for part in value.split(",") if (word := part.strip()))
 
 
-labels_option = click.option(
-    "--labels",
-    type=_Labels(),
-    default=(),
-    metavar="LABEL,LABEL…",
-    help="Answer among these labels of the model only; by default all.",
-)
+def labels_option_for(text: str) -> Callable[[Command], Command]:
+    """Some labels; `text` says what for."""
+    return click.option("--labels", type=_Labels(), default=(), metavar="LABEL,LABEL…", help=text)
 
 
-def model_option(default: str | None = "ser6") -> Callable[[Command], Command]:
-    """The model that labels; a default of None leaves it to the configuration."""
-    text = "Shipped model or a .safetensors file" + ("." if default else "; default ser6.")
+labels_option = labels_option_for("Answer among these labels of the model only; by default all.")
+
+
+def model_option(default: str | None = "ser6", otherwise: str = "ser6") -> Callable[[Command], Command]:
+    """The model that labels; a default of None leaves it to somebody else, who takes `otherwise`."""
+    text = "Shipped model or a .safetensors file" + ("." if default else f"; default {otherwise}.")
     return click.option("--model", default=default, show_default=True, metavar="NAME|FILE", help=text)
 
 
@@ -152,7 +153,7 @@ run_options = _together(
         type=click.Path(),
         help="Table about the files (CSV, Parquet, Excel), joined to the results.",
     ),
-    click.option("--no-report", is_flag=True, help="Do not build report.html."),
+    no_report_option,
     quiet_option,
 )
 
@@ -160,12 +161,8 @@ run_options = _together(
 corpus_option = click.option(
     "--corpus", "named", multiple=True, metavar="NAME=PATH", help="A corpus as downloaded, by name."
 )
-_learnt_labels_option = click.option(
-    "--labels",
-    type=_Labels(),
-    default=(),
-    metavar="LABEL,LABEL…",
-    help="Learn these alone; by default all that the clips have.",
+_learnt_labels_option = labels_option_for(
+    "Learn these alone, or with `evaluate MODEL` answer among these; by default all."
 )
 _changes_option = click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one key: --set fit.epochs=40."

@@ -147,6 +147,7 @@ class RowMaker:
         numbers = _stacked((outcome.embeddings for outcome in analysed), self.n_embedding, np.float16)
         columns = {
             **_window_keys(analysed, counts),
+            "weight": np.concatenate([np.zeros(0, np.float32), *(outcome.weights for outcome in analysed)]),
             "embedding": pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), self.n_embedding),
         }
         return _table(columns, self._schemas["embeddings"])

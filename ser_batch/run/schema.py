@@ -124,6 +124,7 @@ def _embeddings_schema(n_embedding: int, provenance: Mapping[str, Any]) -> pa.Sc
     fields = [
         pa.field("clip_id", pa.string(), nullable=False),
         pa.field("window_index", pa.int32(), nullable=False),
+        pa.field("weight", pa.float32(), nullable=False),
         pa.field("embedding", pa.list_(pa.float16(), n_embedding), nullable=False),
     ]
     return pa.schema(fields, metadata=_metadata(provenance))

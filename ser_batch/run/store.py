@@ -349,7 +349,8 @@ class RunStore:
             It is missing or damaged.
         """
         with _readable(self.path(name, part)):
-            return self._file(name, part).read()
+            # A part is small: threads for it cost more than they save.
+            return self._file(name, part).read(use_threads=False)
 
     def columns(self, names: tuple[str, ...]) -> Iterator[tuple[int, pa.Table]]:
         """Yield (part, table) with some columns of the table ``files``, part by part. Raises as `read`."""

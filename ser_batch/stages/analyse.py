@@ -278,7 +278,8 @@ class _Work:
         if self.classifier is not None:
             with self._in("predict"):
                 probabilities, weights, embeddings = (np.concatenate(parts) for parts in zip(*self.heard, strict=True))
-                predicted = {"prediction": self.classifier.pool(probabilities, weights), "embeddings": embeddings}
+                prediction = self.classifier.pool(probabilities, weights)
+                predicted = {"prediction": prediction, "embeddings": embeddings, "weights": weights}
         if error is None:
             outcome = self._outcome(status, "", "", self.note)
         else:

@@ -19,7 +19,7 @@ from ser_batch.stages.analyse import ANALYSIS_VERSION, Change, select_extractors
 if TYPE_CHECKING:
     import pluggy
 
-__all__ = ["Ingredients", "Setup", "differences", "gather", "ingredients_of"]
+__all__ = ["Ingredients", "Setup", "card_of", "differences", "gather", "ingredients_of"]
 
 #: What of a model file is repeated in a run, so that its results can be understood without it.
 _CARD_FIELDS = ("format_version", "features", "temperature", "pooling", "training", "scores", "created")
@@ -141,13 +141,14 @@ def ingredients_of(
         recipe=recipe,
         specs=tuple(extractor.spec for _, extractor in extractors.values()),
         labels=tuple(classifier.labels) if classifier else (),
-        model=_card(classifier) if classifier else {},
+        model=card_of(classifier) if classifier else {},
         readers=hooks.reader_versions(manager),
         n_embedding=classifier.n_embedding if classifier and config.predict.embeddings else 0,
     )
 
 
-def _card(classifier: CheckedClassifier) -> dict[str, Any]:
+def card_of(classifier: CheckedClassifier) -> dict[str, Any]:
+    """Return what ``run.json`` says of a model."""
     model: dict[str, Any] = {
         "name": classifier.name,
         "sha256": classifier.sha256,

@@ -81,7 +81,7 @@ def _predict(outcomes: list[ClipOutcome], indices: Sequence[int], classifier: Cl
         for index in indices:
             part = slice(first, first := first + len(outcomes[index].windows_s))
             prediction = classifier.pool(heard.probabilities[part], heard.weights[part])
-            predictions.append((prediction, heard.embeddings[part].copy()))
+            predictions.append((prediction, heard.embeddings[part].copy(), heard.weights[part].copy()))
     except Exception as error:
         if len(indices) == 1:
             outcomes[indices[0]] = _failed(outcomes[indices[0]], error)
@@ -90,11 +90,13 @@ def _predict(outcomes: list[ClipOutcome], indices: Sequence[int], classifier: Cl
             _predict(outcomes, [index], classifier)
         return
     per_window_s = (time.perf_counter() - begin) / len(heard.probabilities)
-    for index, (prediction, embeddings) in zip(indices, predictions, strict=True):
+    for index, (prediction, embeddings, weights) in zip(indices, predictions, strict=True):
         outcome = outcomes[index]
         blocks = tuple(FeatureBlock(block.extractor, block.scalars, block.clip_scalars) for block in outcome.blocks)
         seconds = {**outcome.seconds, "predict": per_window_s * len(outcome.windows_s)}
-        outcomes[index] = replace(outcome, blocks=blocks, prediction=prediction, embeddings=embeddings, seconds=seconds)
+        outcomes[index] = replace(
+            outcome, blocks=blocks, prediction=prediction, embeddings=embeddings, weights=weights, seconds=seconds
+        )
 
 
 def stacked(files: Sequence[Sequence[FeatureBlock]]) -> dict[str, FeatureBlock]:

@@ -34,7 +34,12 @@ _SHARD_FILES = 256
 
 
 def score_model(
-    model: str, clips: Sequence[LabelledClip], options: TrainOptions, progress: Progress, merge: Sequence[str] = ()
+    model: str,
+    clips: Sequence[LabelledClip],
+    options: TrainOptions,
+    progress: Progress,
+    merge: Sequence[str] = (),
+    among: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the score table of a model on clips of its labels; predictions are those that a scan gives.
 
@@ -49,6 +54,8 @@ def score_model(
     progress : Progress
     merge : sequence of str
         Labels that count as another one, as ``"calm=neutral"``.
+    among : sequence of str
+        The labels of the model to answer among; none means all.
 
     Raises
     ------
@@ -63,7 +70,7 @@ def score_model(
     """
     values: dict[str, dict[str, Any]] = {
         "audio": trained_audio(model),
-        "predict": {"model": model, "device": "cpu"},
+        "predict": {"model": model, "device": "cpu", "labels": tuple(among)},
         "extract": {"extractors": ()},
     }
     config = Config().with_values(values, "evaluate")

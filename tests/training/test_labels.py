@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from labelled_clips import write_clip
@@ -118,8 +119,18 @@ def test_the_recipe_is_scored_without_naming_a_model(capsys: pytest.CaptureFixtu
     scores = json.loads(Path("scores.json").read_text())
     assert scores["labels"] == ["Wut", "anger"]
     assert scores["overall"]["chance"] == 0.5
-    assert main(["evaluate", "four", "--labels", "a,b"]) == ExitCode.USAGE
-    assert "--cross-validate" in capsys.readouterr().err
+
+
+def test_a_model_is_scored_among_some_of_its_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    folders({"Angry": "anger", "Wut": "fear"})
+    assert main(["evaluate", "four", "--labels", "fear,anger", "--json", "-", "--jobs", "1"]) == ExitCode.OK
+    told = capsys.readouterr()
+    scores = json.loads(told.out)
+    assert scores["labels"] == ["anger", "fear"]
+    assert scores["overall"]["n_clips"] == np.sum(scores["overall"]["confusion"])
+    assert len(scores["overall"]["confusion"]) == 2
+    assert main(["evaluate", "four", "--labels", "a,b"]) == ExitCode.MODEL
+    assert "has no label 'a'" in capsys.readouterr().err
 
 
 def test_what_cannot_be_told_apart_is_said_aloud_by_train_and_wherever_it_labels(

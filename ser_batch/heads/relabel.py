@@ -1,0 +1,362 @@
+"""A run labelled anew: what its network heard is stored, so that another last layer needs no audio.
+
+Part by part, in flat memory: rows, features and embeddings stay, and what the model says of them is made again. The
+new run is what a scan with that model would have written, and the same scan goes on with it.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ser_batch._version import __version__
+from ser_batch.classifier.base import CheckpointClassifier
+from ser_batch.classifier.pooling import Pooled, pool_clips
+from ser_batch.contracts_models import CheckedClassifier
+from ser_batch.doubts import doubts_of_run
+from ser_batch.errors import RunError
+from ser_batch.interrupt import Interruptions
+from ser_batch.run.folder import claim, clear_scratch, writing
+from ser_batch.run.journal import Filesystem
+from ser_batch.run.layout import TABLES, TableName
+from ser_batch.run.lock import lock_for_reading, lock_for_writing
+from ser_batch.run.manifest import read_manifest
+from ser_batch.run.read import open_run
+from ser_batch.run.schema import Contents, matrix_of, schema_of
+from ser_batch.run.store import RunStore
+from ser_batch.run.summary import RunSummary, gaps_of, summarise
+from ser_batch.stages.ingredients import card_of
+from ser_batch.stages.progress import Progress
+
+__all__ = ["label_run"]
+
+#: Parts that are in hand at once: one is computed while another is compressed.
+_AT_ONCE = 2
+#: Small parts are joined up to so many windows: a file of a hundred columns has its price, however few its rows.
+_WINDOWS_PER_PART = 8_192
+
+
+def label_run(
+    source: Path,
+    target: Path,
+    classifier: CheckedClassifier,
+    model: str,
+    interruptions: Interruptions,
+    progress: Progress | None = None,
+) -> RunSummary:
+    """Write a run with the labels of another model, or of the same one among other labels.
+
+    Parameters
+    ----------
+    source : Path
+        A run with embeddings; only read.
+    target : Path
+        A folder that is new or empty, or holds what an earlier call made of `source`, which is replaced.
+    classifier : CheckedClassifier
+        Its `listening_sha256` must be that of the run.
+    model : str
+        The name or path that it was loaded by, for the configuration of the new run.
+    interruptions : Interruptions
+        Entered; signals wait while a part is committed.
+    progress : Progress, optional
+        Is told how it goes, in files.
+
+    Raises
+    ------
+    RunError
+        `source` is no run, is being written, has no embeddings or those of another network; `target` holds something
+        else, or cannot be written.
+    """
+    with ExitStack() as stack:
+        info = read_manifest(source)
+        stack.enter_context(lock_for_reading(source))
+        _check_fit(source, info, classifier)
+        if source.resolve() == target.resolve():
+            raise RunError(f"{target} is the run itself. Give a new folder with -o: what is there stays as it is.")
+        claim(target)
+        with writing("the lock"):
+            stack.enter_context(lock_for_writing(target))
+        work = _Labelling(source, info, target, classifier, model)
+        return work.run(interruptions, progress or Progress())
+
+
+def _check_fit(source: Path, info: dict[str, Any], classifier: CheckedClassifier) -> None:
+    _ = open_run(source).schema("embeddings")
+    heard, own = info.get("model", {}).get("listening_sha256", ""), classifier.listening_sha256
+    if heard != own:
+        by = info.get("model", {}).get("name", "another model")
+        instead = f"listens otherwise ({own[:12]})" if own else "does not tell what it hears"
+        raise RunError(
+            f"The embeddings of {source} are those of {by!r} ({heard[:12]}), and model {classifier.name!r} {instead}: "
+            f"it must hear the audio. Scan with it, or label with a model that differs from {by!r} in its last layer "
+            f"alone, as those of `ser-batch adapt` do."
+        )
+    others = [name for name in info.get("tables", ()) if TABLES[name].has_probabilities and name not in _RELABELLED]
+    if others:
+        raise RunError(
+            f"{source} has {others[0]}/, whose labels cannot be made without audio. Scan again with --model "
+            f"{classifier.name}."
+        )
+
+
+class _Labelling:
+    """One run in the making."""
+
+    def __init__(
+        self, source: Path, info: dict[str, Any], target: Path, classifier: CheckedClassifier, model: str
+    ) -> None:
+        self._source, self._target, self._classifier = source, target, classifier
+        self._reader, self._store = RunStore(source), RunStore(target)
+        self._reader.look(info.get("replaces", ""))
+        self._old = read_manifest(target) if (target / "run.json").exists() else {}
+        self._begin_s = time.monotonic()
+        #: Whether run.json says what this is.
+        self._is_written = False
+        self._dropped = {*_PREDICTIONS, *(f"p_{label}" for label in info.get("labels") or ())}
+        self._manifest = self._new_manifest(info, model)
+        self._labels = classifier.labels
+        self._abstain = float(self._manifest.get("config", {}).get("predict", {}).get("abstain", 0.0))
+        provenance = {key: self._manifest[key] for key in ("run_id", "fingerprint", "tool_version", "tables")}
+        contents = Contents(self._labels, (), classifier.n_embedding)
+        #: Columns of predictions, and metadata, of each table.
+        self._schemas = {name: schema_of(name, contents, provenance) for name in self._manifest["tables"]}
+
+    def run(self, interruptions: Interruptions, progress: Progress) -> RunSummary:
+        of = self._old.get("labelled", {}).get("run_id")
+        if self._old and of != self._manifest["labelled"]["run_id"]:
+            raise RunError(f"{self._target} is a run already, and not one that was labelled from {self._source}. Give "
+                           f"a new folder with -o.")  # fmt: skip
+        with writing("the folder"):
+            self._store.create(self._manifest["tables"])
+            self._store.recover(self._old.get("run_id", ""), self._old.get("replaces", ""))
+            clear_scratch(self._target)
+        if self._old:
+            self._manifest["replaces"] = self._old["run_id"]
+            self._store.begin_anew()
+        groups = self._groups()
+        try:
+            for number, tables in enumerate(self._made(groups)):
+                with interruptions.deferred(), writing(f"part {number}"):
+                    entry = self._store.stage(number, tables, len(tables["files"]))
+                    self._write_down()
+                    self._store.commit(entry)
+                progress.step("parts", number + 1, len(groups))
+            self._write_down()
+            return self._completed()
+        except BaseException:
+            self._manifest["state"] = "interrupted"
+            if self._is_written:
+                self._write_manifest()
+            raise
+        finally:
+            progress.end()
+
+    def _groups(self) -> list[list[int]]:
+        """Return parts of the old run that make one of the new run."""
+        groups: list[list[int]] = []
+        n_windows = _WINDOWS_PER_PART
+        for number in self._reader.parts():
+            entry = self._reader.entries.get(number)
+            n_more = entry.tables["windows"].n_rows if entry else _WINDOWS_PER_PART
+            if n_windows + n_more > _WINDOWS_PER_PART:
+                groups.append([])
+                n_windows = 0
+            groups[-1].append(number)
+            n_windows += n_more
+        return groups
+
+    def _made(self, groups: Sequence[Sequence[int]]) -> Iterator[dict[TableName, pa.Table]]:
+        """Yield the tables of each group, made a little ahead."""
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            waiting = [pool.submit(self._part, group) for group in groups[:_AT_ONCE]]
+            try:
+                for ahead in range(len(groups)):
+                    yield waiting.pop(0).result()
+                    if ahead + _AT_ONCE < len(groups):
+                        waiting.append(pool.submit(self._part, groups[ahead + _AT_ONCE]))
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _part(self, group: Sequence[int]) -> dict[TableName, pa.Table]:
+        old = {name: _joined(name, [self._reader.read(name, part) for part in group]) for name in self._schemas}
+        files, heard = old["files"], old["embeddings"]
+        counts = np.asarray(files.column("n_windows").to_numpy())
+        labelled = np.flatnonzero(counts)
+        clip = np.repeat(np.arange(len(labelled)), counts[labelled])
+        for name in ("windows", "embeddings"):
+            _check_rows(self._reader.path(name, group[0]), old[name], files.column("clip_id"), labelled[clip])
+        begin_s = time.perf_counter()
+        probabilities = self._classifier.label(matrix_of(heard.column("embedding")))
+        pooled = self._pooled(probabilities, np.asarray(heard.column("weight").to_numpy()), clip)
+        per_window_s = (time.perf_counter() - begin_s) / max(len(clip), 1)
+        of_files = _prediction_columns(self._labels, pooled, labelled, len(files), self._abstain)
+        of_files["time_predict_s"] = _placed(counts[labelled] * per_window_s, labelled, len(files))
+        of_windows = {f"p_{label}": pa.array(probabilities[:, i]) for i, label in enumerate(self._labels)}
+        return {
+            "embeddings": heard.replace_schema_metadata(self._schemas["embeddings"].metadata),
+            "windows": self._replaced("windows", old["windows"], of_windows, after="end_s"),
+            "files": self._replaced("files", files, of_files, after="n_windows"),
+        }
+
+    def _pooled(self, probabilities: NDArray[np.float32], weights: NDArray[np.float32], clip: NDArray[Any]) -> Pooled:
+        if isinstance(self._classifier.inner, CheckpointClassifier):
+            return pool_clips(probabilities, weights, clip)
+        # A model of a plugin pools by a rule of its own.
+        ends = np.flatnonzero(np.diff(clip, append=-1)) + 1
+        found = [
+            self._classifier.pool(probabilities[first:last], weights[first:last])
+            for first, last in zip([0, *ends[:-1]], ends, strict=True)
+        ]
+        return Pooled(
+            np.array([self._labels.index(item.emotion) for item in found], np.int64),
+            np.array([item.probabilities for item in found], np.float32).reshape(-1, len(self._labels)),
+            *(np.array([getattr(item, name) for item in found]) for name in ("confidence", "entropy", "margin")),
+        )
+
+    def _new_manifest(self, info: dict[str, Any], model: str) -> dict[str, Any]:
+        classifier, now = self._classifier, datetime.now(UTC).isoformat(timespec="seconds")
+        manifest = copy.deepcopy(info)
+        for key in ("replaces", "visit", "stage_s"):
+            manifest.pop(key, None)
+        labels = list(classifier.labels)
+        card = card_of(classifier)
+        manifest["config"].setdefault("predict", {})
+        own = getattr(classifier.inner, "labels", labels)
+        manifest["config"]["predict"] |= {"model": model, "labels": [] if len(own) == len(labels) else labels}
+        manifest.setdefault("settings", {})
+        manifest["settings"] |= {"model weights": classifier.sha256, "labels": labels}
+        fingerprint = hashlib.sha256(json.dumps(manifest["settings"], sort_keys=True).encode()).hexdigest()[:16]
+        return manifest | {
+            "run_id": uuid.uuid4().hex,
+            "tool_version": __version__,
+            "created": now,
+            "updated": now,
+            "state": "running",
+            "fingerprint": fingerprint,
+            "labels": labels,
+            "model": card,
+            "device": {"requested": "cpu", "chosen": "cpu", "note": "labelled from embeddings, without audio"},
+            "labelled": {
+                "from": str(self._source.absolute()),
+                "run_id": str(info.get("run_id", "")),
+                "model": str(info.get("model", {}).get("name", "")),
+                "labels": list(info.get("labels") or ()),
+                "was_complete": info.get("state", "complete") == "complete",
+            },
+        }
+
+    def _replaced(self, table: TableName, old: pa.Table, columns: dict[str, pa.Array], after: str) -> pa.Table:
+        """Return a table with other predictions: its own go, those in `columns` come, in the order of its schema."""
+        fresh = self._schemas[table]
+        kept = [name for name in old.column_names if name not in self._dropped]
+        at = kept.index(after) + 1
+        names = [*kept[:at], *(name for name in fresh.names if name in columns and name not in kept), *kept[at:]]
+        fields = [fresh.field(name) if name in columns else old.schema.field(name) for name in names]
+        arrays = [
+            columns[field.name].cast(field.type) if field.name in columns else old[field.name] for field in fields
+        ]
+        return pa.table(arrays, schema=pa.schema(fields, metadata=fresh.metadata))
+
+    def _write_down(self) -> None:
+        """Say what this run is, with its first part: nothing that was there is changed before that is made."""
+        if self._is_written:
+            return
+        self._copy_beside()
+        self._write_manifest()
+        self._is_written = True
+
+    def _copy_beside(self) -> None:
+        """Take along the tables that lie beside the run: about its files, and which these were."""
+        names = [self._manifest.get("metadata", {}).get("path", ""), "files-from.list"]
+        for name in names:
+            if name and (self._source / name).is_file():
+                with writing(name):
+                    shutil.copyfile(self._source / name, self._target / name)
+        if self._manifest.get("files_from") == str(self._source.absolute() / "files-from.list"):
+            self._manifest["files_from"] = str(self._target.absolute() / "files-from.list")
+
+    def _completed(self) -> RunSummary:
+        manifest = self._manifest
+        totals = summarise(self._store, self._labels)
+        manifest["counts"] = {**manifest.get("counts", {}), **totals.pop("counts")}
+        is_whole = manifest["labelled"]["was_complete"]
+        manifest.pop("replaces", None)
+        manifest |= totals | {"state": "complete" if is_whole else "incomplete"}
+        manifest["wall_s"] = round(time.monotonic() - self._begin_s, 3)
+        self._write_manifest()
+        return RunSummary(
+            run_dir=self._target,
+            n_processed=sum(entry.tables["files"].n_rows for entry in self._store.entries.values()),
+            doubts=tuple(doubts_of_run(manifest, manifest.get("emotions", {}))),
+            **{key: manifest.get(key, {}) for key in ("run_id", "counts", "emotions", "failures", "audio_s", "wall_s")},
+            gaps=gaps_of(manifest),
+        )
+
+    def _write_manifest(self) -> None:
+        self._manifest["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
+        with writing("run.json"):
+            Filesystem().replace(self._target / "run.json", json.dumps(self._manifest, indent=2).encode() + b"\n")
+
+
+#: Tables whose labels are made here.
+_RELABELLED = ("files", "windows")
+
+_PREDICTIONS = ("emotion", "confidence", "entropy", "margin", "uncertain")
+
+
+def _joined(name: TableName, parts: Sequence[pa.Table]) -> pa.Table:
+    """Return the rows of some parts in the order of a part; a run that grew has its new files in its last ones."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = pa.concat_tables(parts).unify_dictionaries().combine_chunks()
+    ids = rows.column("clip_id")
+    if pc.all(pc.less_equal(ids.slice(0, len(ids) - 1), ids.slice(1))).as_py() is not False:
+        return rows
+    return rows.sort_by([(key, "ascending") for key in TABLES[name].keys])
+
+
+def _check_rows(path: Path, rows: pa.Table, clip_ids: pa.ChunkedArray, places: NDArray[np.int64]) -> None:
+    """See that the rows of a table by window are those that the files promise, in their order."""
+    expected = clip_ids.take(pa.array(places))
+    if len(rows) != len(places) or pc.any(pc.not_equal(rows.column("clip_id"), expected)).as_py():
+        raise RunError(f"{path} does not fit the rows of files/. `ser-batch verify` says more; scan again.")
+
+
+def _placed(values: NDArray[Any], places: NDArray[np.int64], n_rows: int) -> pa.Array:
+    """Return a column with values in some places and null elsewhere."""
+    column, missing = np.zeros(n_rows, np.float32), np.ones(n_rows, bool)
+    column[places], missing[places] = values, False
+    return pa.array(column, mask=missing)
+
+
+def _prediction_columns(
+    labels: Sequence[str], pooled: Pooled, places: NDArray[np.int64], n_rows: int, abstain: float
+) -> dict[str, pa.Array]:
+    which, missing = np.zeros(n_rows, np.int32), np.ones(n_rows, bool)
+    which[places], missing[places] = pooled.best, False
+    uncertain = np.zeros(n_rows, bool)
+    uncertain[places] = pooled.confidence < abstain
+    names = pa.array(labels).take(pa.array(which, mask=missing))
+    columns = {
+        "emotion": names.dictionary_encode(),
+        **{name: _placed(getattr(pooled, name), places, n_rows) for name in ("confidence", "entropy", "margin")},
+        "uncertain": pa.array(uncertain, mask=missing),
+    }
+    for index, label in enumerate(labels):
+        columns[f"p_{label}"] = _placed(pooled.probabilities[:, index], places, n_rows)
+    return columns
