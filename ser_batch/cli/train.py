@@ -20,6 +20,12 @@ __all__ = ["command"]
 @click.option(
     "--scores", "scores_path", type=click.Path(path_type=Path), help="What evaluate --cross-validate --json wrote."
 )
+@click.option(
+    "--strangers",
+    "strangers_path",
+    type=click.Path(path_type=Path),
+    help="What evaluate --leave-corpus-out --json wrote: temperatures come from there.",
+)
 @click.option("--name", help="Name of the model; by default the stem of --output, else 'own'.")
 @click.option("--report", "report_dir", type=click.Path(path_type=Path), help="Folder; reports/train-NAME by default.")
 @training_options
@@ -36,6 +42,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     also: tuple[str, ...],
     teacher: str,
     scores_path: Path | None,
+    strangers_path: Path | None,
     name: str | None,
     report_dir: Path | None,
     cache: Path,
@@ -52,11 +59,17 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     """
     from ser_batch.cli.learning import announced_device, label_sets, read_config, read_data, warn_of  # noqa: PLC0415
     from ser_batch.cli.progress import working  # noqa: PLC0415 - commands load what they need
+    from ser_batch.errors import ConfigError  # noqa: PLC0415
     from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
     from ser_batch.training.report import write_report  # noqa: PLC0415
-    from ser_batch.training.train import TrainOptions, train_model  # noqa: PLC0415
+    from ser_batch.training.train import TrainOptions, for_strangers, train_model  # noqa: PLC0415
 
     config = read_config(config_name, changes, labels)
+    scores = _read_scores(scores_path) if scores_path else None
+    if strangers_path:
+        if scores is None:
+            raise ConfigError("--strangers needs --scores, too: the scores of known corpora.")
+        scores = for_strangers(scores, _read_scores(strangers_path))
     name = name or (output.stem if output else "own")
     recipe = PluginRecipe(files=plugins)
     with working() as progress:
@@ -73,7 +86,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
             recipe=recipe,
             also=label_sets(also),
             teacher=teacher,
-            scores=_read_scores(scores_path) if scores_path else None,
+            scores=scores,
         )
         report = train_model(clips, corpora, config, options, progress)
     write_report(report, options.report_dir)

@@ -43,6 +43,7 @@ __all__ = [
     "TrainOptions",
     "calibrate",
     "check_also",
+    "for_strangers",
     "load_features",
     "predictions_of",
     "restricted",
@@ -274,6 +275,34 @@ def _epoch_line(record: Mapping[str, float], truth: Indices) -> str:
     return line
 
 
+def for_strangers(scores: Mapping[str, Any], strangers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return scores of a cross-validation with temperatures that suit voices from elsewhere.
+
+    Parameters
+    ----------
+    scores
+        As `cross_validate` returns them, over speakers of known corpora.
+    strangers
+        The same over corpora left out; its temperatures and the UAR of each corpus are taken over.
+
+    Raises
+    ------
+    ConfigError
+        One of the label sets is missing in `strangers`.
+    """
+    also = {
+        name: for_strangers(table, strangers.get("also", {}).get(name, {}))
+        for name, table in scores.get("also", {}).items()
+    }
+    if set(strangers.get("labels", ())) != set(scores.get("labels", ())):
+        raise ConfigError(
+            f"--strangers has no scores of the labels {', '.join(scores.get('labels', ()))}; make them by `ser-batch "
+            f"evaluate --leave-corpus-out --json FILE` with the options of the cross-validation."
+        )
+    uars = {name: block["uar"] for name, block in strangers["corpora"].items()}
+    return {**scores, "temperature": strangers["temperature"], "strangers": uars, **({"also": also} if also else {})}
+
+
 def _check_scores(config: TrainConfig, options: TrainOptions) -> None:
     if options.scores is None:
         if not config.data.validation_share:
@@ -336,6 +365,7 @@ def _summary(report: dict[str, Any]) -> dict[str, Any]:
         "uar_interval": report[side]["overall"]["uar_interval"],
         "chance": report[side]["overall"]["chance"],
         "corpora": {name: block["uar"] for name, block in report[side]["corpora"].items()},
+        **({"strangers": report[side]["strangers"]} if "strangers" in report[side] else {}),
     }
 
 

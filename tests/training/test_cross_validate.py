@@ -180,3 +180,24 @@ def test_scores_of_other_labels_are_refused(scored: Scored, tmp_path: Path) -> N
     wrong.write_text("nothing")
     code, out = call(scored.folder, "train", "--output", str(tmp_path / "x.safetensors"), "--scores", str(wrong))
     assert "Cannot read the scores" in out
+
+
+def test_temperatures_may_come_from_corpora_left_out(scored: Scored, tmp_path: Path) -> None:
+    strangers = json.loads(json.dumps(scored.scores))
+    strangers["temperature"], strangers["also"]["two"]["temperature"] = 2.5, 3.5
+    path, model = tmp_path / "strangers.json", tmp_path / "own.safetensors"
+    path.write_text(json.dumps(strangers))
+    options = ["--output", str(model), "--report", str(tmp_path / "report"), "--strangers", str(path)]
+    code, out = call(scored.folder, "train", *options)
+    assert (code, "--scores" in out) == (ExitCode.USAGE, True)
+    options += ["--scores", str(scored.folder / "scores.json"), "--also", "two=anger,fear"]
+    code, out = call(scored.folder, "train", *options)
+    assert code == ExitCode.OK, out
+    for name, temperature in (("own", 2.5), ("two", 3.5)):
+        found = checkpoint.load(tmp_path / f"{name}.safetensors")
+        assert found.temperature == temperature
+        assert set(found.meta["scores"]["strangers"]) == {"raw"}
+    path.write_text(json.dumps({**strangers, "also": {}}))
+    code, out = call(scored.folder, "train", *options)
+    assert code == ExitCode.USAGE
+    assert "--strangers has no scores of the labels anger, fear" in out
