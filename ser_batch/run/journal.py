@@ -76,6 +76,8 @@ class Written(NamedTuple):
     n_rows: int
     n_bytes: int
     sha256: str
+    #: What readers compare, since the whole file takes long; None where an early version wrote the line.
+    footer_crc32: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +111,9 @@ class Entry:
         if problem := problem_with(known, _FIELDS):
             raise ValueError(problem)
         tables = {
-            table: Written(*(known.pop(key) for key in keys))
+            table: Written(*(known[key] for key in keys if key in known))
             for table, keys in _KEYS.items()
-            if all(key in known for key in keys)
+            if all(key in known for key in keys[:3])
         }
         missing = [table for table, kind in TABLES.items() if kind.is_required and table not in tables]
         if missing:
@@ -125,17 +127,20 @@ class Entry:
         """Return the entry as a line of the journal; `parse` reads it."""
         values: dict[str, Any] = {name: getattr(self, name) for name in _OWN}
         for table, written in self.tables.items():
-            values |= dict(zip(_KEYS[table], written, strict=True))
+            told = zip(_KEYS[table], written, strict=True)
+            values |= {key: value for key, value in told if value is not None}
         return json.dumps(values).encode() + b"\n"
 
 
 _OWN = {"part": COUNT, "fingerprint": TEXT, "at": TEXT, "n_processed": COUNT, "run_id": TEXT}
 _OWN["at"] = Kind(lambda value: value == "" or TIME.holds(value), TIME.words)
 #: Names of `Written` in a line, table by table.
-_KEYS: dict[TableName, tuple[str, str, str]] = {
-    table: (f"n_{table}", f"{table}_bytes", f"{table}_sha256") for table in TABLES
+_KEYS: dict[TableName, tuple[str, ...]] = {
+    table: (f"n_{table}", f"{table}_bytes", f"{table}_sha256", f"{table}_footer_crc32") for table in TABLES
 }
-_FIELDS = _OWN | {key: kind for keys in _KEYS.values() for key, kind in zip(keys, (COUNT, COUNT, TEXT), strict=True)}
+_FIELDS = _OWN | {
+    key: kind for keys in _KEYS.values() for key, kind in zip(keys, (COUNT, COUNT, TEXT, COUNT), strict=True)
+}
 
 
 class Journal:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import zlib
+from typing import BinaryIO
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-__all__ = ["as_parquet"]
+__all__ = ["as_parquet", "footer_crc32"]
 
 
 def as_parquet(table: pa.Table, row_group_size: int = 2**17) -> memoryview:
@@ -31,6 +35,21 @@ def as_parquet(table: pa.Table, row_group_size: int = 2**17) -> memoryview:
         write_page_checksum=True,
     )
     return memoryview(sink.getvalue())
+
+
+def footer_crc32(file: BinaryIO) -> int:
+    """Return the checksum of a file's footer, which says what lies where; Parquet protects only the pages.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    """
+    n_bytes = file.seek(0, os.SEEK_END)
+    file.seek(max(n_bytes - 8, 0))
+    n_footer = int.from_bytes(file.read(4), "little")
+    file.seek(max(n_bytes - 8 - n_footer, 0))
+    return zlib.crc32(file.read())
 
 
 def _has_nan(column: pa.ChunkedArray) -> bool:

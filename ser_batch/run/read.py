@@ -273,6 +273,7 @@ class Run:
             if not self._store.has(table, number, otherwise=self.has_table(table)):
                 continue
             try:
+                self._store.check_footer(table, number)
                 fragment = PARQUET.make_fragment(str(path), _DISK)
                 schema = fragment.physical_schema
                 parts.add(str(path), fragment.metadata)

@@ -12,6 +12,7 @@ never deleted where it is not.
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,7 +27,7 @@ import pyarrow.parquet as pq
 from ser_batch.errors import RunError
 from ser_batch.run.journal import Entry, Filesystem, Journal, Written, sha256_of
 from ser_batch.run.layout import TABLES, TableName
-from ser_batch.run.parquet import as_parquet
+from ser_batch.run.parquet import as_parquet, footer_crc32
 from ser_batch.run.schema import SCHEMA_VERSION, read_metadata
 from ser_batch.run.steps import reached
 
@@ -143,7 +144,8 @@ class RunStore:
                 continue
             data = as_parquet(tables[name])
             self._filesystem.write(self._staged(name, part), data)
-            written[name] = Written(len(tables[name]), len(data), hashlib.sha256(data).hexdigest())
+            sums = hashlib.sha256(data).hexdigest(), footer_crc32(io.BytesIO(data))
+            written[name] = Written(len(tables[name]), len(data), *sums)
             reached(f"{name}-staged")
         of = read_metadata(tables["files"].schema)
         at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -236,7 +238,7 @@ class RunStore:
             )
 
     def _what_is_wrong(self, entry: Entry) -> str:
-        """Cheap look at a part: is it there, and as long as it was written?"""
+        """Cheap look at a part: is it there, as long as it was written, and with that footer?"""
         for name, written in entry.tables.items():
             path = self.path(name, entry.part)
             try:
@@ -245,6 +247,8 @@ class RunStore:
                 return f"is missing {name}/{path.name}"
             if n_bytes != written.n_bytes:
                 return f"has a damaged {name}/{path.name} ({n_bytes} bytes)"
+            if not self._has_footer(path, written):
+                return f"has a damaged {name}/{path.name} (footer)"
         return ""
 
     def _examine_unnamed(
@@ -306,7 +310,9 @@ class RunStore:
 
     def _written(self, name: TableName, part: int) -> Written:
         path = self.path(name, part)
-        return Written(pq.read_metadata(path).num_rows, path.stat().st_size, sha256_of(path))
+        with path.open("rb") as file:
+            crc32 = footer_crc32(file)
+        return Written(pq.read_metadata(path).num_rows, path.stat().st_size, sha256_of(path), crc32)
 
     def _clip_ids(self, part: int) -> pa.Array:
         with _readable(self.path("files", part)):
@@ -362,9 +368,36 @@ class RunStore:
     def _file(self, name: TableName, part: int) -> pq.ParquetFile:
         """Open a part where it is; a rename that comes in between is followed."""
         try:
-            return pq.ParquetFile(self.where(name, part), page_checksum_verification=True)
+            path = self.where(name, part)
+            self.check_footer(name, part)
+            return pq.ParquetFile(path, page_checksum_verification=True)
         except FileNotFoundError:
             return pq.ParquetFile(self.path(name, part), page_checksum_verification=True)
+
+    def check_footer(self, name: TableName, part: int) -> None:
+        """See that the footer of a part is what was written; pages have checksums of their own.
+
+        Raises
+        ------
+        OSError
+            It is not, or cannot be read.
+        """
+        for is_again in (False, True):
+            if is_again:  # perhaps another process has committed it anew meanwhile
+                with suppress(RunError):
+                    self._journal.read(mend=False)
+            entry = self._journal.entries.get(part)
+            written = entry.tables.get(name) if entry else None
+            if written is None or self._has_footer(self.where(name, part), written):
+                return
+        raise OSError("its footer is not what was written")
+
+    @staticmethod
+    def _has_footer(path: Path, written: Written) -> bool:
+        if written.footer_crc32 is None:
+            return True
+        with path.open("rb", buffering=0) as file:
+            return footer_crc32(file) == written.footer_crc32
 
 
 def _tables_of(provenance: Mapping[str, Any]) -> list[TableName]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from harness import ONE_JOB, PLUGIN, assert_same, assert_sound, corpus, reference, results, scanner  # noqa: F401
@@ -181,12 +182,25 @@ def test_a_part_with_a_flipped_bit_is_an_error_with_the_cure(scanner, archive, r
     """Of the same length as it was written, so that only reading it tells."""
     part = run / "files" / "part-00002.parquet"
     data = bytearray(part.read_bytes())
-    data[-6] ^= 0xFF  # the length of the footer
+    column = pq.read_metadata(part).row_group(0).column(0)
+    data[column.data_page_offset + column.total_compressed_size - 2] ^= 4
     part.write_bytes(data)
     answer = scanner.scan(archive, run)
     assert answer["code"] == 7 and "files/part-00002.parquet is damaged" in answer["error"]
     part.unlink()
     assert scanner.scan(archive, run)["n_processed"] == 4
+    assert_same(run, reference)
+    assert_sound(run)
+
+
+def test_a_part_with_a_flipped_bit_in_its_footer_is_processed_again(scanner, archive, run, reference):  # noqa: F811
+    part = run / "windows" / "part-00002.parquet"
+    data = bytearray(part.read_bytes())
+    data[-40] ^= 4
+    part.write_bytes(data)
+    answer = scanner.scan(archive, run)
+    assert answer["n_processed"] == 4
+    assert any("Part 2 of the run has a damaged windows/part-00002.parquet (footer)" in said for said in answer["said"])
     assert_same(run, reference)
     assert_sound(run)
 

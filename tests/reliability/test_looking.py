@@ -104,7 +104,7 @@ def test_status_and_verify_work_side_by_side_and_a_writer_keeps_verify_away(refe
     [
         (b"[]", "a line holds an object"),
         (b'{"part": -1}', "part must be a whole number from 0, not -1"),
-        (b'{"part": 1}', "missing"),
+        (b'{"part": 1}', "does not say what windows/ holds"),
         (b'{"part": 1, "fingerprint": 7}', "fingerprint must be text"),
         (b'{"part": 1, "at": "yesterday"}', "at must be a time"),
         (b"[" * 100_000, "nested too deeply"),
