@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ser_batch.cli.learning import read_data
 from ser_batch.cli.main import main
-from ser_batch.cli.progress import working
 from ser_batch.corpora.account import Reading
 from ser_batch.corpora.builtin import BUILT_IN_CORPORA
 from ser_batch.corpora.files import media_files
 from ser_batch.corpora.reading import read_corpora, read_corpus
 from ser_batch.errors import DataError, ExitCode, InputError
-from ser_batch.plugins import PluginRecipe
 
 
 def write(folder: Path, *names: str) -> Path:
@@ -323,113 +318,3 @@ def test_the_account_always_balances(
     assert reading.clips
     assert len({clip.path for clip in reading.clips}) == len(reading.clips)
     assert all(Path(clip.path).is_file() for clip in reading.clips)
-
-
-# Six downloads as people have them, made of the real corpora.
-
-
-def link(target: Path, source: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.symlink_to(source)
-
-
-def kaggle_ravdess(corpora: Path, root: Path) -> dict[str, int]:
-    """The archive once more inside itself."""
-    files = sorted((corpora / "ravdess").rglob("*.flac"))
-    for path in files:
-        link(root / path.parent.name / path.name, path)
-        link(root / "audio_speech_actors_01-24" / path.parent.name / path.name, path)
-    return {"taken": len(files), "twice": len(files)}
-
-
-def kaggle_tess(corpora: Path, root: Path) -> dict[str, int]:
-    """Folders by speaker and emotion, and once more inside."""
-    top = root / "TESS Toronto emotional speech set data"
-    files = sorted((corpora / "tess").glob("*.ogg"))
-    for path in files:
-        speaker, _, emotion = path.stem.split("_")
-        for folder in (top, top / top.name):
-            link(folder / f"{speaker}_{emotion.capitalize()}" / path.name, path)
-    return {"taken": len(files), "twice": len(files)}
-
-
-def crema_d(corpora: Path, root: Path) -> dict[str, int]:
-    """The audio twice, as WAV and MP3, the videos, and the table of actors."""
-    codes = {"anger": "ANG", "fear": "FEA", "happiness": "HAP", "neutral": "NEU", "sadness": "SAD"}
-    lines = (corpora / "nemo" / "labels.tsv").read_text(encoding="utf-8").splitlines()
-    table = list(csv.DictReader(lines, delimiter="\t"))
-    speakers = sorted({row["speaker"] for row in table})
-    n_taken = 0
-    for row in table[:600]:
-        if row["emotion"] not in codes:
-            continue
-        number = int(row["file"].rsplit("_")[-1].split(".")[0])
-        sentence = "".join(chr(65 + number // base % 26) for base in (676, 26, 1))
-        stem = f"{1001 + speakers.index(row['speaker'])}_{sentence}_{codes[row['emotion']]}_XX"
-        link(root / "AudioWAV" / f"{stem}.wav", corpora / "nemo" / row["file"])
-        link(root / "AudioMP3" / f"{stem}.mp3", corpora / "nemo" / row["file"])
-        (root / "VideoFlash").mkdir(exist_ok=True)
-        (root / "VideoFlash" / f"{stem}.flv").touch()
-        n_taken += 1
-    actors = "".join(f"{1001 + number},30,Female\n" for number in range(len(speakers)))
-    (root / "VideoDemographics.csv").write_text(f"ActorID,Age,Sex\n{actors}")
-    return {"taken": n_taken, "passed": 2 * n_taken}
-
-
-def emo_db(corpora: Path, root: Path) -> dict[str, int]:
-    files = sorted((corpora / "emo-db").glob("*.ogg"))
-    for path in files:
-        link(root / "download" / "wav" / path.name, path)
-    for name in ("lablaut", "silb"):
-        (root / "download" / name).mkdir()
-        (root / "download" / name / "03a01Fa.txt").touch()
-    return {"taken": len(files)}
-
-
-def savee(corpora: Path, root: Path) -> dict[str, int]:
-    """A folder per speaker, who is not in the name."""
-    files = sorted((corpora / "savee").glob("*.ogg"))
-    for path in files:
-        speaker, name = path.name.split("_")
-        link(root / "AudioData" / speaker / name, path)
-    return {"taken": len(files)}
-
-
-def mix(corpora: Path, root: Path) -> dict[str, int]:
-    """Everything in one folder, side by side and in folders of their own."""
-    expected = Counter(kaggle_tess(corpora, root / "TESS"))
-    expected.update(savee(corpora, root / "SAVEE"))
-    for path in sorted((corpora / "emo-db").glob("*.ogg")):
-        link(root / path.name, path)
-    for path in sorted((corpora / "ravdess").rglob("*.flac")):
-        link(root / path.parent.name / path.name, path)
-    for folder, name in (("anger", "ann_1.flac"), ("fear", "ann_2.flac"), ("rudeness", "bob_1.flac")):
-        write(root / "own", f"{folder}/{name}")
-    expected["taken"] += 535 + 1200 + 3
-    return dict(expected)
-
-
-@pytest.mark.corpora
-@pytest.mark.parametrize("make", [kaggle_ravdess, kaggle_tess, crema_d, emo_db, savee, mix])
-def test_downloads_as_people_have_them(
-    corpora_dir: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    make: Callable[[Path, Path], dict[str, int]],
-) -> None:
-    """`organize`, `train` and `evaluate` say the same of the same files."""
-    root = tmp_path / "download"
-    root.mkdir()
-    expected = make(corpora_dir, root)
-    reading = read(root)
-    assert len(reading.clips) == expected["taken"]
-    assert sum(account.n_twice for account in reading.accounts) == expected.get("twice", 0)
-    assert sum(account.passed_over.total() for account in reading.accounts) == expected.get("passed", 0)
-    assert main(["organize", "auto", str(root), str(tmp_path / "raw"), "--dry-run", "--all-emotions"]) == ExitCode.OK
-    organized = capsys.readouterr().out
-    with working() as progress:
-        clips, _ = read_data((root,), (), PluginRecipe(), progress)
-    assert len(clips) == expected["taken"]
-    said: Iterable[str] = capsys.readouterr().err.splitlines()
-    assert said
-    assert all(line in organized.splitlines() for line in said)
