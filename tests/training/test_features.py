@@ -138,24 +138,28 @@ def damaged(content: bytes) -> dict[str, bytes]:
         "text": b"no archive",
         "cut": content[:middle],
         "cut at the end": content[:-10],
-        "a byte changed": content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :],
+        "a byte changed": content[:middle]
+        + bytes(255 - byte for byte in content[middle : middle + 1])
+        + content[middle + 1 :],
         "zeros": bytes(len(content)),
     }
 
 
 def test_a_damaged_cache_is_computed_again(tmp_path: Path) -> None:
-    path = write_clip(tmp_path / "a.wav")
-    expected = extract([path], tmp_path / "cache")
-    (stored,) = (tmp_path / "cache").iterdir()
-    content = stored.read_bytes()
-    for what, damage in damaged(content).items():
-        stored.write_bytes(damage)
-        assert_same(extract([path], tmp_path / "cache"), expected)
-        assert stored.read_bytes() == content, what
+    paths = [write_clip(tmp_path / f"{take}.wav", take=take, duration_s=0.5) for take in range(12)]
+    expected = extract(paths, tmp_path / "cache")
+    stored = sorted((tmp_path / "cache").iterdir())
+    contents = [path.read_bytes() for path in stored]
+    damages = damaged(b"")
+    assert len(stored) >= len(damages) + 3
+    # Each file in another way; one is left alone.
+    for path, content, what in zip(stored[3:], contents[3:], damages, strict=False):
+        path.write_bytes(damaged(content)[what])
     # Whole, but of something else.
-    for arrays in ({"mel": np.zeros((1, 4))}, {**np.load(stored), "dense": np.zeros((7, 13), np.float32)}):
-        np.savez(stored, **arrays)
-        assert_same(extract([path], tmp_path / "cache"), expected)
+    np.savez(stored[1], mel=np.zeros((1, 4)))
+    np.savez(stored[2], **{**np.load(stored[2]), "dense": np.zeros((7, 13), np.float32)})
+    assert_same(extract(paths, tmp_path / "cache"), expected)
+    assert [path.read_bytes() for path in stored] == contents
 
 
 def test_another_reader_has_a_cache_of_its_own(tmp_path: Path, reads: Path) -> None:

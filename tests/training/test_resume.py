@@ -33,7 +33,7 @@ validation_share = 0.3
 test_share = 0.0
 
 [augment]
-copies = 1
+copies = 0
 
 [fit]
 epochs = {N_EPOCHS}
