@@ -26,6 +26,7 @@ copies = 0
 
 [fit]
 epochs = 1
+crop_frames = 32
 batch_size = 4
 refit = false
 """

@@ -27,6 +27,7 @@ test_share = 0.0
 copies = 0
 [fit]
 epochs = 3
+crop_frames = 32
 batch_size = 4
 learning_rate = 0.01
 """

@@ -25,7 +25,18 @@ LABELS = ("anger", "fear")
 #: One epoch of a few clips, whatever comes of it.
 TINY = [
     *("--set", 'data.labels=["anger", "fear"]', "--set", "data.validation_share=0.3", "--set", "data.test_share=0.0"),
-    *("--set", "augment.copies=0", "--set", "fit.epochs=1", "--set", "fit.batch_size=4", "--set", "fit.refit=false"),
+    *(
+        "--set",
+        "augment.copies=0",
+        "--set",
+        "fit.epochs=1",
+        "--set",
+        "fit.batch_size=4",
+        "--set",
+        "fit.crop_frames=32",
+        "--set",
+        "fit.refit=false",
+    ),
 ]
 
 

@@ -24,7 +24,7 @@ from ser_batch.training.train import TrainOptions, training_key
 from ser_batch.training.train_config import TrainConfig
 
 READER = str(Path(__file__).parent / "odd_reader.py")
-N_EPOCHS = 8
+N_EPOCHS = 12
 
 TINY = f"""
 [data]
@@ -37,6 +37,7 @@ copies = 0
 
 [fit]
 epochs = {N_EPOCHS}
+crop_frames = 32
 batch_size = 4
 refit = false
 """
