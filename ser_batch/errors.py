@@ -12,6 +12,7 @@ __all__ = [
     "ExitCode",
     "InputError",
     "ModelError",
+    "NoVoiceError",
     "NothingToDoError",
     "PluginError",
     "RunError",
@@ -61,6 +62,10 @@ class InputError(SerBatchError):
     """An input path is missing or cannot be read, or an output path cannot be written."""
 
     exit_code = ExitCode.INPUT
+
+
+class NoVoiceError(InputError):
+    """Nobody is heard in a recording, so that there is nothing to label."""
 
 
 class NothingToDoError(SerBatchError):

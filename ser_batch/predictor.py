@@ -21,11 +21,11 @@ from ser_batch.classifier.base import CheckpointClassifier
 from ser_batch.classifier.device import open_classifier
 from ser_batch.classifier.loader import trained_audio
 from ser_batch.config import Config
-from ser_batch.errors import InputError, ModelError
+from ser_batch.errors import InputError, ModelError, NoVoiceError
 from ser_batch.hookspecs import hookimpl
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import Clip, ClipOutcome, ClipRef, Status
-from ser_batch.stages.analyse import analyse_clip, select_extractors
+from ser_batch.stages.analyse import NO_VOICE_TYPE, analyse_clip, select_extractors
 from ser_batch.text import printable
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class EmotionResult:
     emotion: str | None
     #: Emotion -> probability in the order of the model, calibrated, sums to 1; empty where `emotion` is None.
     probabilities: Mapping[str, float]
-    #: ok, partial (broken midway: what came before was analysed), skipped (no audio in it) or failed.
+    #: ok, partial (broken midway: what came before was analysed), skipped (no audio or no voice in it) or failed.
     status: Status
     #: What went wrong, with the stage, or what was mended; "" for nothing.
     error: str = ""
@@ -70,7 +70,7 @@ class EmotionResult:
     entropy: float = float("nan")
     #: Highest minus second highest probability, in [0, 1].
     margin: float = float("nan")
-    #: float64 (n_windows, 2), start and end in s.
+    #: float64 (n_windows, 2), start and end in s; they lie on the voice.
     windows_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)), repr=False)
     #: float32 (n_windows, n_labels), rows sum to 1.
     window_probabilities: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32), repr=False)
@@ -180,11 +180,11 @@ class EmotionPredictor:
         ------
         InputError
             The file is missing or holds nothing that can be analysed; the message says why.
+        NoVoiceError
+            Nobody is heard in it.
         """
-        result = self._analysed(path)
-        if result.emotion is None:
-            raise InputError(f"{printable(result.path)}: {result.error}")
-        return result
+        result, has_voice = self._analysed(path)
+        return _labelled(result, has_voice)
 
     def network_inputs(self, path: Source) -> NetworkInputs:
         """Return what the network is fed with of one file; `path` as for `predict`.
@@ -206,7 +206,8 @@ class EmotionPredictor:
         except _UnusableError as error:
             raise InputError(f"{printable(name)}: {error}") from None
         if not outcome.blocks:
-            raise InputError(f"{printable(name)}: {outcome.status} in {outcome.stage}: {outcome.error_message}")
+            kind = NoVoiceError if outcome.error_type == NO_VOICE_TYPE else InputError
+            raise kind(f"{printable(name)}: {outcome.status} in {outcome.stage}: {outcome.error_message}")
         blocks = {block.extractor: block for block in outcome.blocks}
         return NetworkInputs(*network.inputs(blocks), network.pooling_weights(blocks), outcome.windows_s)
 
@@ -218,7 +219,7 @@ class EmotionPredictor:
         list of EmotionResult
             One for each path, in order. A file that cannot be analysed has ``emotion`` None and says why in ``error``.
         """
-        return [self._analysed(path) for path in paths]
+        return [self._analysed(path)[0] for path in paths]
 
     def predict_samples(self, samples: ArrayLike, sample_rate_hz: int, name: str = "samples") -> EmotionResult:
         """Analyse an array, just as a file of the same samples would be.
@@ -236,24 +237,26 @@ class EmotionPredictor:
         ------
         InputError
             No sample, no finite sample, or an array that is not audio.
+        NoVoiceError
+            Nobody is heard in it.
         """
         mono = _mono(np.asarray(samples), sample_rate_hz)
         self._arrays.offered[name] = (mono, sample_rate_hz)
         try:
-            result = self._result(name, self._outcome(ClipRef(name, name, mono.nbytes, 0)))
+            outcome = self._outcome(ClipRef(name, name, mono.nbytes, 0))
         finally:
             del self._arrays.offered[name]
-        if result.emotion is None:
-            raise InputError(f"{printable(name)}: {result.error}")
-        return result
+        return _labelled(self._result(name, outcome), outcome.error_type != NO_VOICE_TYPE)
 
-    def _analysed(self, path: Source) -> EmotionResult:
+    def _analysed(self, path: Source) -> tuple[EmotionResult, bool]:
+        """Return what was found in a file, and False where nobody is heard in it."""
         name = _name_of(path)
         try:
             with _on_disk(path) as ref:
-                return self._result(name, self._outcome(ref))
+                outcome = self._outcome(ref)
         except _UnusableError as error:
-            return EmotionResult(name, None, {}, Status.FAILED, str(error))
+            return EmotionResult(name, None, {}, Status.FAILED, str(error)), True
+        return self._result(name, outcome), outcome.error_type != NO_VOICE_TYPE
 
     def _outcome(self, ref: ClipRef) -> ClipOutcome:
         return analyse_clip(ref, self._config, self._extractors, self.classifier, self._manager)
@@ -283,6 +286,12 @@ class EmotionPredictor:
             window_probabilities=prediction.window_probabilities,
             features=features,
         )
+
+
+def _labelled(result: EmotionResult, has_voice: bool) -> EmotionResult:
+    if result.emotion is None:
+        raise (InputError if has_voice else NoVoiceError)(f"{printable(result.path)}: {result.error}")
+    return result
 
 
 class _UnusableError(Exception):

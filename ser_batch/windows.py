@@ -1,4 +1,4 @@
-"""The window grid: where the stretches given to the network begin and end."""
+"""Windows: where the stretches given to the network begin and end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["piece_windows", "plan_windows", "whole_pieces"]
+__all__ = ["LEAD_S", "VoiceGrid", "piece_windows", "plan_windows", "whole_pieces"]
+
+#: What a window shows before the first voice in it, and behind the last; less voice is no reason for a window.
+LEAD_S = 0.25
 
 
 def plan_windows(duration_s: float, window_s: float = 3.0, hop_s: float = 3.0) -> NDArray[np.float64]:
@@ -35,28 +38,86 @@ def plan_windows(duration_s: float, window_s: float = 3.0, hop_s: float = 3.0) -
 
 
 def whole_pieces(piece_s: float, window_s: float, hop_s: float) -> tuple[float, float]:
-    """Fit pieces of a long recording to the window grid.
+    """Fit pieces of a long recording to windows.
 
     Returns
     -------
     piece_s : float
         The largest whole number of hops within `piece_s`, at least one hop.
     overlap_s : float
-        How far a piece must reach beyond the start of the next one for the windows that begin in it to be whole.
+        How far a piece must reach beyond the start of the next one for every window that begins in it to be whole.
     """
-    return max(math.floor(piece_s / hop_s + 1e-9), 1) * hop_s, window_s - hop_s
+    return max(math.floor(piece_s / hop_s + 1e-9), 1) * hop_s, window_s
 
 
-def piece_windows(start_s: float, end_s: float, window_s: float, hop_s: float) -> NDArray[np.float64]:
-    """Return the windows of the whole recording's grid that belong to the piece from `start_s` to `end_s`.
+def piece_windows(
+    start_s: float, end_s: float, piece_s: float, window_s: float, hop_s: float, is_last: bool = True
+) -> NDArray[np.float64]:
+    """Return the windows of the whole recording's grid that begin in the piece from `start_s` to `end_s`.
 
-    A window belongs to the piece in which it begins. The windows of consecutive pieces, of lengths by `whole_pieces`,
-    are together those of `plan_windows`; the last piece may have none, where the one before already covers its end.
+    Those of consecutive pieces, of lengths by `whole_pieces`, are together those of `plan_windows`; the last piece may
+    have none, where the one before already covers its end.
 
     Returns
     -------
     windows_s : float64 (n_windows, 2)
         Start and end in s of the recording.
     """
-    windows_s = plan_windows(end_s, window_s, hop_s)
+    covered_s = end_s if is_last else start_s + piece_s - hop_s + window_s
+    windows_s = plan_windows(covered_s, window_s, hop_s)
     return windows_s[windows_s[:, 0] > start_s - hop_s * 1e-3]
+
+
+class VoiceGrid:
+    """Lays windows on the voice of one recording, piece by piece, whatever the clock says.
+
+    A window begins `LEAD_S` before a stretch of voice, or one hop after the start of the one before where voice goes on
+    beyond that one's end; it ends after `window_s`, or `LEAD_S` behind the last voice in it. So silence around a
+    recording, and the length of a pause, move windows and change none.
+
+    Parameters
+    ----------
+    window_s, hop_s : float
+        Length of a window, and distance between starts where voice goes on, with ``0 < hop_s <= window_s``.
+    """
+
+    def __init__(self, window_s: float, hop_s: float) -> None:
+        self._window_s, self._hop_s = window_s, hop_s
+        #: No window begins before; what lies before `window_s - hop_s` later is covered.
+        self._next_s = -math.inf
+
+    def lay(
+        self, spans_s: NDArray[np.float64], start_s: float, end_s: float, is_last: bool = True
+    ) -> NDArray[np.float64]:
+        """Return the windows of a piece; one that does not fit into it is left for the next piece, if there is one.
+
+        Parameters
+        ----------
+        spans_s : float64 (n_spans, 2)
+            Start and end in s of each stretch of voice, rising.
+        start_s, end_s : float
+            Of the piece.
+        is_last : bool
+
+        Returns
+        -------
+        windows_s : float64 (n_windows, 2)
+            Start and end in s of the recording. They may reach `LEAD_S` beyond the ends of the recording.
+        """
+        begins_s: list[float] = []
+        earliest_s = start_s if start_s > 0 else -LEAD_S
+        for span_start_s, span_end_s in spans_s:
+            while span_end_s > self._next_s - self._hop_s + self._window_s + LEAD_S:
+                begin_s = max(span_start_s - LEAD_S, self._next_s, earliest_s)
+                if not is_last and begin_s + self._window_s > end_s:
+                    return self._ended(begins_s, spans_s)
+                begins_s.append(begin_s)
+                self._next_s = begin_s + self._hop_s
+        return self._ended(begins_s, spans_s)
+
+    def _ended(self, begins_s: list[float], spans_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        windows_s = np.array([(begin_s, begin_s + self._window_s) for begin_s in begins_s]).reshape(-1, 2)
+        for window_s in windows_s:
+            heard_s = spans_s[spans_s[:, 0] < window_s[1], 1]
+            window_s[1] = min(window_s[1], heard_s.max() + LEAD_S)
+        return windows_s

@@ -27,6 +27,8 @@ def speak(label: str, speaker: int, take: int, duration_s: float = 1.2, rate_hz:
     f0_hz, glide_st, syllables, breath = _MANNERS[label]
     times = np.arange(int(duration_s * rate_hz)) / rate_hz
     track = f0_hz * (1 + 0.04 * speaker) * 2 ** ((glide_st * (times / duration_s - 0.5) + rng.uniform(-1, 1)) / 12)
+    # A pitch that no throat could hold so evenly would be an instrument's.
+    track = track * (1 + 0.02 * np.sin(2 * np.pi * 4.3 * times))
     phase = 2 * np.pi * np.cumsum(track) / rate_hz
     voice = sum(np.sin(number * phase) / number for number in range(1, 9))
     loudness = 0.55 + 0.45 * np.sin(2 * np.pi * syllables * rng.uniform(0.9, 1.1) * times)

@@ -109,7 +109,7 @@ def test_silence_is_not_given_an_emotion(capsys: pytest.CaptureFixture[str], mod
     assert [row["silent"] for row in rows] == [False, False, False, False, False, True]
     assert rows[-1]["emotion"] is None
     last = lines(capsys, "--from-file", call, "--fast", "--model", model)[-1]
-    assert last.split() == ["5.0", "-", "8.0", "s", "silence"]
+    assert last.split() == ["5.0", "-", "8.0", "s", "no", "voice"]
 
 
 def test_a_log_gets_a_plain_line_per_window(capsys: pytest.CaptureFixture[str], model: Path, call: Path) -> None:
@@ -141,10 +141,10 @@ def test_a_terminal_gets_bars_drawn_over_each_other(model: Path, call: Path) -> 
     process.stderr.close()
     assert process.wait(60) == 0, message
     text = shown.decode()
-    # Six windows of a head and six bars; each but the first goes up over the one before.
+    # Six windows of a head and six bars, the last without bars; each but the first goes up over the one before.
     assert text.count("\x1b[7A") == 5
-    assert text.count("\x1b[K") == 6 * 7
-    assert "silence" in text.rsplit("\x1b[7A", 1)[1]
+    assert text.count("\x1b[K") == 5 * 7 + 1
+    assert text.endswith("no voice\x1b[K\x1b[J\r\n")
 
 
 def test_a_file_is_heard_as_fast_as_it_sounds(capsys: pytest.CaptureFixture[str], model: Path, call: Path) -> None:

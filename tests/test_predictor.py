@@ -21,7 +21,7 @@ from ser_batch import EmotionPredictor, Status
 from ser_batch.classifier.base import CheckpointClassifier
 from ser_batch.config import Config
 from ser_batch.dsp.voice import synthetic_voice
-from ser_batch.errors import ConfigError, InputError, ModelError, PluginError
+from ser_batch.errors import ConfigError, InputError, ModelError, NoVoiceError, PluginError
 from ser_batch.hooks import load_classifier, register_extractors
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import ClipRef
@@ -62,7 +62,9 @@ def test_a_result_tells_more_by_name(predictor: EmotionPredictor, call: Path) ->
     assert result.margin == pytest.approx(shares[-1] - shares[-2], abs=1e-6)
     assert 0 <= result.entropy <= 1
     assert result.duration_s == pytest.approx(7.5)
-    assert result.windows_s.tolist() == [[0, 3], [3, 6], [6, 9]]
+    assert result.windows_s.tolist() == [
+        pytest.approx(window_s, abs=0.02) for window_s in ([0, 2.76], [2.76, 5.74], [5.76, 7.5])
+    ]
     assert result.window_probabilities.shape == (3, 6)
     assert result.features["prosodic__f0_median_hz"] == pytest.approx(150, rel=0.2)
     assert (result.status, result.error) == (Status.OK, "")
@@ -205,7 +207,7 @@ def test_the_inputs_of_the_network_give_its_answer(predictor: EmotionPredictor, 
     inputs = predictor.network_inputs(io.BytesIO(call.read_bytes()))
     assert inputs.mel.shape == (3, 128, 130)
     assert inputs.features.shape == (3, 13)
-    assert inputs.windows_s.tolist() == [[0, 3], [3, 6], [6, 9]]
+    assert inputs.windows_s.tolist() == predictor.predict(call).windows_s.tolist()
     # The last window is half empty.
     assert inputs.weights[2] < inputs.weights[0] <= 3
     network = predictor.classifier.inner
@@ -277,11 +279,30 @@ def test_the_array_of_the_caller_is_left_alone(predictor: EmotionPredictor) -> N
     assert np.array_equal(samples[1:], before[1:])
 
 
-def test_silence_is_analysed_and_finite(predictor: EmotionPredictor) -> None:
-    result = predictor.predict_samples(np.zeros(70_000), 22_050)
-    assert result.emotion in LABELS
-    assert np.isfinite(list(result.probabilities.values())).all()
-    assert np.isnan(result.features["prosodic__f0_median_hz"])
+def test_where_nobody_is_heard_there_is_nothing_to_label(predictor: EmotionPredictor, tmp_path: Path) -> None:
+    for samples in (np.zeros(70_000), 0.1 * np.random.default_rng(1).standard_normal(70_000)):
+        with pytest.raises(NoVoiceError, match="samples: skipped in predict: no voice"):
+            predictor.predict_samples(samples, 22_050)
+    soundfile.write(tmp_path / "line-up.wav", 0.5 * np.sin(np.arange(70_000) * 2 * np.pi * 1_000 / 22_050), 22_050)
+    [result] = predictor.predict_batch([tmp_path / "line-up.wav"])
+    assert (result.emotion, result.status, result.error) == (None, Status.SKIPPED, "skipped in predict: no voice")
+    with pytest.raises(NoVoiceError):
+        predictor.predict(tmp_path / "line-up.wav")
+
+
+def test_harmless_changes_of_a_recording_change_no_probability(predictor: EmotionPredictor) -> None:
+    rate_hz = 22_050
+    voice = synthetic_voice(4.0, rate_hz).astype(np.float64)
+    first = np.array(list(predictor.predict_samples(voice, rate_hz).probabilities.values()))
+    changed = {
+        "offset": voice + 0.05,
+        "polarity": -voice,
+        "gain": 0.1 * voice,
+        "silence": np.pad(voice, (3 * rate_hz, 5 * rate_hz)),
+    }
+    for name, samples in changed.items():
+        found = np.array(list(predictor.predict_samples(samples, rate_hz).probabilities.values()))
+        assert np.abs(found - first).max() < 0.02, name
 
 
 def test_a_device_that_is_absent_is_said_aloud(

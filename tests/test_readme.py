@@ -71,11 +71,13 @@ def names_in(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_every_sample_is_a_row_that_is_ok(files: pd.DataFrame) -> None:
+def test_every_sample_is_a_row_that_is_ok_where_somebody_is_heard(files: pd.DataFrame) -> None:
     assert set(files.index) == names_in(REPOSITORY / "data/samples")
     assert f"label {len(files)} sample files" in README
     assert f"label the {len(files)} sample files" in README
-    assert (files["status"] == "ok").all()
+    mute = files[files["status"] != "ok"]
+    assert sorted(mute.index) == ["odd/silence.flac", "odd/twenty_milliseconds.wav"]
+    assert (mute["status"] == "skipped").all() and (mute["error_message"] == "no voice").all()
 
 
 def test_every_broken_file_is_a_row_that_says_what_happened(folder: Path) -> None:
@@ -117,15 +119,15 @@ def test_the_long_recording_is_labelled_over_its_whole_length(folder: Path, file
     assert duration_s > 180
     windows = pd.read_parquet(folder / "runs/samples/windows")
     windows = windows[windows["clip_id"] == "long/conversation.mp3"].sort_values("window_index")
-    assert windows["start_s"].iloc[0] == 0
-    assert windows["end_s"].iloc[-1] >= duration_s
-    np.testing.assert_allclose(windows["start_s"].diff().dropna(), 3, atol=1e-6)
+    # Windows lie on the voice: where nobody pauses they begin 3 s apart, the first before the recording does.
+    assert windows["start_s"].iloc[0] < 1
+    assert duration_s - 1 < windows["end_s"].iloc[-1] <= duration_s
+    assert windows["start_s"].diff()[2:].between(3 - 1e-6, 5).all()
 
 
 def test_features_of_the_samples_are_what_was_made(files: pd.DataFrame) -> None:
     f0_hz = files["prosodic__f0_median_hz"]
     assert f0_hz["voices/low_slow.flac"] < f0_hz["voices/middle.flac"] < f0_hz["voices/very_high.flac"]
-    assert np.isnan(f0_hz["odd/silence.flac"])
     assert files.loc["voices/whispered.flac", "prosodic__voiced_fraction"] < 0.05
     clipped = files["quality__clipped_fraction"]
     assert clipped.idxmax() == "rooms/clipped.flac"

@@ -26,7 +26,8 @@ class PauseExtractor:
     def extract(self, clip: Clip, windows_s: np.ndarray) -> FeatureBlock:
         """Measure each window, and the clip as a whole."""
         silent = find_silence(clip)
-        frames = np.round((windows_s - clip.start_s) / FRAME_S).astype(int)
+        # The first window may begin before the recording does.
+        frames = np.round(np.maximum(windows_s - clip.start_s, 0) / FRAME_S).astype(int)
         rows = [describe(silent[first:last]) for first, last in frames]
         scalars = np.array(rows, np.float32).reshape(len(rows), len(self.spec.scalars))
         return FeatureBlock("pauses", scalars, np.array(describe(silent), np.float32))

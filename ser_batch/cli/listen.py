@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from ser_batch.cli.options import model_option, plugin_option
-from ser_batch.errors import ConfigError, ExitCode, InputError
+from ser_batch.errors import ConfigError, ExitCode, InputError, NoVoiceError
 from ser_batch.plugins import PluginRecipe
 from ser_batch.text import printable
 
@@ -30,9 +30,6 @@ STEP_S = 1.0
 
 #: Audio handed over at once, in s.
 _BLOCK_S = 0.1
-
-#: Column that tells speech from silence; see docs/models.md.
-_ACTIVE = "quality__active_s"
 
 
 class Source(Protocol):
@@ -58,8 +55,8 @@ def command(**options: Any) -> int:
     """Label a microphone as it is heard; end with Ctrl-C.
 
     Every second the last 3 seconds (or what the model sees at once) are shown: bars on a terminal, else a line. With
-    --json each line holds start_s, end_s, emotion, probabilities and silent; where nothing is heard, silent is true and
-    emotion null.
+    --json each line holds start_s, end_s, emotion, probabilities and silent; where no voice is heard, silent is true,
+    emotion null and probabilities empty.
 
     A microphone needs the extra: pip install "ser-batch[listen]", and the PortAudio library.
     """
@@ -91,7 +88,10 @@ def _listen(source: Source, predictor: EmotionPredictor, duration_s: float, as_j
     n_left_out = 0
     for start_s, end_s, samples, n_missed in sliding_windows(source, duration_s, predictor.window_s):
         n_left_out += n_missed
-        show(start_s, end_s, predictor.predict_samples(samples, source.sample_rate_hz))
+        try:
+            show(start_s, end_s, predictor.predict_samples(samples, source.sample_rate_hz))
+        except NoVoiceError:
+            show(start_s, end_s, None)
     if n_left_out:
         click.echo(f"{n_left_out} windows were left out to keep up with the microphone.", err=True)
 
@@ -243,24 +243,20 @@ def _list_devices() -> None:
         click.echo("PortAudio finds no microphone.", err=True)
 
 
-def _is_silent(result: EmotionResult) -> bool:
-    return result.features.get(_ACTIVE) == 0
-
-
-def _show_json(start_s: float, end_s: float, result: EmotionResult) -> None:
-    silent = _is_silent(result)
+def _show_json(start_s: float, end_s: float, result: EmotionResult | None) -> None:
+    probabilities = result.probabilities.items() if result else ()
     values = {
         "start_s": round(start_s, 3),
         "end_s": round(end_s, 3),
-        "emotion": None if silent else result.emotion,
-        "probabilities": {label: round(share, 6) for label, share in result.probabilities.items()},
-        "silent": silent,
+        "emotion": result.emotion if result else None,
+        "probabilities": {label: round(share, 6) for label, share in probabilities},
+        "silent": result is None,
     }
     click.echo(json.dumps(values))
 
 
-def _show_line(start_s: float, end_s: float, result: EmotionResult) -> None:
-    what = "silence" if _is_silent(result) else f"{printable(result.emotion or '')}  {100 * result.confidence:.1f} %"
+def _show_line(start_s: float, end_s: float, result: EmotionResult | None) -> None:
+    what = f"{printable(result.emotion or '')}  {100 * result.confidence:.1f} %" if result else "no voice"
     click.echo(f"{start_s:8.1f} - {end_s:.1f} s  {what}")
 
 
@@ -270,12 +266,12 @@ class _Bars:
 
     n_lines: int = 0
 
-    def __call__(self, start_s: float, end_s: float, result: EmotionResult) -> None:
+    def __call__(self, start_s: float, end_s: float, result: EmotionResult | None) -> None:
         from ser_batch.cli.bars import bar_lines  # noqa: PLC0415
 
-        head = f"{start_s:.1f} - {end_s:.1f} s" + ("  silence" if _is_silent(result) else "")
-        lines = [head, *bar_lines(result.probabilities)]
+        head = f"{start_s:.1f} - {end_s:.1f} s" + ("" if result else "  no voice")
+        lines = [head, *(bar_lines(result.probabilities) if result else ())]
         # Up to the first of the old lines; each new one clears the rest of its line.
         up = f"\x1b[{self.n_lines}A" if self.n_lines else ""
-        click.echo(up + "\n".join(f"{line}\x1b[K" for line in lines))
+        click.echo(up + "\n".join(f"{line}\x1b[K" for line in lines) + "\x1b[J")
         self.n_lines = len(lines)

@@ -23,7 +23,7 @@ def synthetic_voice(
     duration_s : float
     sample_rate_hz : int
     f0_hz : float
-        Middle of the pitch, in Hz; it glides from 0.63 times that up to 1.37 times and back.
+        Middle of the pitch, in Hz; it glides from 0.63 times that up to 1.37 times and back, and trembles by 2 %.
     seed : int
         Of the breath: white noise about 50 dB below the peak, so that no sample is digital silence.
 
@@ -34,6 +34,8 @@ def synthetic_voice(
     """
     times_s = np.arange(round(duration_s * sample_rate_hz)) / sample_rate_hz
     pitch_hz = f0_hz * (1 - 0.37 * np.cos(2 * np.pi * times_s / duration_s))
+    # No throat holds a pitch: by that it is told from an instrument.
+    pitch_hz *= 1 + 0.02 * np.sin(2 * np.pi * 4.3 * times_s)
     first = np.exp(2j * np.pi * np.cumsum(pitch_hz) / sample_rate_hz)
     harmonic, voice = np.ones_like(first), np.zeros_like(times_s)
     for number in range(1, _N_HARMONICS + 1):

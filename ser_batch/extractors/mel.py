@@ -48,6 +48,9 @@ class MelExtractor:
         tensor = np.empty((len(windows_s), *shape), np.float32)
         for window, (start_s, end_s) in enumerate(windows_s):
             samples = finite(clip.window(start_s, end_s))
+            if start_s < clip.start_s:
+                # What lies before the recording is silence, too: frames then fall alike on what is heard.
+                samples = np.pad(samples, (round((clip.start_s - start_s) * clip.sample_rate_hz), 0))
             tensor[window] = log_mel(samples, self._n_samples, clip.sample_rate_hz, self._n_bands)
         return FeatureBlock("mel", np.empty((len(windows_s), 0), np.float32), np.empty(0, np.float32), tensor)
 

@@ -20,7 +20,7 @@ __all__ = ["ProsodicExtractor"]
 _SHORTEST_SEGMENT_FRAMES: Final = 3
 #: Intensity is summed up over frames at most this far below the loudest one: pauses would only measure the room.
 _ACTIVE_RANGE_DB: Final = 35.0
-#: Rounding of 16-bit samples. Pauses may be digital silence or what a codec left of it: that makes no difference.
+#: Rounding of 16-bit samples.
 _QUIETEST_DB: Final = -100.0
 #: Share of the voiced frames that makes up the end of an utterance.
 _FINAL_SHARE: Final = 0.3
@@ -31,7 +31,7 @@ class ProsodicExtractor:
 
     spec = FeatureSpec(
         extractor="prosodic",
-        version=1,
+        version=2,
         scalars=(
             ("f0_median", "hz"),
             ("f0_median", "st"),
@@ -58,14 +58,11 @@ class ProsodicExtractor:
 
         track, intensity = analyses.pitch(clip), analyses.level(clip)
         semitones = analyses.f0_semitones(clip)
-        floor_db, active_db = _floor_and_active(intensity.level_db)
+        slices = analyses.slices(intensity.times_s, clip, windows_s)
+        floor_db, active_db = _floor_and_active(intensity.level_db, slices[:-1] or slices)
         rows = [
             _pitch_row(track.f0_hz[frames], semitones[frames]) + _intensity_row(active_db[levels], floor_db)
-            for frames, levels in zip(
-                analyses.slices(track.times_s, clip, windows_s),
-                analyses.slices(intensity.times_s, clip, windows_s),
-                strict=True,
-            )
+            for frames, levels in zip(analyses.slices(track.times_s, clip, windows_s), slices, strict=True)
         ]
         return analyses.block(self.spec, rows)
 
@@ -99,15 +96,22 @@ def _intensity_row(active_db: NDArray[np.float64], floor_db: float) -> list[floa
     return [mean, sd, p95 - p05, contour.slope_per_s(active_db), mean - floor_db]
 
 
-def _floor_and_active(level_db: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-    """Return the clip's noise floor, and the levels of its active frames with NaN in place of the others."""
+def _floor_and_active(level_db: NDArray[np.float64], windows: list[slice]) -> tuple[float, NDArray[np.float64]]:
+    """Return the floor of the noise under what is heard, and the levels of active frames with NaN for the others.
+
+    Both are found in the windows alone: they lie on the voice, and how much silence lies around it must not matter.
+    """
     from ser_batch.dsp import contour  # noqa: PLC0415
 
-    audible_db = np.maximum(np.nan_to_num(level_db, nan=_QUIETEST_DB), _QUIETEST_DB)
-    if not len(level_db) or audible_db.max() <= _QUIETEST_DB:
+    inside = np.zeros(len(level_db), bool)
+    for window in windows:
+        inside[window] = True
+    # Digital silence, or what a codec left of it, is not the noise of a room.
+    heard_db = level_db[inside & (np.nan_to_num(level_db, nan=_QUIETEST_DB) > _QUIETEST_DB)]
+    if not len(heard_db):
         return np.nan, np.full(len(level_db), np.nan)
-    floor_db = float(contour.describe(audible_db)[3])
-    return floor_db, np.where(audible_db >= audible_db.max() - _ACTIVE_RANGE_DB, level_db, np.nan)
+    floor_db = float(contour.describe(heard_db)[3])
+    return floor_db, np.where(level_db >= heard_db.max() - _ACTIVE_RANGE_DB, level_db, np.nan)
 
 
 @hookimpl

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -19,7 +20,7 @@ from ser_batch.errors import ModelError, PluginError
 from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, FeatureBlock, FeatureSpec, Status
 from ser_batch.stages.predict import Heard, hear
 from ser_batch.text import did_you_mean, message_of, shown
-from ser_batch.windows import piece_windows, whole_pieces
+from ser_batch.windows import VoiceGrid, piece_windows, whole_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,11 +30,16 @@ if TYPE_CHECKING:
     from ser_batch.config import AudioConfig, Config
     from ser_batch.dsp.highpass import HighPass
 
-__all__ = ["ANALYSIS_VERSION", "Change", "Observer", "analyse_clip", "select_extractors"]
+__all__ = ["ANALYSIS_VERSION", "NO_VOICE_TYPE", "Change", "Observer", "analyse_clip", "select_extractors"]
 
 
 #: Raised whenever what extractors are shown of a recording changes.
-ANALYSIS_VERSION = 2
+ANALYSIS_VERSION = 3
+
+#: Why a file that was read has no label.
+_NO_VOICE = "no voice"
+#: Its `error_type`.
+NO_VOICE_TYPE = "NoVoice"
 
 
 class Observer(Protocol):
@@ -173,6 +179,8 @@ class _Work:
     high_pass: HighPass | None = None
     reader: str = ""
     windows: list[NDArray[np.float64]] = field(default_factory=list)
+    #: Whether the windows of a piece lie on voice; they are those of the clock where it has none.
+    is_voice: list[bool] = field(default_factory=list)
     blocks: list[dict[str, FeatureBlock]] = field(default_factory=list)
     #: Start and end in s of the audio that each of `blocks` was made from; pieces overlap.
     spans_s: list[tuple[float, float]] = field(default_factory=list)
@@ -186,45 +194,60 @@ class _Work:
             pieces = hooks.read_clip(manager, self.ref, audio.sample_rate_hz, piece_s, overlap_s)
             if change is not None:
                 pieces = map(change(self.ref), pieces)
-        while True:
-            try:
-                with self._in("decode"):
-                    clip = next(pieces, None)
-            except Exception as error:
-                self.reader = getattr(error, "reader", "") or self.reader
-                if not self.windows:
-                    raise
-                return self._finished(Status.PARTIAL, error)
-            if clip is None:
-                break
-            self._piece(clip, audio, round(piece_s * audio.sample_rate_hz))
+        # One piece is read ahead: the windows of the last one need not leave anything to another.
+        read, error = self._next(pieces)
+        while read is not None:
+            clip, (read, error) = read, self._next(pieces)
+            self._piece(clip, audio, piece_s, is_last=read is None)
             del clip
-        return self._finished(Status.OK) if self.windows else self.skipped("Empty", "the file holds no audio samples")
+        if not self.blocks:
+            if error is not None:
+                raise error
+            return self.skipped("Empty", "the file holds no audio samples")
+        return self._finished(error)
 
-    def _piece(self, clip: Clip, audio: AudioConfig, n_piece: int) -> None:
+    def _next(self, pieces: Iterator[Clip]) -> tuple[Clip | None, Exception | None]:
+        """Return the next piece, or None and what broke, if anything did."""
+        try:
+            with self._in("decode"):
+                return next(pieces, None), None
+        except Exception as error:
+            self.reader = getattr(error, "reader", "") or self.reader
+            return None, error
+
+    def _piece(self, clip: Clip, audio: AudioConfig, piece_s: float, is_last: bool) -> None:
         self.source = (clip.source_rate_hz, clip.source_channels)
         self.note = clip.note or self.note
         self.reader = clip.reader
         end_s = clip.start_s + clip.duration_s
-        windows_s = piece_windows(clip.start_s, end_s, audio.window_s, audio.window_hop_s)
-        if not len(windows_s):
-            return
         with self._in("extract"):
-            clip = self._high_passed(clip, n_piece)
+            clip = self._high_passed(clip, round(piece_s * clip.sample_rate_hz))
+            windows_s = self.grid.lay(_voice_spans(clip), clip.start_s, end_s, is_last)
+            is_voice = len(windows_s) > 0
+            if not is_voice:
+                where = clip.start_s, end_s, piece_s, audio.window_s, audio.window_hop_s
+                windows_s = piece_windows(*where, is_last)
+            if not len(windows_s):
+                return
             blocks = {name: extractor.extract(clip, windows_s) for name, (_, extractor) in self.extractors.items()}
         if self.blocks and self.classifier is None and callable(self.keep_tensors):
             # A second piece: from here on this is a long recording, predicted where it is read.
             self.classifier = self.keep_tensors()
-            self._predict(self.blocks[0])
+            self._predict(self.blocks[0], self.is_voice[0])
             self.blocks[0] = _without_tensors(self.blocks[0])
         if self.classifier is not None:
-            self._predict(blocks)
+            self._predict(blocks, is_voice)
         if self.keep_tensors is not True and (self.classifier is not None or not self.keep_tensors):
             blocks = _without_tensors(blocks)
         self.blocks.append(blocks)
         self.windows.append(windows_s)
+        self.is_voice.append(is_voice)
         self.spans_s.append((clip.start_s, end_s))
         self.duration_s = end_s
+
+    @cached_property
+    def grid(self) -> VoiceGrid:
+        return VoiceGrid(self.config.audio.window_s, self.config.audio.window_hop_s)
 
     def _high_passed(self, clip: Clip, n_piece: int) -> Clip:
         """Return a piece without what lies below every voice, as if the whole recording had been filtered at once."""
@@ -237,8 +260,10 @@ class _Work:
         shown = np.asarray(samples.data.toreadonly())
         return replace(clip, samples=shown, as_read=clip.samples, _analyses={})
 
-    def _predict(self, blocks: Mapping[str, FeatureBlock]) -> None:
+    def _predict(self, blocks: Mapping[str, FeatureBlock], is_voice: bool) -> None:
         assert self.classifier is not None
+        if not is_voice:
+            return
         with self._in("predict"):
             self.heard.append(hear(self.classifier, blocks))
 
@@ -256,8 +281,8 @@ class _Work:
     def failed(self, error: BaseException) -> ClipOutcome:
         return self._outcome(Status.FAILED, self.stage, type(error).__name__, message_of(error, self.note))
 
-    def skipped(self, kind: str, message: str) -> ClipOutcome:
-        return self._outcome(Status.SKIPPED, "decode", kind, message)
+    def skipped(self, kind: str, message: str, stage: str = "decode") -> ClipOutcome:
+        return self._outcome(Status.SKIPPED, stage, kind, message)
 
     def _outcome(self, status: Status, stage: str, error_type: str, message: str) -> ClipOutcome:
         return ClipOutcome(
@@ -273,7 +298,14 @@ class _Work:
             seconds=self.seconds,
         )
 
-    def _finished(self, status: Status, error: Exception | None = None) -> ClipOutcome:
+    def _finished(self, error: Exception | None) -> ClipOutcome:
+        if any(self.is_voice):
+            # Elsewhere nobody is heard: no window, and no say in the label.
+            for piece in np.flatnonzero(~np.array(self.is_voice)):
+                self.windows[piece] = self.windows[piece][:0]
+                self.blocks[piece] = {name: _without_windows(block) for name, block in self.blocks[piece].items()}
+        elif self.classifier is not None or self.keep_tensors:
+            return self._without_voice(error)
         predicted: dict[str, Any] = {}
         if self.classifier is not None:
             with self._in("predict"):
@@ -281,14 +313,26 @@ class _Work:
                 prediction = self.classifier.pool(probabilities, weights)
                 predicted = {"prediction": prediction, "embeddings": embeddings, "weights": weights}
         if error is None:
-            outcome = self._outcome(status, "", "", self.note)
+            outcome = self._outcome(Status.OK, "", "", self.note)
         else:
-            outcome = self._outcome(status, "decode", type(error).__name__, message_of(error, self.note))
+            outcome = self._outcome(Status.PARTIAL, "decode", type(error).__name__, message_of(error, self.note))
         blocks = (
             _joined(extractor.spec, [piece[name] for piece in self.blocks], self.spans_s)
             for name, (_, extractor) in self.extractors.items()
         )
-        return replace(outcome, windows_s=np.concatenate(self.windows), blocks=tuple(blocks), **predicted)
+        windows_s = np.concatenate(self.windows).clip(0.0, self.duration_s)
+        return replace(outcome, windows_s=windows_s, blocks=tuple(blocks), **predicted)
+
+    def _without_voice(self, error: Exception | None) -> ClipOutcome:
+        """Say that there is nothing to label; a file that is broken, too, says so."""
+        message = _NO_VOICE if error is None else f"{_NO_VOICE}; {message_of(error)}"
+        return self.skipped(NO_VOICE_TYPE, f"{message}; {self.note}" if self.note else message, "predict")
+
+
+def _voice_spans(clip: Clip) -> NDArray[np.float64]:
+    from ser_batch.extractors.voicing import voice_spans  # noqa: PLC0415 - numba is loaded when first needed
+
+    return voice_spans(clip)
 
 
 def _joined(spec: FeatureSpec, pieces: Sequence[FeatureBlock], spans_s: Sequence[tuple[float, float]]) -> FeatureBlock:
@@ -311,6 +355,11 @@ def _joined(spec: FeatureSpec, pieces: Sequence[FeatureBlock], spans_s: Sequence
     tensors = [piece.tensor for piece in pieces if piece.tensor is not None]
     tensor = np.concatenate(tensors) if tensors else None
     return FeatureBlock(pieces[0].extractor, scalars, joined.astype(np.float32), tensor)
+
+
+def _without_windows(block: FeatureBlock) -> FeatureBlock:
+    tensor = None if block.tensor is None else block.tensor[:0]
+    return FeatureBlock(block.extractor, block.scalars[:0], block.clip_scalars, tensor)
 
 
 def _without_tensors(blocks: Mapping[str, FeatureBlock]) -> dict[str, FeatureBlock]:

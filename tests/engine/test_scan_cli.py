@@ -44,7 +44,7 @@ def run(audio: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     command = [sys.executable, "-m", "ser_batch", "scan", str(audio), "-o", str(run), "--model", str(model)]
     done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1, done.stderr
-    assert "4 files found: 3 ok, 1 failed." in done.stdout
+    assert "4 files found: 2 ok, 1 skipped, 1 failed." in done.stdout
     assert "decode: DecodeError" in done.stdout
     assert "Device: cpu." in done.stderr
     return run
@@ -61,14 +61,15 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
 def test_every_file_found_is_a_row_and_probabilities_add_up(run):
     files = pd.read_parquet(run / "files")
     assert list(files["clip_id"]) == ["deep/silent.wav", "deep/text.wav", "short.wav", "two_windows.flac"]
-    assert list(files["status"]) == ["ok", "failed", "ok", "ok"]
+    assert list(files["status"]) == ["skipped", "failed", "ok", "ok"]
+    assert list(files.loc[0, ["stage", "error_type", "error_message"]]) == ["predict", "NoVoice", "no voice"]
     probabilities = files.filter(regex="^p_")
     assert probabilities.shape[1] == 6
     np.testing.assert_allclose(probabilities[files["status"] == "ok"].sum(axis=1), 1, atol=1e-5)
-    assert probabilities[files["status"] == "failed"].isna().all(axis=None)
-    assert list(files["n_windows"]) == [1, 0, 1, 2]
+    assert probabilities[files["status"] != "ok"].isna().all(axis=None)
+    assert list(files["n_windows"]) == [0, 0, 1, 2]
     assert files.loc[1, "error_message"]
-    assert len(pd.read_parquet(run / "windows")) == 4
+    assert len(pd.read_parquet(run / "windows")) == 3
 
 
 def test_the_run_says_what_it_is_made_of(run, audio, model):
@@ -78,7 +79,7 @@ def test_the_run_says_what_it_is_made_of(run, audio, model):
     assert manifest["model"]["sha256"] and len(manifest["labels"]) == 6
     assert manifest["device"]["chosen"] == "cpu"
     counts = manifest["counts"]
-    assert (counts["found"], counts["ok"], counts["failed"], counts["unmatched"]) == (4, 3, 1, 1)
+    assert (counts["found"], counts["ok"], counts["failed"], counts["unmatched"]) == (4, 2, 1, 1)
     assert {plugin["name"] for plugin in manifest["plugins"]} >= {"ser_batch.audio", "ser_batch.mel"}
 
 
@@ -126,7 +127,7 @@ def test_status_verify_and_diff_agree_that_it_is_sound(run, capsys):
     assert "is whole and sound" in capsys.readouterr().out
     assert main(["status", str(run)]) == 1
     shown = capsys.readouterr().out
-    assert "is complete" in shown and "4 files found: 3 ok, 1 failed." in shown and "0 left" in shown
+    assert "is complete" in shown and "4 files found: 2 ok, 1 skipped, 1 failed." in shown and "0 left" in shown
     assert main(["diff", str(run), str(run)]) == 0
     assert "No difference in 4 files" in capsys.readouterr().out
 
@@ -260,7 +261,7 @@ def test_settings_of_another_run_are_refused_with_the_cures_and_new_run_keeps_bo
     assert code == 7 and "audio.window_hop_s: 3.0 -> 0.5" in message and "--new-run" in message
     arguments = [str(argument) for argument in arguments]
     assert main([*arguments, "--new-run", str(tmp_path / "new"), "--quiet", "--no-report", "--jobs", "1"]) == 1
-    assert len(pd.read_parquet(tmp_path / "new" / "windows")) == 5
+    assert len(pd.read_parquet(tmp_path / "new" / "windows")) == 3
     code, message = refused(capsys, *arguments, "--new-run", tmp_path / "new")
     assert code == 2 and "there is a run already" in message
 

@@ -15,7 +15,9 @@ from ser_batch.audio import DecodeError
 from ser_batch.config import Config
 from ser_batch.contracts import CheckedExtractor
 from ser_batch.contracts_models import CheckedClassifier
+from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.errors import ModelError, PluginError
+from ser_batch.extractors.mel import MelExtractor
 from ser_batch.hookspecs import hookimpl
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import Clip, ClipRef, FeatureBlock, FeatureSpec, Prediction, Status
@@ -70,9 +72,10 @@ def manager() -> pluggy.PluginManager:
 
 @pytest.fixture
 def long_file(tmp_path):
-    """25 s, its level rising: 8 windows of 3 s and one of 1 s."""
+    """25 s, its level rising and its pitch moving: 8 windows of 3 s and one of 1 s."""
     times = np.arange(25 * RATE_HZ) / RATE_HZ
-    soundfile.write(tmp_path / "long.wav", (times / 25 * np.sin(2 * np.pi * 300 * times)), RATE_HZ, subtype="FLOAT")
+    voice = np.sin(2 * np.pi * 300 * times + 60 * np.sin(5 * times))
+    soundfile.write(tmp_path / "long.wav", (0.3 + times / 50) * voice, RATE_HZ, subtype="FLOAT")
     return ClipRef("long.wav", str(tmp_path / "long.wav"), 1, 1)
 
 
@@ -94,9 +97,11 @@ def test_a_long_recording_gives_the_windows_of_the_whole_piece_by_piece(manager,
 
 
 def test_features_of_a_long_file_are_means_weighted_by_audio_and_undefined_pieces_have_no_say(manager, long_file):
-    whole = analyse(long_file, manager).blocks[0].clip_scalars
     parts = analyse(long_file, manager, piece_s=6.0).blocks[0].clip_scalars
-    np.testing.assert_allclose(parts[0], whole[0], rtol=1e-4)
+    power = np.square(soundfile.read(long_file.path)[0])
+    # Pieces of 6 s reach 3 s into the next one.
+    means = [np.mean(power[round(start_s * RATE_HZ) :][: 9 * RATE_HZ]) for start_s in (0, 6, 12, 18)]
+    np.testing.assert_allclose(parts[0], np.average(means, weights=[6, 6, 6, 7]), rtol=1e-3)
     assert parts[1] == 7.0, "defined in the first piece alone"
     assert parts[2] == pytest.approx(25.0), "a total adds up"
 
@@ -127,7 +132,7 @@ class Breaking:
     @hookimpl
     def read_clip(self, ref: ClipRef, sample_rate_hz: int) -> Iterator[Clip]:
         def pieces():
-            yield Clip(np.full(sample_rate_hz * 6, 0.5, np.float32), sample_rate_hz, 8_000, 2)
+            yield Clip(synthetic_voice(6.0, sample_rate_hz), sample_rate_hz, 8_000, 2)
             raise DecodeError("broken after 6.00 s: lost sync")
 
         return pieces()
@@ -303,8 +308,9 @@ def test_a_change_is_done_to_each_piece_in_turn_of_each_file_anew(manager, long_
     plain = analyse(long_file, manager, piece_s=6.0).blocks[0].scalars[:, 0]
     for _ in range(2):
         faded = analyse(long_file, manager, piece_s=6.0, change=Fading()).blocks[0].scalars[:, 0]
-        # Two windows to a piece; power falls by a factor of 4 from piece to piece, which the high-pass hears as a step.
-        np.testing.assert_allclose(faded, plain * 4.0 ** -(np.arange(9) // 2), rtol=1e-3)
+        # Power falls by a factor of 4 from piece to piece, which the high-pass hears as a step.
+        piece = np.array([0, 0, 0, 1, 1, 2, 2, 3, 3])
+        np.testing.assert_allclose(faded, plain * 4.0**-piece, rtol=2e-3)
 
 
 def test_a_change_that_fails_is_a_failure_of_decoding(manager, long_file):
@@ -353,3 +359,73 @@ def test_a_sample_beyond_all_measure_does_not_ring_through_the_rest(manager, tmp
     heard = Heard()
     analyse(ClipRef("a.wav", str(tmp_path / "a.wav"), 1, 0), manager, extractor=heard)
     assert np.abs(heard.clips[0].samples).max() < 2
+
+
+def written(path, samples) -> ClipRef:
+    soundfile.write(path, samples, RATE_HZ, subtype="FLOAT")
+    return ClipRef(path.name, str(path), 1, 0)
+
+
+@pytest.mark.parametrize("piece_s", [60.0, 6.0])
+def test_where_nobody_is_heard_there_is_no_label_but_there_are_numbers(manager, tmp_path, piece_s):
+    noise = 0.1 * np.random.default_rng(1).standard_normal(20 * RATE_HZ)
+    ref = written(tmp_path / "noise.wav", noise)
+    for more in ({"classifier": Sign()}, {"keep_tensors": True}, {"keep_tensors": Sign}):
+        outcome = analyse(ref, manager, piece_s=piece_s, **more)
+        assert (outcome.status, outcome.stage, outcome.error_type) == (Status.SKIPPED, "predict", "NoVoice")
+        assert (outcome.error_message, outcome.duration_s) == ("no voice", 20.0)
+        assert outcome.prediction is None and not len(outcome.windows_s)
+    extracted = analyse(ref, manager, piece_s=piece_s)
+    assert extracted.status is Status.OK
+    assert extracted.windows_s[:, 0].tolist() == [0, 3, 6, 9, 12, 15, 18] and extracted.windows_s[-1, 1] == 20
+    assert extracted.blocks[0].scalars[:, 0] == pytest.approx(0.01, rel=0.1)
+
+
+def test_a_file_that_breaks_and_holds_no_voice_says_both(manager):
+    class Silent(Breaking):
+        @hookimpl
+        def read_clip(self, ref: ClipRef, sample_rate_hz: int) -> Iterator[Clip]:
+            yield Clip(np.zeros(sample_rate_hz * 6, np.float32), sample_rate_hz, 8_000, 2, note="a note")
+            raise DecodeError("broken after 6.00 s")
+
+    breaking = PluginRecipe(entry_points=(), built_in=()).build()
+    breaking.register(Silent())
+    outcome = analyse(ClipRef("x", "x", 1, 1), breaking, classifier=Sign())
+    assert (outcome.status, outcome.error_type) == (Status.SKIPPED, "NoVoice")
+    assert outcome.error_message == "no voice; broken after 6.00 s; a note"
+
+
+@pytest.mark.parametrize("piece_s", [60.0, 6.0])
+@pytest.mark.parametrize("keep", [False, True])
+def test_windows_lie_where_somebody_is_heard_and_no_others_count(manager, tmp_path, piece_s, keep):
+    voice = synthetic_voice(1.4, RATE_HZ)
+    samples = np.zeros(40 * RATE_HZ, np.float32)
+    for start_s in (10.0, 25.0):
+        samples[round(start_s * RATE_HZ) :][: len(voice)] = voice
+    ref = written(tmp_path / "rare.wav", samples)
+    more = {"keep_tensors": True} if keep else {"classifier": Sign()}
+    outcome = analyse(ref, manager, piece_s=piece_s, **more)
+    assert outcome.status is Status.OK and outcome.duration_s == 40.0
+    assert outcome.windows_s == pytest.approx(np.array([[9.75, 11.65], [24.75, 26.65]]), abs=0.03)
+    assert len(outcome.blocks[0].scalars) == 2 and outcome.blocks[0].clip_scalars[2] == pytest.approx(40.0)
+    if keep:
+        assert outcome.blocks[0].tensor.shape == (2, 4, 5)
+    else:
+        assert outcome.prediction.window_probabilities.shape == (2, 2)
+
+
+def test_silence_around_a_voice_moves_its_windows_and_changes_nothing_in_them(manager, tmp_path):
+    voice = synthetic_voice(4.0, RATE_HZ)
+    mel = CheckedExtractor("its plugin", MelExtractor())
+    outcomes = []
+    for name, front_s, behind_s in (("bare", 0, 0), ("around", 1.3, 2.2)):
+        padded = np.pad(voice, (round(front_s * RATE_HZ), round(behind_s * RATE_HZ)))
+        ref = written(tmp_path / f"{name}.wav", padded)
+        outcomes.append(analyse_clip(ref, Config(), {"mel": ("p", mel)}, None, manager, keep_tensors=True))
+    bare, around = outcomes
+    assert len(bare.windows_s) == 2
+    # The high-pass begins with the offset of what comes first, which shows 50 dB below the voice.
+    heard = bare.blocks[0].tensor > bare.blocks[0].tensor.max() - 50
+    np.testing.assert_allclose(bare.blocks[0].tensor[heard], around.blocks[0].tensor[heard], atol=0.1)
+    assert around.windows_s[1] - 1.3 == pytest.approx([bare.windows_s[1, 0], 3.74], abs=0.02)
+    assert bare.windows_s[0, 0] == 0, "what lies before the recording is no time of it"

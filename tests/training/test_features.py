@@ -16,13 +16,14 @@ from ser_batch.classifier.dense import DENSE_FEATURES
 from ser_batch.config import AudioConfig, Config
 from ser_batch.dsp.highpass import HighPass
 from ser_batch.errors import RunError
+from ser_batch.extractors.voicing import voice_spans
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import Clip
 from ser_batch.training import buckets, features
 from ser_batch.training.augment import AugmentConfig, augment, clip_generator
 from ser_batch.training.dataset import content_hashes
 from ser_batch.training.features import STEP_DB, FeatureTable, extract_features
-from ser_batch.windows import plan_windows
+from ser_batch.windows import VoiceGrid
 
 RECIPE = PluginRecipe(entry_points=())
 READER = str(Path(__file__).parent / "odd_reader.py")
@@ -62,7 +63,7 @@ def test_rows_are_what_the_extractors_say_of_the_clip_and_of_its_copies(tmp_path
         copied = augment(samples, 22_050, changes, generator) if copy else samples.copy()
         heard = HighPass(22_050)(copied, len(copied))
         clip = Clip(heard, 22_050, 16_000, 1, as_read=copied)
-        windows_s = plan_windows(clip.duration_s)
+        windows_s = VoiceGrid(3.0, 3.0).lay(voice_spans(clip), 0.0, clip.duration_s)
         blocks = {name: extractor.extract(clip, windows_s) for name, (_, extractor) in offered.items()}
         values = {
             column: blocks[name].scalars[:, place]

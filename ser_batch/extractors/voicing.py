@@ -1,0 +1,112 @@
+"""Where in a recording somebody is heard: what windows are laid on, and what a label needs at all.
+
+Only clear cases have no voice: silence, stationary noise, and tones that hold their pitch as no throat can. Music that
+is sung, or whose pitch moves, cannot be told from a voice by what is measured here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ser_batch.dsp.frames import HOP_S
+from ser_batch.extractors.analyses import f0_semitones, level, pitch, signal
+from ser_batch.records import Clip
+
+__all__ = ["voice_spans"]
+
+#: Fewer voiced frames in a row are as likely noise.
+_FEWEST_FRAMES: Final = 5
+#: F0 that moves less than this from frame to frame, for as many frames, is held by an instrument.
+_HELD_ST: Final = 0.03
+_HELD_FRAMES: Final = 10
+#: Voices are voiced with a moving pitch for most of the time: of 2,200 clips none holds it for more than 0.17 of it.
+_MOST_HELD: Final = 0.4
+#: Levels that vary less than this among active frames are of stationary noise; no gasp or whisper is so even.
+_EVEN_DB: Final = 3.0
+_ACTIVE_RANGE_DB: Final = 35.0
+#: What lies within this range of unvoiced sounds is taken for them.
+_LOUD_RANGE_DB: Final = 20.0
+#: Consonants and breath beside voiced frames belong to them: samples of this share of the voice's level, without a gap.
+_AUDIBLE: Final = 0.1
+_GAP_S: Final = 0.05
+_FARTHEST_S: Final = 0.3
+#: Shorter pauses do not part a stretch.
+_PAUSE_S: Final = 0.3
+
+
+def voice_spans(clip: Clip) -> NDArray[np.float64]:
+    """Find the stretches of voice.
+
+    Parameters
+    ----------
+    clip : Clip
+
+    Returns
+    -------
+    float64 (n_spans, 2)
+        Start and end in s of the recording, rising, apart by more than 0.3 s; empty where there is no voice. Onsets and
+        ends are found to the sample, so that silence in front moves spans by its own length.
+    """
+    return clip.shared("voice_spans", lambda: _spans(clip))
+
+
+def _spans(clip: Clip) -> NDArray[np.float64]:
+    levels = level(clip)
+    if not len(levels.times_s) or np.isnan(levels.level_db).all():
+        return np.zeros((0, 2))
+    semitones = f0_semitones(clip)
+    voiced = ~np.isnan(semitones)
+    stretches = _stretches(voiced, _FEWEST_FRAMES)
+    if len(stretches):
+        held = _stretches(np.abs(np.diff(semitones)) < _HELD_ST, _HELD_FRAMES - 1)
+        if (held[:, 1] - held[:, 0] + 1).sum() > _MOST_HELD * voiced.sum():
+            return np.zeros((0, 2))
+        times_s = pitch(clip).times_s
+        middles_s = times_s[voiced]
+        nearest = np.rint((middles_s - levels.times_s[0]) / HOP_S).astype(np.int64).clip(0, len(levels.times_s) - 1)
+        loudness_db = float(np.nanmedian(levels.level_db[nearest]))
+    else:
+        loudest_db = np.nanmax(levels.level_db)
+        active_db = levels.level_db[levels.level_db > loudest_db - _ACTIVE_RANGE_DB]
+        usual_db, loudness_db = np.percentile(active_db, [20, 95])
+        if loudness_db - usual_db < _EVEN_DB:
+            return np.zeros((0, 2))
+        times_s = levels.times_s
+        stretches = _stretches(levels.level_db > loudness_db - _LOUD_RANGE_DB, 1)
+    spans_s = times_s[stretches - [0, 1]]
+    sounding = np.abs(signal(clip)) > _AUDIBLE * 10 ** (loudness_db / 20)
+    edges_s = [
+        (
+            _onset(sounding, start_s, clip.sample_rate_hz),
+            clip.duration_s - _onset(sounding[::-1], clip.duration_s - end_s, clip.sample_rate_hz),
+        )
+        for start_s, end_s in _joined(spans_s, _PAUSE_S)
+    ]
+    return clip.start_s + _joined(np.array(edges_s), _PAUSE_S)
+
+
+def _stretches(inside: NDArray[np.bool_], n_fewest: int) -> NDArray[np.int64]:
+    """Return first and last-but-one index, (n, 2), of each stretch that is long enough."""
+    edges = np.flatnonzero(np.diff(inside, prepend=False, append=False)).reshape(-1, 2)
+    return edges[edges[:, 1] - edges[:, 0] >= n_fewest]
+
+
+def _joined(spans_s: NDArray[np.float64], pause_s: float) -> NDArray[np.float64]:
+    """Join spans with a pause between them that is too short to count, or none."""
+    is_apart = spans_s[1:, 0] - np.maximum.accumulate(spans_s[:-1, 1]) > pause_s
+    first = np.flatnonzero(np.concatenate([[True], is_apart]))
+    last = np.concatenate([first[1:] - 1, [len(spans_s) - 1]])
+    return np.column_stack([spans_s[first, 0], np.maximum.accumulate(spans_s[:, 1])[last]])
+
+
+def _onset(sounding: NDArray[np.bool_], voiced_s: float, rate_hz: int) -> float:
+    """Return where the sound that leads to a voiced frame begins, at most 0.3 s before it."""
+    first = max(round((voiced_s - _FARTHEST_S) * rate_hz), 0)
+    heard = np.flatnonzero(sounding[first : round((voiced_s + 2 * HOP_S) * rate_hz)])
+    if not len(heard):
+        return voiced_s
+    gaps = np.flatnonzero(np.diff(heard) > _GAP_S * rate_hz)
+    return float(first + heard[gaps[-1] + 1 if len(gaps) else 0]) / rate_hz
