@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ser_batch.records import FeatureBlock as FeatureBlock
     from ser_batch.records import FeatureSpec as FeatureSpec
     from ser_batch.records import Prediction as Prediction
+    from ser_batch.records import Segment as Segment
     from ser_batch.records import Status as Status
     from ser_batch.run.read import load_results as load_results
 
@@ -38,6 +39,7 @@ _LAZY = {
     "FeatureSpec": "ser_batch.records",
     "NetworkInputs": "ser_batch.predictor",
     "Prediction": "ser_batch.records",
+    "Segment": "ser_batch.records",
     "SerBatchError": "ser_batch.errors",
     "Status": "ser_batch.records",
     "label": "ser_batch.labelling",
@@ -56,6 +58,7 @@ __all__ = [
     "FeatureSpec",
     "NetworkInputs",
     "Prediction",
+    "Segment",
     "SerBatchError",
     "Status",
     "__version__",

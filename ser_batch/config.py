@@ -14,11 +14,13 @@ from ser_batch.text import did_you_mean, printable, shown
 
 __all__ = [
     "DEVICES",
+    "SEGMENT_SOURCES",
     "AudioConfig",
     "Config",
     "ExtractConfig",
     "PredictConfig",
     "RunConfig",
+    "SegmentsConfig",
     "load_config",
     "overlay",
     "read_toml",
@@ -27,6 +29,8 @@ __all__ = [
 
 #: Where a network may compute; "auto" is the first that works.
 DEVICES = ("auto", "cuda", "mps", "cpu")
+#: Where segments come from, but for a table: files beside the recordings; these, or else what is found; or nowhere.
+SEGMENT_SOURCES = ("auto", "voice", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,22 @@ class RunConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SegmentsConfig:
+    """Which stretches of a recording are analysed by themselves, too."""
+
+    #: One of `SEGMENT_SOURCES`, or the path of a table of segments of the whole archive.
+    source: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.is_table:
+            require_one_of(self.source, SEGMENT_SOURCES, "segments.source", " or a table such as segments.csv")
+
+    @property
+    def is_table(self) -> bool:
+        return self.source not in SEGMENT_SOURCES and Path(self.source).suffix != ""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything a scan can be told. Sections are the tables of the TOML file."""
 
@@ -118,6 +138,7 @@ class Config:
     extract: ExtractConfig = field(default_factory=ExtractConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    segments: SegmentsConfig = field(default_factory=SegmentsConfig)
 
     def with_values(self, values: Mapping[str, Mapping[str, Any]], source: str = "options") -> Config:
         """Return a copy with `values` (section -> key -> value) laid over it.
@@ -219,6 +240,6 @@ def require(condition: bool, key: str, rule: str) -> None:
         raise ConfigError(f"{key} must be {rule}.")
 
 
-def require_one_of(value: str, known: Sequence[str], key: str) -> None:
+def require_one_of(value: str, known: Sequence[str], key: str, more: str = "") -> None:
     if value not in known:
-        raise ConfigError(f"{key} must be one of {', '.join(known)}, not {value!r}.{did_you_mean(value, known)}")
+        raise ConfigError(f"{key} must be one of {', '.join(known)}{more}, not {value!r}.{did_you_mean(value, known)}")

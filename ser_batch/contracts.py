@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ser_batch.errors import PluginError
 from ser_batch.plugins import blamed
-from ser_batch.records import Clip, Corpus, CorpusItem, Extractor, FeatureBlock, FeatureSpec
+from ser_batch.records import Clip, Corpus, CorpusItem, Extractor, FeatureBlock, FeatureSpec, Segment
 from ser_batch.text import shown
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "check_block",
     "check_clips",
     "check_corpus",
+    "check_segments",
     "check_spec",
     "read_only",
 ]
@@ -186,6 +187,36 @@ def check_clips(
         yield clip
         # What extractors shared about it would stay while the next piece is decoded.
         del clip
+
+
+def check_segments(plugin: str, answer: object, clip: Clip) -> list[Segment]:
+    """Return the segments that a plugin found in `clip`, cut to it, by where they begin.
+
+    Raises
+    ------
+    PluginError
+        They are no list of segments, or one is outside of the clip.
+    """
+    where = f"Plugin {plugin!r}: find_segments"
+    if not isinstance(answer, Sequence) or not all(isinstance(item, Segment) for item in answer):
+        raise PluginError(f"{where} must return a list of Segment, not {shown(answer)}.")
+    end_s = clip.start_s + clip.duration_s
+    found = []
+    for item in answer:
+        try:
+            times = float(item.start_s), float(item.end_s)
+            channel, words = int(item.channel), (str(item.speaker), " ".join(str(item.text).split()))
+        except (TypeError, ValueError) as error:
+            raise PluginError(f"{where} gave {shown(item)}, which is no segment: {error}.") from None
+        if not clip.start_s - 1 <= times[0] < times[1] <= end_s + 1:
+            raise PluginError(
+                f"{where} gave a segment from {times[0]:.3f} to {times[1]:.3f} s in a piece from {clip.start_s:.3f} to "
+                f"{end_s:.3f} s. Times are in s of the recording."
+            )
+        start_s, stop_s = max(times[0], clip.start_s), min(times[1], end_s)
+        if start_s < stop_s:
+            found.append(Segment(start_s, stop_s, max(channel, 0), *words, str(item.source) or plugin))
+    return sorted(found, key=lambda item: (item.start_s, item.end_s))
 
 
 def _checked_clip(where: str, clip: object, sample_rate_hz: int) -> Clip:

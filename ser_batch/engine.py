@@ -102,10 +102,10 @@ def scan(
         inputs = [inputs]
     config, plugins, progress = config or Config(), plugins or PluginRecipe(), progress or Progress()
     with Interruptions() as interruptions, ReportProcess() as reporter:
-        manager, found, about, ingredients = prepare(inputs, config, plugins, metadata)
+        manager, found, about, ingredients, told = prepare(inputs, config, plugins, metadata)
         with open_run(Path(run_dir), ingredients, found, mode, interruptions) as run:
             unlisted = (f"Cannot list {folder}" for folder in found.unreadable)
-            for notice in [*unlisted, *run.notices, *(about.notices if about else ())]:
+            for notice in [*unlisted, *run.notices, *told]:
                 progress.say(notice)
             nothing_new = run.is_complete and about is None
             if not nothing_new:
@@ -144,17 +144,42 @@ class Prepared(NamedTuple):
     #: The user's table about the files.
     about: FileTable | None
     ingredients: Ingredients
+    #: What the user's tables say that matches nothing, one line each.
+    notices: tuple[str, ...]
 
 
 def prepare(inputs: Any, config: Config, plugins: PluginRecipe, metadata: str | os.PathLike[str] | None) -> Prepared:
     """Check everything about a scan but its run folder; arguments and errors are those of `scan`."""
     from ser_batch.run.metadata import read_file_table  # noqa: PLC0415 - loads pyarrow
 
+    if config.segments.is_table:
+        # Kept for a later `retry`, from wherever.
+        source = os.path.abspath(config.segments.source)  # noqa: PTH100 - resolve() would follow links
+        config = config.with_values({"segments": {"source": source}})
     manager = plugins.build()
     hooks.validate_config(manager, config)
     found = find_audio(inputs, config)
+    notices = _add_segments(found, config)
     about = read_file_table(metadata, found) if metadata is not None else None
-    return Prepared(manager, found, about, gather(manager, plugins, config))
+    notices += about.notices if about else ()
+    return Prepared(manager, found, about, gather(manager, plugins, config), notices)
+
+
+def _add_segments(found: Found, config: Config) -> tuple[str, ...]:
+    """Give files the segments that a table has for them; say what matches.
+
+    Raises
+    ------
+    DataError, InputError
+        It is no table of segments, or none of its rows means one of the files.
+    """
+    if not config.segments.is_table:
+        return ()
+    from ser_batch.segments.table import read_archive_segments  # noqa: PLC0415 - for those who have one
+
+    table = read_archive_segments(Path(config.segments.source), found.root, found.clip_ids)
+    found.segments = {found.clip_ids[place]: source for place, source in table.of.items()}
+    return (table.summary,)
 
 
 def find_audio(inputs: Any, config: Config) -> Found:
@@ -167,7 +192,7 @@ def find_audio(inputs: Any, config: Config) -> Found:
     InputError
         An input is missing, or all that was found are links that lead nowhere, or names of a list that do not exist.
     """
-    found = discover(inputs, config.run.include, config.run.exclude)
+    found = discover(inputs, config.run.include, config.run.exclude, config.segments.source in ("auto", "voice"))
     if not len(found):
         where = inputs.source if isinstance(inputs, FileList) else ", ".join(printable(path) for path in inputs)
         raise NothingToDoError(

@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser_batch.contracts import CheckedExtractor, check_clips, check_corpus
+from ser_batch.contracts import CheckedExtractor, check_clips, check_corpus, check_segments
 from ser_batch.contracts_models import CheckedClassifier
 from ser_batch.errors import ModelError, PluginError, SerBatchError
 from ser_batch.plugins import blamed, plugin_version
-from ser_batch.records import Clip, ClipOutcome, ClipRef, Corpus
+from ser_batch.records import Clip, ClipOutcome, ClipRef, Corpus, Segment
 from ser_batch.text import shown
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "clip_finished",
+    "find_segments",
+    "finder_versions",
     "load_classifier",
     "read_clip",
     "reader_versions",
@@ -131,6 +133,24 @@ def reader_versions(manager: pluggy.PluginManager) -> dict[str, str | int]:
     """
     readers = [implementation.plugin_name for implementation in _by_name(manager, "read_clip")]
     return {name: plugin_version(manager, name, "READER_VERSION") for name in readers}
+
+
+def find_segments(manager: pluggy.PluginManager, clip: Clip) -> Sequence[Segment]:
+    """Find the segments in a recording, or in a piece of one, by the first plugin that does.
+
+    Raises
+    ------
+    PluginError
+        The plugin failed, or what it returned are no segments of this piece.
+    """
+    found = _first(manager, "find_segments", clip=clip)
+    return check_segments(*found, clip) if found else ()
+
+
+def finder_versions(manager: pluggy.PluginManager) -> dict[str, str | int]:
+    """Return plugin -> version of all that find segments, sorted by name; versions as in `reader_versions`."""
+    finders = [implementation.plugin_name for implementation in _by_name(manager, "find_segments")]
+    return {name: plugin_version(manager, name, "FINDER_VERSION") for name in finders}
 
 
 def load_classifier(

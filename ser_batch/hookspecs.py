@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import click
 
     from ser_batch.config import Config
-    from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, Corpus, Extractor
+    from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, Corpus, Extractor, Segment
 
 __all__ = ["ENTRY_POINT_GROUP", "hookimpl", "hookspec"]
 
@@ -49,6 +49,16 @@ def read_clip(ref: ClipRef, sample_rate_hz: int, piece_s: float, overlap_s: floa
     last. A file shorter than `piece_s` gives one piece; a longer one gives pieces that start every `piece_s` and reach
     `overlap_s` beyond the start of the next one, so that memory stays flat and windows that straddle a border are
     whole. Raise any exception for a file that cannot be decoded: it becomes the row's reason.
+    """
+
+
+@hookspec(firstresult=True)
+def find_segments(clip: Clip) -> Sequence[Segment] | None:
+    """Find the segments in a recording, or in one piece of a long one, for ``--segments voice``; None means "not mine".
+
+    Runs in a worker, once per piece, for recordings that have no file of segments beside them; the built-in finder,
+    which takes what is voiced, is asked last. Times are in s of the recording. Segments of one speaker on both sides of
+    a border between pieces are joined. An attribute ``FINDER_VERSION`` of the plugin says which numbers it gives.
     """
 
 

@@ -49,6 +49,7 @@ BUILT_IN = {
     "ser_batch.prosodic": "ser_batch.extractors.prosodic",
     "ser_batch.voice_quality": "ser_batch.extractors.voice_quality",
     "ser_batch.quality": "ser_batch.extractors.quality",
+    "ser_batch.voice": "ser_batch.extractors.voice",
     "ser_batch.classifier": "ser_batch.classifier.loader",
     "ser_batch.corpora": "ser_batch.corpora.builtin",
 }

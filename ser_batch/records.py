@@ -27,6 +27,8 @@ __all__ = [
     "Prediction",
     "Remark",
     "Segment",
+    "SegmentOutcome",
+    "SegmentSource",
     "Status",
 ]
 
@@ -46,18 +48,6 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ClipRef:
-    """One audio file as found on disk."""
-
-    #: POSIX path relative to the input root, with suffix; bytes that are not UTF-8 appear as ``\\xNN``.
-    clip_id: str
-    #: Path to open; may hold surrogate escapes where the name is not UTF-8.
-    path: str
-    size_bytes: int
-    mtime_ns: int
-
-
-@dataclass(frozen=True, slots=True)
 class Segment:
     """A stretch of a recording in which somebody speaks, as somebody has marked it."""
 
@@ -72,6 +62,34 @@ class Segment:
     text: str = ""
     #: What it was read from: ``rttm``, ``textgrid``, ``eaf``, ``srt``, ``vtt``, ``json``, ``csv``, ``tsv``.
     source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentSource:
+    """Where the segments of a file come from."""
+
+    #: Differs whenever they may differ; never 0.
+    key: int
+    #: Files beside the recording, in the order in which they count.
+    paths: tuple[str, ...] = ()
+    #: Those of a table.
+    segments: tuple[Segment, ...] = ()
+    #: What is to be said of them in the row of the file.
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClipRef:
+    """One audio file as found on disk."""
+
+    #: POSIX path relative to the input root, with suffix; bytes that are not UTF-8 appear as ``\\xNN``.
+    clip_id: str
+    #: Path to open; may hold surrogate escapes where the name is not UTF-8.
+    path: str
+    size_bytes: int
+    mtime_ns: int
+    #: None where nothing is known of segments.
+    segments: SegmentSource | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,6 +195,19 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class SegmentOutcome:
+    """What was found in one segment, analysed as if it were a recording of its own."""
+
+    #: Ends where the recording ends, at the latest.
+    segment: Segment
+    #: How much audio around it was analysed with it, because it is short, in s; 0 for none.
+    context_s: float
+    #: Without tensors; what counts is `clip_scalars`.
+    blocks: tuple[FeatureBlock, ...]
+    prediction: Prediction | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ClipOutcome:
     """What became of one file: its features, or the reason why not. Failures are values, never exceptions."""
 
@@ -200,6 +231,8 @@ class ClipOutcome:
     embeddings: NDArray[np.float16] = field(default_factory=lambda: np.zeros((0, 0), np.float16))
     #: float32 (n_windows,): how the windows were weighed when they were pooled; empty without a prediction.
     weights: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    #: In the order of time.
+    segments: tuple[SegmentOutcome, ...] = ()
     #: Processing time per stage.
     seconds: Mapping[str, float] = field(default_factory=dict)
 

@@ -7,7 +7,7 @@ import os
 import reprlib
 from collections.abc import Iterable
 
-__all__ = ["did_you_mean", "message_of", "printable", "shown"]
+__all__ = ["did_you_mean", "message_of", "printable", "shortened", "shown"]
 
 #: Longest message of an exception that is kept; libraries and plugins may raise whole documents.
 _MESSAGE_CHARACTERS = 500

@@ -150,6 +150,8 @@ def _shard(
         "source_channels": pa.array(np.ones(n, "int16"), mask=~analysed),
         "reader": _enum(["libsndfile 1.2.2"] * n),
         "n_windows": pa.array(n_windows.astype("int32")),
+        "n_segments": pa.array(np.zeros(n, "int32")),
+        "segments_key": pa.nulls(n, pa.int64()),
     }
     if plan.labels:
         files |= _prediction_columns(file_p, analysed, plan.labels)

@@ -107,6 +107,7 @@ def changes_results(name: str) -> bool:
         "predict.model": "ser7",
         "predict.labels": ["anger", "fear"],
         "predict.embeddings": False,
+        "segments.source": "none",
     }
     other = others.get(name, ["mel"] if isinstance(value, list) else value + 1 if isinstance(value, int) else 0)
     if isinstance(value, float) and name not in others:

@@ -38,9 +38,9 @@ def show_plan(
     metadata: str | None,
 ) -> int:
     """Print the plan of a scan, which is checked as the scan would be; nothing is written."""
-    _, found, about, ingredients = prepare(inputs, config, recipe, metadata)
+    _, found, _, ingredients, notices = prepare(inputs, config, recipe, metadata)
     plan = preview_run(run_dir, ingredients, found, mode)
-    for notice in (*(f"Cannot list {folder}" for folder in found.unreadable), *(about.notices if about else ())):
+    for notice in (*(f"Cannot list {folder}" for folder in found.unreadable), *notices):
         click.echo(printable(notice))
     click.echo(f"{len(found):,} files below {printable(found.root)}, {plan.n_files:,} of them to do.")
     click.echo(

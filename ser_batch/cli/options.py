@@ -123,6 +123,12 @@ input_options = _together(
     click.option("--files-from", metavar="LIST", help="Take paths from this file, one a line; - reads standard input."),
     click.option("--include", multiple=True, metavar="GLOB", help="Only files that match; may be repeated."),
     click.option("--exclude", multiple=True, metavar="GLOB", help="No files that match; may be repeated."),
+    click.option(
+        "--segments",
+        metavar="auto|voice|none|TABLE",
+        help="Analyse segments, too: those of files beside the recordings (auto, the default), or else stretches of "
+        "voice (voice); none; or those of a table of all.",
+    ),
 )
 
 #: How it is analysed.
@@ -200,6 +206,7 @@ training_options = _together(_cache_option, _seed_option, device_option(), jobs_
 _OVERRIDES = {
     "include": ("run", "include"),
     "exclude": ("run", "exclude"),
+    "segments": ("segments", "source"),
     "model": ("predict", "model"),
     "labels": ("predict", "labels"),
     "device": ("predict", "device"),

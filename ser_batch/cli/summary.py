@@ -27,6 +27,8 @@ def _print(summary: RunSummary) -> None:
         click.echo(f"{counts_text(counts)} {hours_text(summary.audio_s)} of audio.")
     else:
         click.echo(f"Nothing new: {counts_text(counts)}")
+    if n_segments := counts.get("segments"):
+        click.echo(f"{n_segments:,} segments in {counts['with_segments']:,} of the files.")
     n_labelled = sum(summary.emotions.values())
     if n_labelled:
         width = max(map(len, summary.emotions))
@@ -38,7 +40,8 @@ def _print(summary: RunSummary) -> None:
     for line in (*failure_lines(summary.failures), *gap_lines(summary.gaps)):
         click.echo(line)
     click.echo("")
-    click.echo(f"Tables: {run_dir}/files and {run_dir}/windows, for pandas.read_parquet or ser_batch.load_results")
+    more = f", {run_dir}/segments" if n_segments else ""
+    click.echo(f"Tables: {run_dir}/files, {run_dir}/windows{more}, for pandas.read_parquet or ser_batch.load_results")
     if (summary.run_dir / "report.html").exists():
         click.echo(f"Report: {run_dir}/report.html")
     if summary.failures:

@@ -34,7 +34,7 @@ def export_table(
     ----------
     run : Run
         An opened run.
-    table : {"files", "windows", "embeddings"}
+    table : {"files", "windows", "segments", "embeddings"}
     file_format : str
         One of `TABLE_FORMATS`.
     target : str

@@ -96,7 +96,8 @@ def label_run(
 
 
 def _check_fit(source: Path, info: dict[str, Any], classifier: CheckedClassifier) -> None:
-    _ = open_run(source).schema("embeddings")
+    run = open_run(source)
+    _ = run.schema("embeddings")
     heard, own = info.get("model", {}).get("listening_sha256", ""), classifier.listening_sha256
     if heard != own:
         by = info.get("model", {}).get("name", "another model")
@@ -107,6 +108,7 @@ def _check_fit(source: Path, info: dict[str, Any], classifier: CheckedClassifier
             f"alone, as those of `ser-batch adapt` do."
         )
     others = [name for name in info.get("tables", ()) if TABLES[name].has_probabilities and name not in _RELABELLED]
+    others = [name for name in others if run.n_rows(name)]
     if others:
         raise RunError(
             f"{source} has {others[0]}/, whose labels cannot be made without audio. Scan again with --model "
@@ -207,10 +209,19 @@ class _Labelling:
         of_files = _prediction_columns(self._labels, pooled, labelled, len(files), self._abstain)
         of_files["time_predict_s"] = _placed(counts[labelled] * per_window_s, labelled, len(files))
         of_windows = {f"p_{label}": pa.array(probabilities[:, i]) for i, label in enumerate(self._labels)}
+        last = "segments_key" if "segments_key" in files.column_names else "n_windows"
+        # Other tables with labels are empty: see `_check_fit`.
+        of_none = {name: column.slice(0, 0) for name, column in of_files.items()}
+        empty = {
+            name: self._replaced(name, table, of_none, after="context_s")
+            for name, table in old.items()
+            if name not in (*_RELABELLED, "embeddings")
+        }
         return {
+            **empty,
             "embeddings": heard.replace_schema_metadata(self._schemas["embeddings"].metadata),
             "windows": self._replaced("windows", old["windows"], of_windows, after="end_s"),
-            "files": self._replaced("files", files, of_files, after="n_windows"),
+            "files": self._replaced("files", files, of_files, after=last),
         }
 
     def _pooled(self, probabilities: NDArray[np.float32], weights: NDArray[np.float32], clip: NDArray[Any]) -> Pooled:

@@ -30,6 +30,7 @@ from ser_batch.report.moments import find_moments
 from ser_batch.report.palette import css_variables
 from ser_batch.report.rightness import rightness_of
 from ser_batch.report.sections import plugin_sections
+from ser_batch.report.spoken import spoken
 from ser_batch.report.survey import Survey, survey_run
 from ser_batch.run.read import Run, open_run
 from ser_batch.run.summary import gaps_of
@@ -106,6 +107,7 @@ def _report_page(run: Run, survey: Survey, place: AudioPlace, plugins: list[dict
     context = report_context(run, survey, moments, table)
     context |= {
         "notices": [*run.notices, *gaps_of(run.info), *([place.notice] if place.notice and survey.n_rows else [])],
+        "spoken": spoken(run),
         "plugin_sections": plugins,
         "rightness": rightness_of(run),
         "facts": run_facts(run, survey),
@@ -119,6 +121,7 @@ def _report_page(run: Run, survey: Survey, place: AudioPlace, plugins: list[dict
         ("time", "Over time", bool(context["periods"])),
         ("confidence", "Confidence", bool(survey.n_labelled)),
         ("timelines", "Inside recordings", bool(context["timelines"])),
+        ("spoken", "Who says what", bool(context["spoken"])),
         ("listen", "Worth a listen", bool(context["listen"])),
         ("files", "Files", True),
         ("problems", "Failures and skips", True),

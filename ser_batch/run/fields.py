@@ -57,6 +57,8 @@ FIELDS: Mapping[str, Kind] = {
     "fingerprint": TEXT,
     "settings": OBJECT,
     "tables": Kind(_are_tables, f"a list of tables: {', '.join(TABLES)}"),
+    "segments": OBJECT,
+    "segments.note": TEXT,
     "embeddings": OBJECT,
     "embeddings.n_numbers": COUNT,
     "embeddings.note": TEXT,

@@ -7,7 +7,7 @@ from typing import Literal
 
 __all__ = ["TABLES", "TableKind", "TableName", "tables_of"]
 
-TableName = Literal["files", "windows", "embeddings"]
+TableName = Literal["files", "windows", "segments", "embeddings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,18 +20,24 @@ class TableKind:
     is_required: bool = True
     #: Whether a run with a model has its probabilities here, too.
     has_probabilities: bool = True
-    #: Whether every file has as many rows here as its row in ``files`` says it has windows.
-    is_by_window: bool = True
+    #: Column of ``files`` that says how many rows a file has here; "" where it has one.
+    counted_by: str = "n_windows"
+    #: How a run gets it that does not have it.
+    cure: str = ""
 
 
 #: In the order in which a commit writes them; a row in ``files``, the last, promises the rows of the others.
 TABLES: dict[TableName, TableKind] = {
-    "embeddings": TableKind(is_required=False, has_probabilities=False),
+    "embeddings": TableKind(is_required=False, has_probabilities=False, cure="with a model that has them"),
+    "segments": TableKind(
+        keys=("clip_id", "segment_index"), is_required=False, counted_by="n_segments", cure="with --segments auto"
+    ),
     "windows": TableKind(),
-    "files": TableKind(keys=("clip_id",), is_by_window=False),
+    "files": TableKind(keys=("clip_id",), counted_by=""),
 }
 
 
-def tables_of(n_embedding: int) -> tuple[TableName, ...]:
-    """Return the tables of a run whose embeddings have so many numbers."""
-    return tuple(name for name in TABLES if name != "embeddings" or n_embedding)
+def tables_of(n_embedding: int, has_segments: bool) -> tuple[TableName, ...]:
+    """Return the tables of a run whose embeddings have so many numbers, and that looks for segments or not."""
+    is_there = {"embeddings": n_embedding > 0, "segments": has_segments}
+    return tuple(name for name in TABLES if is_there.get(name, True))

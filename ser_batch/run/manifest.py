@@ -59,7 +59,8 @@ def new_manifest(ingredients: Ingredients, manager: pluggy.PluginManager, old: M
         "fingerprint": ingredients.fingerprint(),
         "settings": ingredients.settings(),
         "labels": list(ingredients.labels),
-        "tables": list(tables_of(ingredients.n_embedding)),
+        "tables": list(tables_of(ingredients.n_embedding, ingredients.has_segments)),
+        "segments": {"note": "" if ingredients.has_segments else "segments.source is none"},
         "embeddings": {"n_numbers": ingredients.n_embedding, "note": _why_no_embeddings(ingredients)},
         "model": dict(ingredients.model),
         "plugins": [
@@ -154,6 +155,9 @@ def config_of_run(manifest: Mapping[str, Any]) -> Config:
     if "tables" not in manifest:
         # Of a version that stored no embeddings.
         config = config.with_values({"predict": {"embeddings": False}})
+    if "segments" not in manifest:
+        # Of a version that knew no segments.
+        config = config.with_values({"segments": {"source": "none"}})
     return config.with_values(manifest.get("config", {}), source="run.json")
 
 

@@ -73,7 +73,7 @@ def open_run(
         manifest = _manifest_for(run_dir, mode, ingredients, found)
         store = RunStore(run_dir)
         with writing("the folder"):
-            store.create(tables_of(ingredients.n_embedding))
+            store.create(tables_of(ingredients.n_embedding, ingredients.has_segments))
             notices = store.recover(manifest.get("run_id", ""), manifest.get("replaces", ""))
             clear_scratch(run_dir)
         reached("recovered")
@@ -228,6 +228,7 @@ class OpenRun:
             {key: manifest[key] for key in ("run_id", "fingerprint", "tool_version")},
             self.config.predict.abstain,
             self._ingredients.n_embedding,
+            self._ingredients.has_segments,
         )
         if "replaces" not in manifest and old.get("fingerprint", manifest["fingerprint"]) == manifest["fingerprint"]:
             self._write_down()

@@ -57,6 +57,8 @@ class Index:
     out_of_reach: NDArray[np.bool_]
     #: Whether the file's part was made under the fingerprint of this scan.
     is_current: NDArray[np.bool_]
+    #: What the segments of the file came from; 0 for nothing.
+    segments_key: NDArray[np.int64]
 
     @classmethod
     def empty(cls) -> Index:
@@ -64,7 +66,7 @@ class Index:
         numbers, marks = np.zeros(0, np.int64), np.zeros(0, bool)
         no_ids = pa.StringArray.from_buffers(0, pa.py_buffer(numbers), pa.py_buffer(b""))
         words = np.zeros(0, "U1")
-        return cls(no_ids, numbers, numbers, words, marks, numbers, words, marks, marks)
+        return cls(no_ids, numbers, numbers, words, marks, numbers, words, marks, marks, numbers)
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -132,7 +134,8 @@ def read_index(store: RunStore, fingerprint: str) -> Index:
     """Read what the run has; files made under another fingerprint than `fingerprint` are told from the others."""
     ids: list[pa.Array] = []
     columns: dict[str, list[NDArray[Any]]] = {
-        name: [] for name in ("size_bytes", "modified", "status", "vanished", "part", "reader", "out_of_reach")
+        name: []
+        for name in ("size_bytes", "modified", "status", "vanished", "part", "reader", "out_of_reach", "segments_key")
     }
     current = {part for part, entry in store.entries.items() if entry.fingerprint == fingerprint}
     for part, table in store.columns(INDEX_COLUMNS):
@@ -145,6 +148,7 @@ def read_index(store: RunStore, fingerprint: str) -> Index:
         columns["out_of_reach"].append(out_of_reach(*ends))
         columns["vanished"].append(_numbers(table.column("vanished"), pa.uint8()).astype(bool))
         columns["part"].append(np.full(len(table), part))
+        columns["segments_key"].append(_keys(table))
     if not ids:
         return Index.empty()
     joined = {name: np.concatenate(found) for name, found in columns.items()}
@@ -158,6 +162,7 @@ def read_index(store: RunStore, fingerprint: str) -> Index:
         reader=joined["reader"],
         out_of_reach=joined["out_of_reach"],
         is_current=np.isin(joined["part"], sorted(current)),
+        segments_key=joined["segments_key"],
     )
 
 
@@ -176,10 +181,10 @@ def make_plan(found: Found, index: Index, shard_size: int, retry: bool = False) 
     Returns
     -------
     plan : Plan
-        A file is processed if it is new, if its size or time of modification changed, or if its fingerprint did; or if
-        PyAV, which reads it, is here now or has another version; or if it could not be looked at before, and can be
-        now. A file of the run that was not found is marked as vanished, and unmarked once it is back. What cannot be
-        looked at now stays as it is, whatever the run has of it.
+        A file is processed if it is new, if its size or time of modification changed, or its fingerprint, or what says
+        which segments it has; or if PyAV, which reads it, is here now or has another version; or if it could not be
+        looked at before, and can be now. A file of the run that was not found is marked as vanished, and unmarked once
+        it is back. What cannot be looked at now stays as it is, whatever the run has of it.
     """
     place = pc.index_in(_strings(found.clip_ids), value_set=index.clip_ids.cast(pa.large_string()))
     is_known = _numbers(place.is_valid(), pa.uint8()).astype(bool)
@@ -199,6 +204,7 @@ def make_plan(found: Found, index: Index, shard_size: int, retry: bool = False) 
     else:
         changed = np.asarray(found.sizes_bytes)[known] != index.size_bytes[row]
         changed |= mtimes_ns[known] != index.mtime_ns[row]
+        changed |= _segment_keys(found)[known] != index.segments_key[row]
         changed |= ~index.is_current[row]
         # What PyAV would read, and what another version of it has read.
         pyav = pyav_reader()
@@ -233,6 +239,16 @@ def make_plan(found: Found, index: Index, shard_size: int, retry: bool = False) 
     )
 
 
+def _segment_keys(found: Found) -> NDArray[np.int64]:
+    """Return what the segments of each file come from; 0 for nothing."""
+    keys = np.zeros(len(found), np.int64)
+    if found.segments:
+        for place, clip_id in enumerate(found.clip_ids):
+            if source := found.segments.get(clip_id):
+                keys[place] = source.key
+    return keys
+
+
 # pyarrow imports pandas, half a second, as soon as it converts from or to numpy by itself: too much for a scan that may
 # have nothing to do. The two functions below do without.
 
@@ -242,6 +258,14 @@ def _numbers(column: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> NDArray[A
     array = column.cast(kind)
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
     return np.frombuffer(array.buffers()[1] or b"", kind.to_pandas_dtype(), len(array), array.offset * kind.byte_width)
+
+
+def _keys(table: pa.Table) -> NDArray[np.int64]:
+    """Return what the segments of each file came from; 0 for nothing, or where an older run does not say."""
+    if "segments_key" not in table.column_names:
+        return np.zeros(len(table), np.int64)
+    column = table.column("segments_key")
+    return np.where(_numbers(column.is_valid(), pa.uint8()), _numbers(column, pa.int64()), 0)
 
 
 def _words(table: pa.Table, name: str) -> NDArray[np.str_]:

@@ -81,8 +81,8 @@ def load_results(
     ----------
     run : path
         Folder that ``ser-batch scan`` wrote.
-    table : {"files", "windows", "embeddings"}
-        One row per file found, or one row per window of every analysed file.
+    table : {"files", "windows", "segments", "embeddings"}
+        One row per file found, or one row per window, or segment, of every analysed file.
     columns : sequence of str, optional
         Columns to read; only these are read from disk. All by default.
     where : sequence of tuples, optional
@@ -96,9 +96,9 @@ def load_results(
     Returns
     -------
     pandas.DataFrame
-        In the order of ``clip_id``, then ``window_index``. ``status``, ``emotion`` and the like are categorical,
-        ``modified`` is a UTC timestamp, undefined numbers are NaN; whole numbers and truth values are of pandas'
-        nullable types (``Int32``, ``boolean``), so a missing one does not change the type of its column.
+        In the order of ``clip_id``, then ``window_index`` or ``segment_index``. ``status``, ``emotion`` and the like
+        are categorical, ``modified`` is a UTC timestamp, undefined numbers are NaN; whole numbers and truth values are
+        of pandas' nullable types (``Int32``, ``boolean``), so a missing one does not change the type of its column.
         docs/results-schema.md lists all columns. Of ``embeddings``, unless `columns` are given: one float16 column
         per number, with ``clip_id`` and ``window_index`` as the index, so that ``frame.to_numpy()`` is the matrix
         (n_windows, n_numbers) and ``frame.index`` says whose rows they are.
@@ -197,7 +197,8 @@ class Run:
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """Emotions of the model in its order; empty for a run of extraction alone."""
-        names = {table: self.schema(table).names for table, kind in TABLES.items() if kind.has_probabilities}
+        required = (table for table, kind in TABLES.items() if kind.has_probabilities and kind.is_required)
+        names = {table: self.schema(table).names for table in required}
         labels = self.info.get("labels")
         if labels is None:
             return tuple(name.removeprefix("p_") for name in names["files"] if name.startswith("p_"))
@@ -241,9 +242,7 @@ class Run:
             self._tables[table] = self._sound_parts(table)
         if not (TABLES[table].is_required or self.has_table(table) or self._tables[table].paths):
             why = self.info.get(table, {}).get("note") or "a version of ser-batch made it that wrote none"
-            raise RunError(
-                f"{self.folder} has no {table}: {why}. Scan again, into a new run, with a model that has them."
-            )
+            raise RunError(f"{self.folder} has no {table}: {why}. Scan again, into a new run, {TABLES[table].cure}.")
         return self._tables[table]
 
     def has_table(self, table: TableName) -> bool:
@@ -312,7 +311,7 @@ class Run:
 
         Parameters
         ----------
-        table : {"files", "windows", "embeddings"}
+        table : {"files", "windows", "segments", "embeddings"}
         columns : sequence of str
             Columns to read.
         where : pyarrow.compute.Expression, optional
@@ -340,13 +339,13 @@ class Run:
         if n_held:
             yield pa.Table.from_batches(held).unify_dictionaries().combine_chunks()
 
-    def slices(self, n_parts: int = _PARTS_AT_ONCE) -> Iterator[Run]:
+    def slices(self, n_parts: int = 0) -> Iterator[Run]:
         """Yield slices of some parts, each a run whose windows are those of its files: to read both in flat memory."""
         whole = {name: self._table(name) for name, kind in TABLES.items() if kind.is_required or self.has_table(name)}
         # Once for all slices.
         _ = self.metadata
         places = {name: {_part_of(path): i for i, path in enumerate(parts.paths)} for name, parts in whole.items()}
-        numbers = list(places["files"])
+        numbers, n_parts = list(places["files"]), n_parts or _PARTS_AT_ONCE
         for first in range(0, len(numbers), n_parts):
             part = copy.copy(self)
             chosen = numbers[first : first + n_parts]
@@ -430,7 +429,7 @@ class Run:
         self, table: TableName, columns: Sequence[str] | None, where: Where | None, metadata: bool
     ) -> _Selection:
         stored = self.schema(table).names
-        extra = self.metadata if metadata else None
+        extra = _apart(self.metadata, stored) if metadata and self.metadata is not None else None
         extra_names = [name for name in (extra.column_names if extra is not None else ()) if name != "clip_id"]
         clauses = clauses_of(where)
         conditioned = {condition[0] for clause in clauses for condition in clause}
@@ -489,6 +488,20 @@ class _Selection:
         if self.extra is not None and self.extra_names:
             rows = with_metadata(rows, self.extra, self.extra_names)
         return rows if self.late is None else rows.filter(self.late)
+
+
+def _apart(metadata: pa.Table, stored: Sequence[str]) -> pa.Table:
+    """Rename the columns of a metadata table that the rows to be joined, such as segments with speakers, have too."""
+    taken = ({*stored} - {"clip_id"}) | {*metadata.column_names}
+    names: list[str] = []
+    for name in metadata.column_names:
+        free = name
+        while free != "clip_id" and free in stored:
+            free = f"{free}_metadata"
+            while free in taken:
+                free = f"{free}_metadata"
+        names.append(free)
+    return metadata.rename_columns(names)
 
 
 def with_metadata(rows: pa.Table, metadata: pa.Table, names: set[str]) -> pa.Table:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ser_batch.records import ClipOutcome, FeatureSpec
+from ser_batch.records import ClipOutcome, FeatureSpec, SegmentOutcome
 from ser_batch.run.layout import TABLES, TableName, tables_of
 from ser_batch.run.schema import Contents, schema_of
 from ser_batch.stages.discover import NOT_SEEN_NS
@@ -38,6 +38,8 @@ class RowMaker:
         Confidence below which a file is marked uncertain; 0 = none is.
     n_embedding : int
         Numbers in the embedding of a window; 0 = there is no table of them.
+    has_segments : bool
+        Whether there is a table of segments.
     """
 
     labels: tuple[str, ...]
@@ -45,15 +47,17 @@ class RowMaker:
     provenance: Mapping[str, Any]
     abstain: float = 0.0
     n_embedding: int = 0
+    has_segments: bool = False
 
     @cached_property
     def _makers(self) -> dict[TableName, _Maker]:
         makers: dict[TableName, _Maker] = {
             "files": self.files,
             "windows": self.windows,
+            "segments": self.segments,
             "embeddings": self.embeddings,
         }
-        return {name: makers[name] for name in tables_of(self.n_embedding)}
+        return {name: makers[name] for name in tables_of(self.n_embedding, self.has_segments)}
 
     @cached_property
     def _schemas(self) -> dict[TableName, pa.Schema]:
@@ -81,9 +85,17 @@ class RowMaker:
             "source_channels": [outcome.source_channels or None for outcome in outcomes],
             "reader": [_stored(outcome.reader) for outcome in outcomes],
             "n_windows": [len(outcome.windows_s) for outcome in outcomes],
+            "n_segments": [len(outcome.segments) for outcome in outcomes],
+            "segments_key": [outcome.ref.segments and outcome.ref.segments.key for outcome in outcomes],
+            **self._predictions(outcomes),
+            **self._features(outcomes),
         }
-        if self.labels:
-            columns |= self._predictions(outcomes)
+        for stage in ("decode", "extract", "predict"):
+            columns[f"time_{stage}_s"] = [outcome.seconds.get(stage) for outcome in outcomes]
+        return _table(columns, self._schemas["files"])
+
+    def _features(self, outcomes: Sequence[ClipOutcome | SegmentOutcome]) -> dict[str, Any]:
+        columns: dict[str, Any] = {}
         for spec in self.specs:
             values = np.full((len(outcomes), len(spec.scalars)), np.nan, np.float32)
             missing = np.ones(len(outcomes), bool)
@@ -92,11 +104,11 @@ class RowMaker:
                     if block.extractor == spec.extractor:
                         values[row], missing[row] = block.clip_scalars, False
             columns |= _float_columns(spec.columns, values, missing)
-        for stage in ("decode", "extract", "predict"):
-            columns[f"time_{stage}_s"] = [outcome.seconds.get(stage) for outcome in outcomes]
-        return _table(columns, self._schemas["files"])
+        return columns
 
-    def _predictions(self, outcomes: Sequence[ClipOutcome]) -> dict[str, Any]:
+    def _predictions(self, outcomes: Sequence[ClipOutcome | SegmentOutcome]) -> dict[str, Any]:
+        if not self.labels:
+            return {}
         found = [outcome.prediction for outcome in outcomes]
         values = np.full((len(found), len(self.labels)), np.nan, np.float32)
         for row, prediction in enumerate(found):
@@ -139,6 +151,25 @@ class RowMaker:
             values = _stacked((block.scalars for block in blocks), len(spec.scalars), np.float32)
             columns |= _float_columns(spec.columns, values, np.zeros(len(values), bool))
         return _table(columns, self._schemas["windows"])
+
+    def segments(self, outcomes: Sequence[ClipOutcome]) -> pa.Table:
+        """One row per segment of the outcomes that have any, in the order given."""
+        found = [(outcome.ref.clip_id, *pair) for outcome in outcomes for pair in enumerate(outcome.segments)]
+        items = [item for _, _, item in found]
+        columns: dict[str, Any] = {
+            "clip_id": [clip_id for clip_id, _, _ in found],
+            "segment_index": [index for _, index, _ in found],
+            "start_s": [item.segment.start_s for item in items],
+            "end_s": [item.segment.end_s for item in items],
+            "channel": [item.segment.channel or None for item in items],
+            "speaker": [_stored(item.segment.speaker) for item in items],
+            "text": [_stored(item.segment.text) for item in items],
+            "source": [_stored(item.segment.source) or "" for item in items],
+            "context_s": [item.context_s for item in items],
+            **self._predictions(items),
+            **self._features(items),
+        }
+        return _table(columns, self._schemas["segments"])
 
     def embeddings(self, outcomes: Sequence[ClipOutcome]) -> pa.Table:
         """One row per window of the outcomes that have any, in the order given."""

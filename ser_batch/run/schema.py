@@ -27,6 +27,7 @@ __all__ = [
     "matrix_of",
     "read_metadata",
     "schema_of",
+    "segments_schema",
     "windows_schema",
 ]
 
@@ -61,6 +62,19 @@ def _probability_fields(labels: Sequence[str]) -> list[pa.Field]:
     return [pa.field(f"p_{label}", pa.float32()) for label in labels]
 
 
+def _prediction_fields(labels: Sequence[str]) -> list[pa.Field]:
+    if not labels:
+        return []
+    return [
+        pa.field("emotion", _ENUM),
+        pa.field("confidence", pa.float32()),
+        pa.field("entropy", pa.float32()),
+        pa.field("margin", pa.float32()),
+        pa.field("uncertain", pa.bool_()),
+        *_probability_fields(labels),
+    ]
+
+
 def _metadata(provenance: Mapping[str, Any]) -> dict[bytes, bytes]:
     return {METADATA_KEY: json.dumps({"schema_version": SCHEMA_VERSION, **provenance}, sort_keys=True).encode()}
 
@@ -91,17 +105,11 @@ def files_schema(labels: Sequence[str], specs: Sequence[FeatureSpec], provenance
         pa.field("source_channels", pa.int16()),
         pa.field("reader", _ENUM),
         pa.field("n_windows", pa.int32(), nullable=False),
+        pa.field("n_segments", pa.int32()),
+        pa.field("segments_key", pa.int64()),
+        *_prediction_fields(labels),
+        *_feature_fields(specs),
     ]
-    if labels:
-        fields += [
-            pa.field("emotion", _ENUM),
-            pa.field("confidence", pa.float32()),
-            pa.field("entropy", pa.float32()),
-            pa.field("margin", pa.float32()),
-            pa.field("uncertain", pa.bool_()),
-            *_probability_fields(labels),
-        ]
-    fields += _feature_fields(specs)
     fields += [pa.field(name, pa.float32()) for name in TIMING_COLUMNS]
     return pa.schema(fields, metadata=_metadata(provenance))
 
@@ -114,6 +122,24 @@ def windows_schema(labels: Sequence[str], specs: Sequence[FeatureSpec], provenan
         pa.field("start_s", pa.float64(), nullable=False),
         pa.field("end_s", pa.float64(), nullable=False),
         *_probability_fields(labels),
+        *_feature_fields(specs),
+    ]
+    return pa.schema(fields, metadata=_metadata(provenance))
+
+
+def segments_schema(labels: Sequence[str], specs: Sequence[FeatureSpec], provenance: Mapping[str, Any]) -> pa.Schema:
+    """Schema of ``segments/``: one row per segment of every analysed file; arguments as for `files_schema`."""
+    fields = [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("segment_index", pa.int32(), nullable=False),
+        pa.field("start_s", pa.float64(), nullable=False),
+        pa.field("end_s", pa.float64(), nullable=False),
+        pa.field("channel", pa.int16()),
+        pa.field("speaker", _ENUM),
+        pa.field("text", pa.string()),
+        pa.field("source", _ENUM, nullable=False),
+        pa.field("context_s", pa.float32(), nullable=False),
+        *_prediction_fields(labels),
         *_feature_fields(specs),
     ]
     return pa.schema(fields, metadata=_metadata(provenance))
@@ -134,7 +160,7 @@ def schema_of(table: TableName, contents: Contents, provenance: Mapping[str, Any
     """Return the schema of a table of a run; `provenance` is stored in it beside the schema version."""
     if table == "embeddings":
         return _embeddings_schema(contents.n_embedding, provenance)
-    make = files_schema if table == "files" else windows_schema
+    make = {"files": files_schema, "windows": windows_schema, "segments": segments_schema}[table]
     return make(contents.labels, contents.specs, provenance)
 
 

@@ -25,7 +25,8 @@ class RunSummary:
     Attributes
     ----------
     counts : mapping
-        found, ok, partial, skipped, failed, vanished, hidden_skipped, unmatched, system_skipped and unlisted (folders).
+        found, ok, partial, skipped, failed, vanished, hidden_skipped, unmatched, system_skipped and unlisted (folders),
+        segments and with_segments (files that have any).
         The four of status add up to the rows, found and vanished too.
     emotions : mapping
         Emotion -> files, of the files that were found.
@@ -100,6 +101,7 @@ def summarise(store: RunStore, labels: tuple[str, ...]) -> dict[str, Any]:
         "clip_id",
         "reader",
         "duration_s",
+        "n_segments",
         *TIMING_COLUMNS,
         *(["emotion"] if labels else []),
     )
@@ -112,12 +114,19 @@ def summarise(store: RunStore, labels: tuple[str, ...]) -> dict[str, Any]:
             waiting = present.filter(pc.equal(present.column("reader"), PYAV)).column("clip_id").to_pylist()
             needs_media.update(PurePosixPath(clip_id).suffix.lower() for clip_id in waiting)
         totals["vanished"] += pc.sum(table.column("vanished")).as_py() or 0
+        if "n_segments" in table.column_names:
+            counted = pc.fill_null(present.column("n_segments"), 0)
+            totals["segments"] += pc.sum(counted).as_py() or 0
+            totals["with_segments"] += pc.sum(pc.greater(counted, 0)).as_py() or 0
         for name in ("duration_s", *TIMING_COLUMNS):
             totals[name] += pc.sum(table.column(name)).as_py() or 0
         if "emotion" in table.column_names:
             emotions.update(emotion for emotion in present.column("emotion").to_pylist() if emotion)
     return {
-        "counts": {**{str(status): statuses[status] for status in Status}, "vanished": totals["vanished"]},
+        "counts": {
+            **{str(status): statuses[status] for status in Status},
+            **{name: totals[name] for name in ("vanished", "segments", "with_segments")},
+        },
         "emotions": {label: emotions[label] for label in labels},
         "failures": dict(failures.most_common()),
         "needs_media": dict(needs_media.most_common()),

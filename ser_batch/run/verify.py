@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from ser_batch.records import Status
 from ser_batch.run.journal import Entry, sha256_of
-from ser_batch.run.layout import TABLES
+from ser_batch.run.layout import TABLES, TableName
 from ser_batch.run.lock import lock_for_reading
 from ser_batch.run.manifest import read_manifest
 from ser_batch.run.schema import read_metadata
@@ -119,8 +119,8 @@ class _Check:
         if any(status == "failed" and not (stage and reason) for status, stage, reason in reasons):
             yield "a failed file has no stage or no reason"
         for name, table in tables.items():
-            if TABLES[name].is_by_window:
-                yield from _window_problems(name, files, table)
+            if TABLES[name].counted_by in files.column_names:
+                yield from _count_problems(name, files, table)
             if not TABLES[name].has_probabilities:
                 continue
             labels = [column.removeprefix("p_") for column in table.column_names if column.startswith("p_")]
@@ -147,12 +147,13 @@ class _Check:
             yield f"{n_rows} rows, but {counts.get('found')} files were found and {self._n_vanished} have vanished"
 
 
-def _window_problems(name: str, files: pa.Table, windows: pa.Table) -> Iterator[str]:
-    """Every file has the windows that its row promises, numbered from 0; no window is of another file."""
-    promised = dict(zip(files.column("clip_id").to_pylist(), files.column("n_windows").to_pylist(), strict=True))
+def _count_problems(name: TableName, files: pa.Table, rows: pa.Table) -> Iterator[str]:
+    """Every file has the windows, or segments, that its row promises, numbered from 0; none is of another file."""
+    counts = files.column(TABLES[name].counted_by).fill_null(0).to_pylist()
+    promised = dict(zip(files.column("clip_id").to_pylist(), counts, strict=True))
     seen: Counter[str] = Counter()
     for clip_id, index in zip(
-        windows.column("clip_id").to_pylist(), windows.column("window_index").to_pylist(), strict=True
+        rows.column("clip_id").to_pylist(), rows.column(TABLES[name].keys[1]).to_pylist(), strict=True
     ):
         if index != seen[clip_id]:
             yield f"{name} of {clip_id!r} are out of order at {index}"

@@ -6,13 +6,14 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from itertools import pairwise
 
 from ser_batch.errors import DataError
 from ser_batch.records import Segment
 from ser_batch.text import printable
 
-__all__ = ["Marked", "Tiers", "checked"]
+__all__ = ["Marked", "Tiers", "checked", "state_key"]
 
 #: Name of a tier, on which one speaks at a time, or "" -> a segment on it.
 Tiers = Iterable[tuple[str, Segment]]
@@ -68,3 +69,11 @@ def checked(found: Tiers) -> Marked:
     )
     note = f"{n_empty} segments without length were left out" if n_empty else ""
     return Marked(tuple(segments), note)
+
+
+def state_key(*state: object) -> int:
+    """Return a number that stands for a state in a table of integers, and is never 0."""
+    return (
+        int.from_bytes(blake2b(repr(state).encode("utf-8", "surrogateescape"), digest_size=8).digest(), signed=True)
+        or 1
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from html import unescape
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -129,11 +130,14 @@ def read_subtitles(path: Path) -> Iterator[tuple[str, Segment]]:
     import webvtt  # noqa: PLC0415 - for those who have such files
 
     text, _ = decoded(path, path.read_bytes())
-    if path.suffix.lower() == ".srt":
+    is_srt = path.suffix.lower() == ".srt"
+    if is_srt:
         # SubRip is WebVTT with a comma in its times, and WebVTT is read strictly: no line is lost without a word.
         text = "WEBVTT\n\n" + re.sub(r".* --> .*", lambda line: line[0].replace(",", "."), text)
     for cue in webvtt.WebVTT.from_string(text, strict=True).captions:
         words, speaker = cue.text, cue.voice or ""
+        if not is_srt:
+            words, speaker = unescape(words), unescape(speaker)
         if not speaker and (found := _SPEAKER.match(words)):
             words, speaker = words[found.end() :], found[1]
         start_s, end_s = (_seconds(time.to_tuple()) for time in (cue.start_time, cue.end_time))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from ser_batch.errors import DataError, InputError, SerBatchError
-from ser_batch.records import Segment
-from ser_batch.segments.marked import Marked, checked
+from ser_batch.records import Segment, SegmentSource
+from ser_batch.segments.marked import Marked, checked, state_key
 from ser_batch.segments.markup import rttm_rows
 from ser_batch.tables.match import match_rows
 from ser_batch.tables.table import Table, decoded, read_table
@@ -90,18 +88,10 @@ def _number(table: Table, column: str, row: int) -> float:
 class ArchiveSegments:
     """What one table says of many recordings."""
 
-    path: Path
     #: Position of a file -> its segments; of one with segments that cannot be, the note says why there are none.
-    of: dict[int, Marked] = field(default_factory=dict)
+    of: dict[int, SegmentSource]
     #: Files and rows that match, in one line.
-    summary: str = ""
-
-    def key(self, place: int) -> str:
-        """Return a text that changes whenever what the table says of a file does; "" where it says nothing."""
-        if place not in self.of:
-            return ""
-        rows = json.dumps(asdict(self.of[place]))
-        return f"table {hashlib.sha256(rows.encode()).hexdigest()[:16]}"
+    summary: str
 
 
 def read_archive_segments(path: Path, root: str | os.PathLike[str], names: Sequence[str]) -> ArchiveSegments:
@@ -143,10 +133,12 @@ def read_archive_segments(path: Path, root: str | os.PathLike[str], names: Seque
     for place, segment in zip(matching.places, segments, strict=True):
         if place >= 0:
             rows[place].append(("", replace(segment, source="table")))
-    found = ArchiveSegments(path, summary=matching.summary())
+    found = {}
     for place, items in rows.items():
         try:
-            found.of[place] = checked(items)
+            marked = checked(items)
         except DataError as error:
-            found.of[place] = Marked(note=f"{printable(path.name)}: {error}")
-    return found
+            marked = Marked(note=f"no segments: {printable(path.name)}: {error}")
+        key = state_key(*(astuple(segment) for segment in marked.segments), marked.note)
+        found[place] = SegmentSource(key, (), marked.segments, marked.note)
+    return ArchiveSegments(found, matching.summary())

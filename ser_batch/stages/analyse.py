@@ -16,10 +16,23 @@ from ser_batch import hooks
 from ser_batch.audio.errors import SkippedError
 from ser_batch.contracts import CheckedExtractor
 from ser_batch.contracts_models import CheckedClassifier
-from ser_batch.errors import ModelError, PluginError
-from ser_batch.records import Classifier, Clip, ClipOutcome, ClipRef, FeatureBlock, FeatureSpec, Status
+from ser_batch.errors import DataError, ModelError, PluginError
+from ser_batch.records import (
+    Classifier,
+    Clip,
+    ClipOutcome,
+    ClipRef,
+    FeatureBlock,
+    FeatureSpec,
+    Segment,
+    SegmentSource,
+    Status,
+)
+from ser_batch.segments.files import read_segments
+from ser_batch.segments.marked import Marked
 from ser_batch.stages.predict import Heard, hear
-from ser_batch.text import did_you_mean, message_of, shown
+from ser_batch.stages.segments import SegmentWork
+from ser_batch.text import did_you_mean, message_of, shortened, shown
 from ser_batch.windows import VoiceGrid, piece_windows, whole_pieces
 
 if TYPE_CHECKING:
@@ -27,7 +40,7 @@ if TYPE_CHECKING:
 
     import pluggy
 
-    from ser_batch.config import AudioConfig, Config
+    from ser_batch.config import Config
     from ser_batch.dsp.highpass import HighPass
 
 __all__ = ["ANALYSIS_VERSION", "NO_VOICE_TYPE", "Change", "Observer", "analyse_clip", "select_extractors"]
@@ -185,11 +198,15 @@ class _Work:
     #: Start and end in s of the audio that each of `blocks` was made from; pieces overlap.
     spans_s: list[tuple[float, float]] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list)
+    segments: SegmentWork | None = None
+    #: Looks for segments, where nobody has marked any and they are asked for.
+    finder: pluggy.PluginManager | None = None
     seconds: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "extract": 0.0, "predict": 0.0})
 
     def run(self, manager: pluggy.PluginManager, change: Change | None) -> ClipOutcome:
         audio = self.config.audio
         piece_s, overlap_s = whole_pieces(audio.piece_s, audio.window_s, audio.window_hop_s)
+        self._look_for_segments(manager)
         with self._in("decode"):
             pieces = hooks.read_clip(manager, self.ref, audio.sample_rate_hz, piece_s, overlap_s)
             if change is not None:
@@ -198,13 +215,13 @@ class _Work:
         read, error = self._next(pieces)
         while read is not None:
             clip, (read, error) = read, self._next(pieces)
-            self._piece(clip, audio, piece_s, is_last=read is None)
+            found = self.take(clip, is_last=read is None)
+            if self.segments is not None and self.finder is not None:
+                self.segments.push_found(clip, found, is_last=read is None)
+            elif self.segments is not None:
+                self.segments.push(clip)
             del clip
-        if not self.blocks:
-            if error is not None:
-                raise error
-            return self.skipped("Empty", "the file holds no audio samples")
-        return self._finished(error)
+        return self.finished(error)
 
     def _next(self, pieces: Iterator[Clip]) -> tuple[Clip | None, Exception | None]:
         """Return the next piece, or None and what broke, if anything did."""
@@ -215,7 +232,37 @@ class _Work:
             self.reader = getattr(error, "reader", "") or self.reader
             return None, error
 
-    def _piece(self, clip: Clip, audio: AudioConfig, piece_s: float, is_last: bool) -> None:
+    def _look_for_segments(self, manager: pluggy.PluginManager) -> None:
+        if self.ref.segments is not None:
+            self.segments = SegmentWork(self.config.audio, self._of_segment)
+            self._announce(self.ref.segments, self.segments)
+        elif self.config.segments.source == "voice":
+            self.segments, self.finder = SegmentWork(self.config.audio, self._of_segment), manager
+
+    @staticmethod
+    def _announce(source: SegmentSource, work: SegmentWork) -> None:
+        """Tell which segments there are; a file of them that cannot be used costs them, and the row says why."""
+        try:
+            marked = read_segments(source.paths) if source.paths else Marked(source.segments, source.note)
+        except DataError as error:
+            marked = Marked(note=f"no segments: {error}")
+        work.notes += [marked.note] if marked.note else []
+        work.announce(marked.segments)
+
+    def _of_segment(self) -> _Work:
+        """Return what analyses one segment of this file; where the parent predicts, segments are predicted here."""
+        classifier = self.keep_tensors() if self.classifier is None and callable(self.keep_tensors) else self.classifier
+
+        def observe(stage: str, audio_s: float) -> None:
+            self.observe(stage, 0.0 if np.isnan(self.duration_s) else self.duration_s)
+
+        ref = replace(self.ref, segments=None)
+        return _Work(ref, self.config, self.extractors, classifier, observe, False, seconds=self.seconds)
+
+    def take(self, clip: Clip, is_last: bool) -> Sequence[Segment]:
+        """Analyse the next piece; return the segments that were found in it, if any are looked for."""
+        audio = self.config.audio
+        piece_s, _ = whole_pieces(audio.piece_s, audio.window_s, audio.window_hop_s)
         self.source = (clip.source_rate_hz, clip.source_channels)
         self.note = clip.note or self.note
         self.reader = clip.reader
@@ -228,7 +275,8 @@ class _Work:
                 where = clip.start_s, end_s, piece_s, audio.window_s, audio.window_hop_s
                 windows_s = piece_windows(*where, is_last)
             if not len(windows_s):
-                return
+                return ()
+            found = hooks.find_segments(self.finder, clip) if self.finder is not None else ()
             blocks = {name: extractor.extract(clip, windows_s) for name, (_, extractor) in self.extractors.items()}
         if self.blocks and self.classifier is None and callable(self.keep_tensors):
             # A second piece: from here on this is a long recording, predicted where it is read.
@@ -244,6 +292,7 @@ class _Work:
         self.is_voice.append(is_voice)
         self.spans_s.append((clip.start_s, end_s))
         self.duration_s = end_s
+        return found
 
     @cached_property
     def grid(self) -> VoiceGrid:
@@ -297,6 +346,18 @@ class _Work:
             reader=self.reader,
             seconds=self.seconds,
         )
+
+    def finished(self, error: Exception | None = None) -> ClipOutcome:
+        """Return what became of all pieces; `error` is what broke before the end, if anything did."""
+        if not self.blocks:
+            if error is not None:
+                raise error
+            return self.skipped("Empty", "the file holds no audio samples")
+        if self.segments is None:
+            return self._finished(error)
+        segments = self.segments.finish()
+        self.note = shortened("; ".join(filter(None, [self.note, *self.segments.notes])))
+        return replace(self._finished(error), segments=segments)
 
     def _finished(self, error: Exception | None) -> ClipOutcome:
         if any(self.is_voice):

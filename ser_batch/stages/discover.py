@@ -22,7 +22,9 @@ from pathlib import Path, PurePosixPath
 
 from ser_batch.audio import AUDIO_SUFFIXES
 from ser_batch.errors import InputError
-from ser_batch.records import ClipRef
+from ser_batch.records import ClipRef, SegmentSource
+from ser_batch.segments.files import SEGMENT_SUFFIXES
+from ser_batch.segments.marked import state_key
 from ser_batch.text import printable
 
 #: Folders of systems and servers: waste baskets, thumbnails, copies of what is elsewhere.
@@ -68,6 +70,8 @@ class Found:
     unreadable: list[str] = field(default_factory=list)
     #: The same folders, as clip_ids of what is in them begin; "" for the root.
     unlisted: list[str] = field(default_factory=list)
+    #: clip_id -> where its segments come from; of files that have any.
+    segments: dict[str, SegmentSource] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -80,7 +84,7 @@ class Found:
     def ref(self, index: int) -> ClipRef:
         clip_id = self.clip_ids[index]
         path = os.path.join(self.root, self.odd_names.get(clip_id, clip_id))  # noqa: PTH118 - Path normalises names
-        return ClipRef(clip_id, path, self.sizes_bytes[index], self.mtimes_ns[index])
+        return ClipRef(clip_id, path, self.sizes_bytes[index], self.mtimes_ns[index], self.segments.get(clip_id))
 
     def only(self, positions: Iterable[int]) -> Found:
         """Return some of the files; what was left out, and why, stays."""
@@ -125,7 +129,10 @@ def read_file_list(path: Path) -> FileList:
 
 
 def discover(
-    inputs: Sequence[str | os.PathLike[str]] | FileList, include: Sequence[str] = (), exclude: Sequence[str] = ()
+    inputs: Sequence[str | os.PathLike[str]] | FileList,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    with_segments: bool = False,
 ) -> Found:
     """Find the audio files below some inputs.
 
@@ -138,6 +145,9 @@ def discover(
         alone. A file is taken if any pattern of `include` matches, or there is none, and no pattern of `exclude`
         does. An `include` that ends in a suffix, like ``*.m4a``, makes that suffix one of audio, for plugins that
         read it.
+    with_segments : bool
+        Find the files beside recordings that say who speaks when: of the same stem, in the same folder, with one of
+        `ser_batch.segments.files.SEGMENT_SUFFIXES`.
 
     Returns
     -------
@@ -148,7 +158,7 @@ def discover(
     InputError
         An input does not exist or cannot be listed.
     """
-    walk = _Walk(include, exclude)
+    walk = _Walk(include, exclude, with_segments)
     if isinstance(inputs, FileList):
         paths = [os.path.abspath(path) for path in inputs.paths]  # noqa: PTH100 - resolve() would follow links
         walk.found.root = _common_root(paths, files=True)
@@ -192,13 +202,15 @@ def _common_root(paths: Sequence[str], files: bool) -> str:
 class _Walk:
     """One search: what it looks for, and what it has found."""
 
-    def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
+    def __init__(self, include: Sequence[str], exclude: Sequence[str], with_segments: bool) -> None:
         self.found = Found("")
+        self._beside = _Beside() if with_segments else None
         self._include, self._exclude = _Patterns(include), _Patterns(exclude)
         self._suffixes = AUDIO_SUFFIXES | {PurePosixPath(pattern).suffix.lower() for pattern in include} - {""}
         self._seen_folders: set[tuple[int, int]] = set()
         #: Position in the columns -> relative path, where it is not the clip_id.
         self._odd: dict[int, str] = {}
+        self._segments: dict[int, SegmentSource] = {}
 
     def descend(self, top: str) -> None:
         """Walk a folder. Linked folders come last, so that a folder reached twice goes by its own name."""
@@ -264,7 +276,7 @@ class _Walk:
                 self._add(prefix + name, 0, NOT_SEEN_NS)
                 continue
             if stat.S_ISREG(info.st_mode):
-                self._add(prefix + name, info.st_size, _time_ns(info))
+                self._add(prefix + name, info.st_size, _time_ns(info), folder)
             else:
                 found.n_unmatched += 1
 
@@ -279,13 +291,16 @@ class _Walk:
         except OSError:
             self._add(relative, 0, NOT_SEEN_NS)
             return
-        self._add(relative, info.st_size, _time_ns(info))
+        self._add(relative, info.st_size, _time_ns(info), os.path.dirname(path))  # noqa: PTH120
 
     def _wanted(self, relative: str) -> bool:
         return (not self._include.used or self._include.match(relative)) and not self._exclude.match(relative)
 
-    def _add(self, relative: str, n_bytes: int, mtime_ns: int) -> None:
+    def _add(self, relative: str, n_bytes: int, mtime_ns: int, folder: str = "") -> None:
+        """Take a file; `folder` is where it lies, "" for one that cannot be looked at."""
         found = self.found
+        if self._beside is not None and folder and (source := self._beside.of(folder, relative)):
+            self._segments[len(found)] = source
         clip_id = relative
         if not relative.isascii():
             clip_id = os.fsencode(relative).decode("utf-8", "backslashreplace")
@@ -306,6 +321,7 @@ class _Walk:
         found.sizes_bytes = array("q", map(found.sizes_bytes.__getitem__, order))
         found.mtimes_ns = array("q", map(found.mtimes_ns.__getitem__, order))
         found.odd_names = {ids[index]: relative for index, relative in self._odd.items()}
+        found.segments = {ids[index]: source for index, source in self._segments.items()}
         return found
 
     def _distinct(self, ids: list[str], order: list[int]) -> list[int]:
@@ -316,6 +332,7 @@ class _Walk:
             relative = self._odd.get(index, ids[index])
             if names.get(ids[index]) == relative:
                 self._odd.pop(index, None)
+                self._segments.pop(index, None)
                 continue
             n_twins = 1
             while ids[index] in names:
@@ -342,3 +359,45 @@ class _Patterns:
             return False
         name = relative.rpartition("/")[2]
         return bool(self._whole.match(relative) or (self._names is not None and self._names.match(name)))
+
+
+class _Beside:
+    """Files that lie beside recordings and say who speaks when."""
+
+    def __init__(self) -> None:
+        #: Folder -> stem -> names, in the order in which they count.
+        self._names: dict[str, dict[str, list[str]]] = {}
+
+    def of(self, folder: str, relative: str) -> SegmentSource | None:
+        names = self._names.get(folder)
+        if names is None:
+            names = self._names[folder] = self._listed(folder)
+        if not names:
+            return None
+        name = relative.rpartition("/")[2]
+        paths, state = [], []
+        for other in names.get(name[: name.rfind(".")], ()):
+            path = os.path.join(folder, other)  # noqa: PTH118 - Path normalises names
+            try:
+                info = os.stat(path)  # noqa: PTH116
+            except OSError:
+                continue
+            if other != name and stat.S_ISREG(info.st_mode):
+                paths.append(path)
+                state += [other, info.st_size, info.st_mtime_ns]
+        return SegmentSource(state_key(*state), tuple(paths)) if paths else None
+
+    @staticmethod
+    def _listed(folder: str) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = {}
+        try:
+            every = os.listdir(folder)  # noqa: PTH208 - Path cannot hold every name
+        except OSError:
+            return names
+        for name in sorted(every):
+            dot = name.rfind(".")
+            if dot > 0 and name[0] != "." and name[dot:].lower() in SEGMENT_SUFFIXES:
+                names.setdefault(name[:dot], []).append(name)
+        for beside in names.values():
+            beside.sort(key=lambda name: SEGMENT_SUFFIXES.index(name[name.rfind(".") :].lower()))
+        return names

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ser_batch import hooks
@@ -62,8 +62,15 @@ class Ingredients:
     model: Mapping[str, Any]
     #: Plugins that read audio, the built-in one included -> version.
     readers: Mapping[str, str | int]
+    #: Plugins that find segments -> version; none unless they are looked for.
+    finders: Mapping[str, str | int] = field(default_factory=dict)
     #: Numbers in the embedding of a window that is stored; 0 for none.
     n_embedding: int = 0
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether segments are looked for, anywhere."""
+        return self.config.segments.source != "none"
 
     def settings(self) -> dict[str, Any]:
         """Return everything that changes results, flat, by a name that people recognise."""
@@ -71,6 +78,10 @@ class Ingredients:
         settings["analysis"] = ANALYSIS_VERSION
         settings |= {f"extractor {spec.extractor}": spec.version for spec in self.specs}
         settings |= {f"reader {plugin}": version for plugin, version in self.readers.items()}
+        segments = self.config.segments
+        if self.has_segments:
+            settings["segments"] = "table" if segments.is_table else segments.source
+        settings |= {f"finder {plugin}": version for plugin, version in self.finders.items()}
         if self.model:
             settings |= {"model weights": self.model["sha256"], "labels": list(self.labels)}
             settings["predict.abstain"] = self.config.predict.abstain
@@ -144,6 +155,7 @@ def ingredients_of(
         model=card_of(classifier) if classifier else {},
         readers=hooks.reader_versions(manager),
         n_embedding=classifier.n_embedding if classifier and config.predict.embeddings else 0,
+        finders=hooks.finder_versions(manager) if config.segments.source == "voice" else {},
     )
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ser_batch import hooks
 from ser_batch._version import __version__
 from ser_batch.classifier.dense import DENSE_FEATURES
-from ser_batch.config import AudioConfig, Config, ExtractConfig, PredictConfig
+from ser_batch.config import AudioConfig, Config, ExtractConfig, PredictConfig, SegmentsConfig
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import ClipOutcome, FeatureSpec
 from ser_batch.stages.analyse import select_extractors
@@ -97,7 +97,8 @@ def feature_ingredients(recipe: PluginRecipe, audio: AudioConfig) -> Ingredients
         A plugin fails, or an extractor that the network needs is missing.
     """
     names = ("mel", *(column.split("__")[0] for column in (*DENSE_FEATURES, WEIGHT_COLUMN)))
-    config = Config(audio, ExtractConfig(tuple(sorted(set(names)))), PredictConfig(model=""))
+    extract, segments = ExtractConfig(tuple(sorted(set(names)))), SegmentsConfig("none")
+    config = Config(audio, extract, PredictConfig(model=""), segments=segments)
     manager = recipe.build()
     extractors = select_extractors(hooks.register_extractors(manager, config), names)
     return ingredients_of(manager, recipe, config, extractors, None)

@@ -141,6 +141,17 @@ def test_what_cannot_be_labelled_is_one_line_with_the_cure(place, tmp_path, caps
     assert check_run(place / "scanned") == []
 
 
+def test_a_run_with_segments_is_refused_since_they_have_no_embeddings(place, tmp_path, capsys):
+    (tmp_path / "audio").mkdir()
+    shutil.copy(place / "audio" / "0.wav", tmp_path / "audio")
+    (tmp_path / "audio" / "0.rttm").write_text("SPEAKER 0 1 0 0.9 <NA> <NA> anna <NA> <NA>\n")
+    first = place / "first.safetensors"
+    scan(tmp_path / "audio", tmp_path / "run", config=config_for(first), report=False)
+    command = ["label", str(tmp_path / "run"), "--model", str(place / "second.safetensors"), "-o"]
+    assert main([*command, str(tmp_path / "new")]) == 7
+    assert "has segments/, whose labels cannot be made without audio" in capsys.readouterr().err
+
+
 def test_a_run_whose_parts_do_not_belong_together_is_refused(place, tmp_path):
     shutil.copytree(place / "run", tmp_path / "run")
     parts = tmp_path / "run" / "embeddings"

@@ -26,7 +26,8 @@ from ser_batch import load_results
 from ser_batch.cli.main import main
 from ser_batch.errors import ExitCode, RunError
 from ser_batch.export.names import TrackNames
-from ser_batch.export.tracks import TRACK_FORMATS, export_tracks, merged_segments, tracks_of
+from ser_batch.export.track_formats import TRACK_FORMATS
+from ser_batch.export.tracks import export_tracks, merged_stretches, tracks_of
 from ser_batch.run.read import open_run
 
 NAMES = ["a b/x.mp3", "a b/x.wav", "a b/ünï.wav", "long.flac", "tapes/1/x.wav"]
@@ -141,10 +142,10 @@ def test_overlapping_windows_share_a_border_midway_between_their_centres() -> No
     start_s = np.array([0.0, 1.0, 2.0, 3.0])
     end_s = np.array([3.0, 4.0, 5.0, 5.2])
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
-    segments = merged_segments(start_s, end_s, probabilities, ("joy", "fear"))
-    assert [(s.start_s, s.end_s, s.emotion) for s in segments] == [(0.0, 3.0, "joy"), (3.0, 5.2, "fear")]
-    assert segments[0].probability == pytest.approx(0.85)
-    assert merged_segments(start_s[:0], end_s[:0], probabilities[:0], ("joy", "fear")) == ()
+    stretches = merged_stretches(start_s, end_s, probabilities, ("joy", "fear"))
+    assert [(s.start_s, s.end_s, s.emotion) for s in stretches] == [(0.0, 3.0, "joy"), (3.0, 5.2, "fear")]
+    assert stretches[0].probability == pytest.approx(0.85)
+    assert merged_stretches(start_s[:0], end_s[:0], probabilities[:0], ("joy", "fear")) == ()
 
 
 class Counted:
@@ -252,7 +253,7 @@ def test_labels_and_names_of_any_kind_make_tracks_that_can_be_read(tmp_path: Pat
     names = ["a b%20c.wav", "a%20b c.wav", "\x07.wav"]
     plan = RunPlan(labels=labels, clip_ids=names, long_every=1, long_windows=12, failed_share=0.0)
     run = make_run(tmp_path / "run", 0, plan)
-    n_segments = {track.clip_id: len(track.segments) for part in open_run(run).slices()
+    n_segments = {track.clip_id: len(track.stretches) for part in open_run(run).slices()
                   for track in tracks_of(part, part.read(columns=["clip_id", "duration_s"]))}  # fmt: skip
     for file_format in TRACK_FORMATS:
         assert export(run, file_format, tmp_path / file_format) == ExitCode.OK

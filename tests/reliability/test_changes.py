@@ -237,15 +237,17 @@ def test_embeddings_that_are_no_longer_wanted_go_with_the_rest(scanner, archive,
     assert len(results(run, "embeddings")) == len(results(run, "windows"))
 
 
-def test_a_run_of_a_version_without_embeddings_goes_on_without_them(scanner, archive, run):  # noqa: F811
-    config = ONE_JOB | {"predict": ONE_JOB["predict"] | {"embeddings": False}}
+def test_a_run_of_a_version_without_embeddings_and_segments_goes_on_without_them(scanner, archive, run):  # noqa: F811
+    config = ONE_JOB | {"predict": ONE_JOB["predict"] | {"embeddings": False}, "segments": {"source": "none"}}
     shutil.rmtree(run)
     assert scanner.scan(archive, run, config=config)["code"] == 1
     manifest = json.loads((run / "run.json").read_text())
     del manifest["tables"], manifest["embeddings"], manifest["config"]["predict"]["embeddings"]
+    del manifest["segments"], manifest["config"]["segments"]
     (run / "run.json").write_text(json.dumps(manifest))
     assert_sound(run)
     assert config_of_run(manifest).predict.embeddings is False
+    assert config_of_run(manifest).segments.source == "none"
     with pytest.raises(RunError, match="a version of ser-batch made it that wrote none"):
         load_results(run, "embeddings")
     soundfile.write(archive / "new.wav", np.sin(np.arange(4000) / 10), 8000)

@@ -27,6 +27,7 @@ def index(vanished=(False,) * 5) -> Index:
         reader=np.array(READERS),
         out_of_reach=np.zeros(5, bool),
         is_current=np.ones(5, bool),
+        segments_key=np.zeros(5, np.int64),
     )
 
 

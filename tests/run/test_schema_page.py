@@ -13,7 +13,14 @@ from ser_batch.config import Config
 from ser_batch.hooks import register_extractors
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import FeatureSpec, Status
-from ser_batch.run.schema import METADATA_KEY, SCHEMA_VERSION, TIMING_COLUMNS, files_schema, windows_schema
+from ser_batch.run.schema import (
+    METADATA_KEY,
+    SCHEMA_VERSION,
+    TIMING_COLUMNS,
+    files_schema,
+    segments_schema,
+    windows_schema,
+)
 
 PAGE = (REPOSITORY / "docs/results-schema.md").read_text(encoding="utf-8")
 
@@ -39,7 +46,9 @@ def type_name(kind: pa.DataType) -> str:
     return "enum" if pa.types.is_dictionary(kind) else str(kind)
 
 
-@pytest.mark.parametrize(("heading", "make"), [("files", files_schema), ("windows", windows_schema)])
+@pytest.mark.parametrize(
+    ("heading", "make"), [("files", files_schema), ("windows", windows_schema), ("segments", segments_schema)]
+)
 def test_every_column_is_described_in_order_with_type_and_null_rule(heading: str, make: object) -> None:
     specs = built_in_specs()
     features = [column for spec in specs for column in spec.columns]

@@ -77,7 +77,16 @@ function setPlaying(button) {
   if (playing) playing.setAttribute("aria-pressed", "true");
 }
 
-function play(clipId, atS, label, button) {
+// Where to stop: a segment is played to its end.
+let stopAt = Infinity;
+audio.addEventListener("timeupdate", () => {
+  if (audio.currentTime < stopAt) return;
+  stopAt = Infinity;
+  audio.pause();
+});
+
+function play(clipId, atS, label, button, toS) {
+  stopAt = toS || Infinity;
   byId("player").hidden = false;
   byId("player-name").textContent = clipId + (atS ? `, from ${clock(atS)}` : "");
   byId("player-emotion").replaceChildren(...(label ? [emotionTag(label)] : []));
@@ -112,7 +121,7 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest(".play");
   if (!button) return;
   if (button === playing) audio.pause();
-  else play(button.dataset.clip, Number(button.dataset.at || 0), button.dataset.emotion || "", button);
+  else play(button.dataset.clip, Number(button.dataset.at || 0), button.dataset.emotion || "", button, Number(button.dataset.to || 0));
 });
 document.body.classList.toggle("no-audio", !data.audio);
 
