@@ -33,7 +33,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
 
 
 #: Names that mean another thing on some commands.
-HOMONYMS = {"--dry-run", "--json", "--labels", "--output", "--resume"}
+HOMONYMS = {"--dry-run", "--files-from", "--json", "--labels", "--output", "--resume"}
 
 
 def declared(path: Path) -> list[str]:

@@ -35,6 +35,7 @@ COMMANDS = {
     "retry": ("ser_batch.cli.retry", "Process the failed files of a run again."),
     "label": ("ser_batch.cli.label", "Label a run anew, without audio: another model or other labels."),
     "diff": ("ser_batch.cli.diff", "Compare the labels of two runs."),
+    "review": ("ser_batch.cli.review", "Listen to clips of a run in the browser, and say what they are."),
     "audit": ("ser_batch.cli.audit", "Say how right the labels of a run are, by answers of listeners."),
     "bench": ("ser_batch.cli.bench", "Measure the speed of this machine."),
     "train": ("ser_batch.cli.train", "Train a model on labelled audio."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["COLOURS", "css_variables", "variable"]
+__all__ = ["COLOURS", "colours_of", "css_variables", "variable"]
 
 #: Emotion -> (colour on white, colour on near-black). Found by search: at least 3:1 against the background, and far
 #: from each other for normal, protan, deutan and tritan eyes (tests/report/test_palette.py holds the numbers).
@@ -29,9 +29,13 @@ def variable(label_index: int) -> str:
     return f"var(--emotion-{label_index})"
 
 
-def css_variables(labels: Sequence[str], dark: bool) -> str:
-    """Return the CSS declarations of the colours of `labels`."""
+def colours_of(labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the colour of each label, on white and on near-black."""
     further = iter(_FURTHER * (len(labels) // len(_FURTHER) + 1))
     named = [_ALSO_CALLED.get(label, label) for label in labels]
-    chosen = [COLOURS[name] if name in COLOURS else next(further) for name in named]
-    return " ".join(f"--emotion-{i}: {colours[dark]};" for i, colours in enumerate(chosen))
+    return [COLOURS[name] if name in COLOURS else next(further) for name in named]
+
+
+def css_variables(labels: Sequence[str], dark: bool) -> str:
+    """Return the CSS declarations of the colours of `labels`."""
+    return " ".join(f"--emotion-{i}: {colours[dark]};" for i, colours in enumerate(colours_of(labels)))

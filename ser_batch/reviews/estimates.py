@@ -19,6 +19,13 @@ __all__ = ["Design", "Estimate", "Linear", "interval", "prediction_powered", "ra
 
 Floats = NDArray[np.float64]
 
+#: Weight, in answers, of the variance within all strata for that within one.
+_PRIOR_ANSWERS = 2.0
+#: Surprising answers added to those found, since where they are few their number says little (Agresti & Coull 1998).
+_PRIOR_SURPRISES = 0.5
+#: What differs from 0 or 1 by less is 0 or 1.
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -45,6 +52,8 @@ class Linear:
     scores: Floats
     #: Which answers it rests on, (n_answers,).
     used: NDArray[np.bool_]
+    #: How much a surprising answer moves its score, where answers are expected to be what was predicted; else 0.
+    surprise: float = 0.0
 
 
 class Design:
@@ -85,12 +94,30 @@ class Design:
         scale = (n / np.maximum(n - 1, 1))[self._group]
         return float(np.sum(self._unheard * scale * a * b))
 
+    def _variance(self, scores: Floats, used: NDArray[np.bool_], surprise: float = 0.0) -> float:
+        """Return the variance of a weighted sum of scores, of which those not `used` are 0 by design.
+
+        What is rare is found in few strata, and a stratum where it was not found would count as one where it cannot be.
+        So the variance within each stratum is drawn towards that within all by the weight of a few answers. Where
+        labels are nearly always right, it rests on a handful of errors: half a one is added.
+        """
+        n = np.maximum(self._n_group, 1)
+        mean = np.bincount(self._group, scores, len(n)) / n
+        squares = np.bincount(self._group, (scores - mean[self._group]) ** 2, len(n))
+        size = np.bincount(self._group, self.weights, len(n))
+        concerned = np.bincount(self._group, used, len(n)) > 0
+        within = np.average(squares / np.maximum(n - 1, 1), weights=size * concerned)
+        spread = (squares + _PRIOR_ANSWERS * within * concerned) / np.maximum(n - 1 + _PRIOR_ANSWERS * concerned, 1)
+        n_used = np.count_nonzero(used)
+        spread += concerned * max(surprise**2 - within, 0.0) * _PRIOR_SURPRISES / (n_used + _PRIOR_SURPRISES)
+        return float(np.sum(self._unheard * self.weights**2 * spread[self._group]))
+
     def estimate(self, linear: Linear) -> Estimate:
         """Return an estimate in [0, 1] with its interval."""
         n = int(linear.used.sum())
         if not n or math.isnan(linear.value):
             return Estimate(math.nan, math.nan, math.nan, 0)
-        variance = self.covariance(linear.scores, linear.scores)
+        variance = self._variance(linear.scores, linear.used, linear.surprise)
         low, high = interval(linear.value, variance, self._n_alike(linear.used), self.freedom)
         return Estimate(float(np.clip(linear.value, 0, 1)), low, high, n)
 
@@ -109,8 +136,8 @@ class Design:
         for part in defined:
             n = self._n_alike(part.used)
             p = (n * part.value + 2) / (n + 4)
-            missing += max(p * (1 - p) / (n + 4) - self.covariance(part.scores, part.scores), 0.0)
-        variance = self.covariance(scores, scores) + missing / len(defined) ** 2
+            missing += max(p * (1 - p) / (n + 4) - self._variance(part.scores, part.used), 0.0)
+        variance = self._variance(scores, used) + missing / len(defined) ** 2
         value = float(np.mean([part.value for part in defined]))
         return Estimate(value, *interval(value, variance, self._n_alike(used), self.freedom), int(used.sum()))
 
@@ -150,11 +177,12 @@ def interval(value: float, variance: float, n_alike: float, freedom: int) -> tup
     z = float(stdtrit(freedom, 0.975))
     p = min(max(value, 0.0), 1.0)
     spread = p * (1 - p)
-    # What differs from 0 or 1 by rounding alone is 0 or 1.
-    n = spread / variance if spread > 1e-9 and variance > 0 else n_alike
+    n = spread / variance if spread > _ROUNDING and variance > 0 else n_alike
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(spread / n + z**2 / (4 * n**2))
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    # Exactly so where nothing speaks against it, whatever rounding makes of the difference.
+    low = 0.0 if p <= _ROUNDING else max(centre - half, 0.0)
+    return low, 1.0 if p >= 1 - _ROUNDING else min(centre + half, 1.0)
 
 
 def ratio(design: Design, part: ArrayLike, whole: ArrayLike) -> Linear:
@@ -200,4 +228,6 @@ def prediction_powered(
         variance = design.covariance(f, f)
         power = min(max(design.covariance(y, f) / variance, 0.0), 1.0) if variance > 0 else 0.0
     scores = (y - power * f) / design.n_units
-    return Linear(power * mean_predicted + float(design.weights @ scores), scores, np.ones(len(y), bool)), power
+    return Linear(
+        power * mean_predicted + float(design.weights @ scores), scores, np.ones(len(y), bool), 1 / design.n_units
+    ), power

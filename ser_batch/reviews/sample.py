@@ -38,6 +38,8 @@ __all__ = [
     "draw",
     "draw_sample",
     "load_sample",
+    "margins_of",
+    "names_of",
     "population_of",
     "save_sample",
     "units_of",
@@ -188,6 +190,22 @@ def population_of(run: Run, unit: UnitKind) -> Population:
     return Population(unit, run.labels, label, np.concatenate(confidences), total / max(len(label), 1))
 
 
+def margins_of(run: Run, unit: UnitKind) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    """Return the place of the predicted label of each unit, and how far it is ahead of the second; both (n_units,)."""
+    labels, margins = [np.zeros(0, np.int16)], [np.zeros(0, np.float32)]
+    for rows in _labelled(run, unit):
+        ranked = np.sort(rows.probabilities, axis=1)
+        labels.append(rows.probabilities.argmax(axis=1).astype(np.int16))
+        margins.append(ranked[:, -1] - ranked[:, -2] if ranked.shape[1] > 1 else ranked[:, -1])
+    return np.concatenate(labels), np.concatenate(margins)
+
+
+def names_of(run: Run, unit: UnitKind) -> Iterator[list[str]]:
+    """Yield the names of the clips of all units, piece by piece, in the order of the population."""
+    for rows in _labelled(run, unit):
+        yield rows.clip_ids.to_pylist()
+
+
 def units_of(run: Run, unit: UnitKind, places: NDArray[np.int64]) -> list[Unit]:
     """Return the units at `places` of the population, in that order."""
     found: dict[int, Unit] = {}
@@ -280,7 +298,7 @@ def draw(population: Population, generator: np.random.Generator, half_width: flo
     n_drawn = min(int(sizes.sum()), max(_SPARE * n_wanted, _FEWEST_DRAWN))
     places, turns, of = [], [], []
     for number, size in enumerate(sizes):
-        n = min(int(size), int(np.ceil(n_drawn * rates[number])) + 1)
+        n = min(int(size), n_drawn)
         places.append(generator.permutation(np.flatnonzero(stratum == number))[:n])
         # Whoever stops anywhere has asked each stratum at its rate.
         turns.append((np.arange(n) + generator.random(n)) / rates[number])

@@ -1,0 +1,228 @@
+"""What a listener is asked about next: the audit sample, or stretches chosen for another purpose."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ser_batch.errors import DataError
+from ser_batch.reviews.answers import reviews_folder
+from ser_batch.reviews.sample import (
+    AuditSample,
+    Unit,
+    UnitKind,
+    choose_unit,
+    draw_sample,
+    load_sample,
+    margins_of,
+    names_of,
+    population_of,
+    save_sample,
+    units_of,
+)
+from ser_batch.run.read import Run
+from ser_batch.run.schema import matrix_of
+from ser_batch.text import did_you_mean
+
+__all__ = ["Task", "tasks_for_adapt", "tasks_for_audit", "tasks_for_files", "tasks_for_label", "tasks_like"]
+
+Floats = NDArray[np.float32]
+
+#: Most tasks of a visit, besides those of an audit.
+_MOST_TASKS = 500
+#: The most doubtful units, among which those for `adapt` are spread.
+_N_DOUBTFUL = 3_000
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One question."""
+
+    unit: Unit
+    purpose: str
+    #: Of this unit into the audit sample; None for all other purposes.
+    inclusion_probability: float | None = None
+
+
+def tasks_for_audit(run: Run, half_width: float | None = None) -> tuple[AuditSample, list[Task]]:
+    """Return the audit sample of a run, drawn and stored if there is none, and its questions in their order.
+
+    Raises
+    ------
+    DataError
+        The run holds nothing labelled, its stored sample is damaged or of another run.
+    RunError
+        A run without a model, or the sample cannot be stored.
+    """
+    sample = load_sample(run.folder)
+    if sample is not None and sample.run_id != str(run.info.get("run_id", "")):
+        raise DataError(
+            f"{reviews_folder(run.folder)} holds answers to the audit of another run. Move the folder back to its run."
+        )
+    if sample is None or (half_width is not None and half_width != sample.half_width):
+        # The same run gives the same order, so a narrower interval only takes more of it.
+        sample = draw_sample(run, half_width or 0.05, sample.unit if sample else None)
+        save_sample(run.folder, sample)
+    return sample, [Task(item, "audit", item.inclusion_probability) for item in sample.items]
+
+
+def tasks_for_label(run: Run, label: str) -> list[Task]:
+    """Return units that were given a label, in random order.
+
+    Raises
+    ------
+    DataError
+        No such label, or nothing has it.
+    """
+    if label not in run.labels:
+        known = ", ".join(run.labels) or "none: it was made without a model"
+        raise DataError(f"{run.folder} has no label {label!r}; it has {known}.{did_you_mean(label, run.labels)}")
+    unit = choose_unit(run)
+    places = np.flatnonzero(population_of(run, unit).label == run.labels.index(label))
+    if not len(places):
+        raise DataError(f"No {unit[:-1]} of {run.folder} was labelled {label}.")
+    chosen = np.random.default_rng(0).permutation(places)[:_MOST_TASKS]
+    return [Task(item, "only") for item in units_of(run, unit, chosen)]
+
+
+def tasks_for_files(run: Run, paths: Sequence[str]) -> tuple[list[Task], list[str]]:
+    """Return all units of some files, given as paths or as ``clip_id``, in the order given; and what is to be said.
+
+    Raises
+    ------
+    DataError
+        The run has none of them.
+    """
+    root = str(run.info.get("root") or "")
+    wanted: dict[str, str] = {}
+    for path in paths:
+        wanted.setdefault(path, path)
+        wanted.setdefault(os.path.relpath(path, root) if root else path, path)  # an absolute path, or from where we are
+    of = {name: i for i, name in enumerate(wanted)}
+    unit = choose_unit(run)
+    chosen = _places_of(run, unit, of)
+    units = units_of(run, unit, chosen)
+    units.sort(key=lambda item: (of[item.clip_id], item.start_s))
+    missing = sorted(set(paths) - {wanted[item.clip_id] for item in units})
+    if not units:
+        raise DataError(f"{run.folder} has no label for any of the {len(paths)} files of the list, such as {paths[0]}.")
+    notices = []
+    if missing:
+        notices = [f"{len(missing)} of {len(paths)} files, such as {missing[0]}, have no label in {run.folder}."]
+    return [Task(item, "files") for item in units], notices
+
+
+def _places_of(run: Run, unit: UnitKind, clip_ids: dict[str, int]) -> NDArray[np.int64]:
+    found, first = [np.zeros(0, np.int64)], 0
+    for names in names_of(run, unit):
+        inside = [first + i for i, name in enumerate(names) if name in clip_ids]
+        found.append(np.array(inside, np.int64))
+        first += len(names)
+    return np.concatenate(found)
+
+
+def tasks_for_adapt(run: Run) -> list[Task]:
+    """Return units from which a model would learn most: doubtful ones, unlike each other.
+
+    Of the units whose two most probable labels are nearest, the same number for each label, those are taken first that
+    are furthest in embedding space from all taken before (farthest-first traversal, Gonzalez 1985). Without stored
+    embeddings, the most doubtful come first, label by label.
+    """
+    unit = choose_unit(run)
+    label, margin = margins_of(run, unit)
+    if not len(label):
+        raise DataError(f"{run.folder} holds no labelled {unit[:-1]}, so there is nothing to ask about.")
+    order = np.argsort(margin, kind="stable")
+    rank = np.empty(len(order), np.int64)
+    for number in range(len(run.labels)):
+        of_label = order[label[order] == number]
+        rank[of_label] = np.arange(len(of_label))
+    doubtful = np.lexsort((margin, rank))[:_N_DOUBTFUL]
+    units = units_of(run, unit, doubtful)
+    vectors = _vectors_of(run, units)
+    chosen = range(len(units)) if vectors is None else _spread(vectors, _MOST_TASKS)
+    return [Task(units[place], "adapt") for place in chosen][:_MOST_TASKS]
+
+
+def _spread(vectors: Floats, n: int) -> list[int]:
+    """Return `n` places, each the furthest from all before; the first is the most doubtful."""
+    chosen = [0]
+    nearest = np.linalg.norm(vectors - vectors[0], axis=1)
+    while len(chosen) < min(n, len(vectors)):
+        place = int(nearest.argmax())
+        if not nearest[place] > 0:
+            break
+        chosen.append(place)
+        nearest = np.minimum(nearest, np.linalg.norm(vectors - vectors[place], axis=1))
+    return chosen
+
+
+def tasks_like(run: Run, clip_id: str) -> list[Task]:
+    """Return the units that sound most like a clip: nearest to the mean of its embeddings, by cosine.
+
+    Raises
+    ------
+    DataError
+        The run has no such clip.
+    RunError
+        It has no embeddings.
+    """
+    own = run.read("embeddings", ["embedding"], [("clip_id", "==", clip_id)], metadata=False)
+    if not len(own):
+        raise DataError(
+            f"{run.folder} has no embedding of {clip_id}. --like takes a clip_id as the table of the report shows it."
+        )
+    wanted = _unit_length(matrix_of(own.column("embedding")).astype(np.float32).mean(axis=0, keepdims=True))[0]
+    best: list[tuple[float, str, int]] = []
+    for rows in run.tables("embeddings", ["clip_id", "window_index", "embedding"]):
+        likeness = _unit_length(matrix_of(rows.column("embedding")).astype(np.float32)) @ wanted
+        top = np.argsort(-likeness)[: 2 * _MOST_TASKS]
+        names = rows.column("clip_id").take(top).to_pylist()
+        index = rows.column("window_index").take(top).to_pylist()
+        best += zip(likeness[top].tolist(), names, index, strict=True)
+        best = sorted(best, key=lambda item: -item[0])[: 2 * _MOST_TASKS]
+    best = [item for item in best if item[1] != clip_id]
+    unit = choose_unit(run)
+    of = {name: i for i, name in enumerate(dict.fromkeys(name for _, name, _ in best))}
+    units = units_of(run, unit, _places_of(run, unit, of))
+    if unit == "windows":
+        starts = {(item.clip_id, index): item for item, index in zip(units, _window_indices(run, units), strict=True)}
+        chosen = [starts[name, index] for _, name, index in best if (name, index) in starts]
+    else:
+        chosen = sorted(units, key=lambda item: of[item.clip_id])
+    return [Task(item, "like") for item in chosen[:_MOST_TASKS]]
+
+
+def _vectors_of(run: Run, units: Sequence[Unit]) -> Floats | None:
+    """Return the embedding of each unit, of length 1, the mean for whole files; None where a run has none."""
+    if not run.has_table("embeddings"):
+        return None
+    names = sorted({item.clip_id for item in units})
+    rows = run.read("embeddings", None, [("clip_id", "in", names)], metadata=False)
+    matrix = matrix_of(rows.column("embedding")).astype(np.float32)
+    clips = rows.column("clip_id").to_pylist()
+    if choose_unit(run) == "windows":
+        keys = zip(clips, rows.column("window_index").to_pylist(), strict=True)
+        place = {key: i for i, key in enumerate(keys)}
+        at = [place[item.clip_id, index] for item, index in zip(units, _window_indices(run, units), strict=True)]
+        return _unit_length(matrix[at])
+    of = {name: i for i, name in enumerate(names)}
+    sums = np.zeros((len(names), matrix.shape[1]), np.float32)
+    np.add.at(sums, [of[name] for name in clips], matrix)
+    return _unit_length(sums[[of[item.clip_id] for item in units]])
+
+
+def _window_indices(run: Run, units: Sequence[Unit]) -> list[int]:
+    names = sorted({item.clip_id for item in units})
+    rows = run.read("windows", ["clip_id", "window_index", "start_s"], [("clip_id", "in", names)], metadata=False)
+    columns = (rows.column(name).to_pylist() for name in ("clip_id", "start_s", "window_index"))
+    index = {(name, round(start_s, 3)): number for name, start_s, number in zip(*columns, strict=True)}
+    return [index[item.clip_id, item.start_s] for item in units]
+
+
+def _unit_length(vectors: Floats) -> Floats:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float32)

@@ -1,0 +1,119 @@
+"""What comes next, for every purpose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from synthetic_run import LABELS, RunPlan, make_run
+
+from ser_batch import load_results
+from ser_batch.errors import DataError, RunError
+from ser_batch.reviews.choice import (
+    tasks_for_adapt,
+    tasks_for_audit,
+    tasks_for_files,
+    tasks_for_label,
+    tasks_like,
+)
+from ser_batch.run.read import Run, open_run
+from ser_batch.run.schema import Contents, schema_of
+
+
+@pytest.fixture(scope="module", params=[10**9, 3], ids=["files", "windows"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    plan = RunPlan(
+        long_every=request.param,
+        long_windows=8,
+        info={"tables": ["embeddings", "windows", "files"], "embeddings": {"n_numbers": 8}},
+    )
+    folder = make_run(tmp_path_factory.mktemp("choice") / "run", 300, plan)
+    embed(folder)
+    return open_run(folder)
+
+
+def embed(folder: Path) -> None:
+    """Give every window an embedding that is its probabilities and its place."""
+    schema = schema_of("embeddings", Contents(LABELS, (), 8), {})
+    for path in sorted((folder / "windows").glob("*.parquet")):
+        rows = pq.read_table(path)
+        numbers = np.column_stack([rows.column(f"p_{label}").to_numpy() for label in LABELS])
+        numbers = np.column_stack([numbers, np.zeros((len(rows), 2))]).astype(np.float16)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), 8)
+        table = pa.table([rows.column("clip_id"), rows.column("window_index"), column], schema=schema)
+        (folder / "embeddings").mkdir(exist_ok=True)
+        pq.write_table(table, folder / "embeddings" / path.name)
+
+
+def test_an_audit_asks_in_the_order_of_its_sample_and_draws_it_once(run: Run) -> None:
+    sample, tasks = tasks_for_audit(run)
+    assert [task.unit for task in tasks] == list(sample.items)
+    assert [task.inclusion_probability for task in tasks] == [item.inclusion_probability for item in sample.items]
+    assert tasks_for_audit(run) == (sample, tasks)
+    narrower, more = tasks_for_audit(run, 0.02)
+    assert narrower.n_wanted > sample.n_wanted
+    assert [task.unit.clip_id for task in more] == [task.unit.clip_id for task in tasks]
+    wider, _ = tasks_for_audit(run, 0.05)
+    assert wider == sample
+
+
+def test_only_one_label(run: Run) -> None:
+    tasks = tasks_for_label(run, "fear")
+    assert {task.unit.model_label for task in tasks} == {"fear"}
+    assert {task.purpose for task in tasks} == {"only"}
+    assert all(task.inclusion_probability is None for task in tasks)
+    with pytest.raises(DataError, match=r"has no label 'feer'; it has anger, .*Did you mean 'fear'"):
+        tasks_for_label(run, "feer")
+
+
+def test_for_adapt_doubtful_clips_come_first_unlike_each_other_and_of_all_labels(run: Run) -> None:
+    tasks = tasks_for_adapt(run)
+    first = tasks[:24]
+    assert {task.unit.model_label for task in first} == set(LABELS)
+    assert len({(task.unit.clip_id, task.unit.start_s) for task in tasks}) == len(tasks)
+
+
+def test_like_a_clip_the_nearest_come_first_and_not_itself(run: Run) -> None:
+    clip = tasks_for_label(run, "anger")[0].unit.clip_id
+    tasks = tasks_like(run, clip)
+    assert clip not in {task.unit.clip_id for task in tasks}
+    windows = load_results(run.folder, "windows")
+    columns = [f"p_{label}" for label in LABELS]
+    own = windows[windows.clip_id == clip][columns].to_numpy().mean(axis=0)
+    p = windows[columns].to_numpy()
+    cosine = p @ own / np.linalg.norm(p, axis=1) / np.linalg.norm(own)
+    others = windows.assign(cosine=cosine)[windows.clip_id != clip].sort_values("cosine", ascending=False)
+    assert tasks[0].unit.clip_id in set(others.clip_id[:3])  # float16 may change places
+    with pytest.raises(DataError, match=r"has no embedding of nowhere.wav"):
+        tasks_like(run, "nowhere.wav")
+
+
+def test_files_of_a_list_by_path_or_name_in_its_order(run: Run) -> None:
+    names = load_results(run.folder, where=[("status", "==", "ok")]).clip_id[:3].tolist()
+    tasks, notices = tasks_for_files(run, [f"/nowhere/archive/{names[2]}", names[0], "missing.wav"])
+    assert list(dict.fromkeys(task.unit.clip_id for task in tasks)) == [names[2], names[0]]
+    assert notices == [f"1 of 3 files, such as missing.wav, have no label in {run.folder}."]
+    with pytest.raises(DataError, match=r"has no label for any of the 1 files of the list, such as missing"):
+        tasks_for_files(run, ["missing.wav"])
+
+
+def test_without_embeddings_doubt_alone_decides_and_likeness_is_refused(tmp_path: Path) -> None:
+    made = open_run(make_run(tmp_path / "run", 200))
+    tasks = tasks_for_adapt(made)
+    margin = load_results(made.folder).set_index("clip_id").margin
+    first = [margin[task.unit.clip_id] for task in tasks[:6]]
+    assert {task.unit.model_label for task in tasks[:6]} == set(LABELS)
+    assert max(first) < margin.median()
+    with pytest.raises(RunError, match=r"has no embeddings: "):
+        tasks_like(made, "a.wav")
+
+
+def test_a_sample_of_another_run_is_refused(tmp_path: Path) -> None:
+    made = open_run(make_run(tmp_path / "run", 50))
+    tasks_for_audit(made)
+    made.info["run_id"] = "another"
+    with pytest.raises(DataError, match=r"holds answers to the audit of another run. Move the folder back"):
+        tasks_for_audit(made)
