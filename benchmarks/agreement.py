@@ -48,8 +48,33 @@ def with_noise(samples: NDArray[np.float32], rng: np.random.Generator) -> NDArra
     return (samples + rms * rng.standard_normal(len(samples))).astype(np.float32)
 
 
-def praat_values(samples: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
-    """Measure one clip with Praat: F0 frames, and the means over the clip that scripts report."""
+def with_zeros(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Put digital silence in front, at the end, and into the middle, as cut and mended recordings hold it."""
+    silenced = samples.copy()
+    silenced[-round(0.3 * RATE_HZ) :] = 0
+    middle = len(samples) // 2
+    silenced[middle : middle + round(0.3 * RATE_HZ)] = 0
+    return np.concatenate([np.zeros(round(0.5 * RATE_HZ), np.float32), silenced])
+
+
+def praat_cpps_db(cepstrogram: object, heard: NDArray[np.bool_]) -> float:
+    """Return CPPS over the frames that hold a signal: of digital silence Praat measures its own rounding, to 27 dB."""
+    from parselmouth.praat import call
+
+    trend = (0.001, 0, "Straight", "Robust")
+    if heard.all():
+        return float(call(cepstrogram, "Get CPPS", False, 0.01, 0.001, 60, 330, 0.05, "Parabolic", *trend))
+    smooth = call(cepstrogram, "Smooth", 0.01, 0.001)
+    times_s = [call(smooth, "Get time from frame number", int(frame) + 1) for frame in np.flatnonzero(heard)]
+    slices = [call(smooth, "To PowerCepstrum (slice)", time_s) for time_s in times_s]
+    return float(np.mean([call(part, "Get peak prominence", 60, 330, "Parabolic", *trend) for part in slices]))
+
+
+def praat_values(samples: NDArray[np.float32], heard: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+    """Measure one clip with Praat: F0 frames, and the means over the clip that scripts report.
+
+    `heard` says which frames of the cepstrum hold a signal.
+    """
     import parselmouth
     from parselmouth.praat import call
 
@@ -59,7 +84,6 @@ def praat_values(samples: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]
     formant = sound.to_formant_burg(0.01)
     voiced_s = [time_s for time_s in formant.xs() if not np.isnan(pitch.get_value_at_time(time_s))]
     cepstrogram = call(sound, "To PowerCepstrogram", 60, 0.01, 5000, 50)
-    trend = (0.001, 0, "Straight", "Robust")
     return {
         "f0_hz": pitch.selected_array["frequency"],
         "hnr_db": call(sound.to_harmonicity_ac(0.01, 75.0, 0.1, 4.5), "Get mean", 0, 0),
@@ -70,12 +94,12 @@ def praat_values(samples: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]
             if voiced_s
             else [np.nan] * 3
         ),
-        "cpps_db": call(cepstrogram, "Get CPPS", False, 0.01, 0.001, 60, 330, 0.05, "Parabolic", *trend),
+        "cpps_db": praat_cpps_db(cepstrogram, heard),
     }
 
 
 def our_values(samples: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
-    """Measure one clip with our extractors: the columns of the whole clip, and the F0 frames behind them."""
+    """Measure one clip with our extractors: the columns of the whole clip, and frames of F0 and of CPPS behind them."""
     from ser_batch.extractors import analyses
     from ser_batch.extractors.voice_quality import VoiceQualityExtractor
     from ser_batch.records import Clip
@@ -91,7 +115,17 @@ def our_values(samples: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
         "shimmer": column["shimmer_local"],
         "formants_hz": np.array([column[f"f{k}_mean"] for k in (1, 2, 3)]),
         "cpps_db": column["cpps"],
+        "heard": ~np.isnan(analyses.cepstrum(clip).cpps_db),
     }
+
+
+Values = list[dict[str, NDArray[np.float64]]]
+
+
+def both(clips: list[NDArray[np.float32]]) -> tuple[Values, Values]:
+    """Measure clips with our extractors and with Praat."""
+    ours = [our_values(samples) for samples in clips]
+    return ours, [praat_values(samples, mine["heard"]) for samples, mine in zip(clips, ours, strict=True)]
 
 
 def mel_difference_db(samples: NDArray[np.float32]) -> float:
@@ -161,11 +195,15 @@ def main() -> None:
     print(f"{len(paths)} RAVDESS clips, whole, at 22,050 Hz; Praat by parselmouth, F0 from 75 to 600 Hz.\n")
     print("| what | audio | measured | to reach |\n| --- | --- | ---: | ---: |")
     clips = [read(path) for path in paths]
-    for noisy in (False, True):
-        audio = [with_noise(samples, rng) for samples in clips] if noisy else clips
-        ours, theirs = [our_values(samples) for samples in audio], [praat_values(samples) for samples in audio]
-        for what, measured, bar in rows(ours, theirs, noisy):
-            print(f"| {what} | {'noise at 10 dB' if noisy else 'as recorded'} | {measured} | {bar} |", flush=True)
+    changes = {
+        "as recorded": lambda samples: samples,
+        "noise at 10 dB": lambda samples: with_noise(samples, rng),
+        "digital silence put in": with_zeros,
+    }
+    for words, change in changes.items():
+        ours, theirs = both([change(samples) for samples in clips])
+        for what, measured, bar in rows(ours, theirs, words.startswith("noise")):
+            print(f"| {what} | {words} | {measured} | {bar} |", flush=True)
     difference = max(mel_difference_db(samples) for samples in clips)
     print(f"| mel against librosa: largest difference | as recorded | {difference:.6f} dB | ≤ 0.001 dB |")
 

@@ -45,6 +45,8 @@ _SMOOTHING_S: Final = 0.001
 #: Smoothing sums the first quefrencies anew each time.
 _N_DIRECT: Final = 16
 _PEAK_HZ: Final = (60.0, 330.0)
+#: -130 dB re full scale: a frame with less power about its mean is digital silence, and what rounding left of it.
+_SILENT_POWER: Final = 1e-13
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +58,7 @@ class CepstralProminence:
     times_s : float64 (n_frames,)
         Centres of the frames, from the start of the signal.
     cpps_db : float64 (n_frames,)
-        NaN in digital silence.
+        NaN in digital silence: frames whose power about their mean is below -130 dB re full scale.
     """
 
     times_s: Doubles
@@ -141,9 +143,10 @@ def _measure(
             total, energy = np.float32(0.0), np.float32(0.0)
             for i in range(len(part)):
                 total += part[i]
-                energy += part[i] * part[i]
             means[row] = total / np.float32(plan.n_frame)
-            audible[row] = energy > 0.0
+            for i in range(len(part)):
+                energy += (part[i] - means[row]) ** 2
+            audible[row] = energy > _SILENT_POWER * plan.n_frame
         load_frames(samples, here, means, plan.taper, buffers[0][:n_rows])
         spectra, other = transform(buffers[0][:n_rows], buffers[1][:n_rows], plan.factors)
         power_of_pairs(spectra, _N_QUEFRENCIES + 1, spectra)

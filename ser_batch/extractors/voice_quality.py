@@ -22,7 +22,7 @@ class VoiceQualityExtractor:
 
     spec = FeatureSpec(
         extractor="voice_quality",
-        version=1,
+        version=2,
         scalars=(
             ("jitter_local", ""),
             ("shimmer_local", ""),

@@ -29,6 +29,17 @@ def test_silent_frames_are_undefined_and_others_are_not():
     assert not np.isnan(result.cpps_db[result.times_s > 0.5]).any()
 
 
+@pytest.mark.parametrize("offset", [0.0, 0.05])
+def test_digital_silence_is_undefined_whatever_its_offset_and_has_no_say_in_means(offset):
+    voice = with_noise(vowel(150, [700], [80], 0.5), 20)
+    silence = np.zeros(11_025, np.float32)
+    result = analyse(np.concatenate([silence, voice, silence]) + np.float32(offset))
+    inside = (result.times_s > 0.46) & (result.times_s < 1.04)
+    # Away from the voice, and from the ends, where a resampled offset begins and ends.
+    silent = np.abs(np.abs(result.times_s - 0.75) - 0.49) < 0.15
+    assert np.isnan(result.cpps_db[silent]).all() and not np.isnan(result.cpps_db[inside]).any()
+
+
 @pytest.mark.parametrize("duration_s", [0.0, 0.001, 0.099])
 def test_less_than_a_tenth_of_a_second_has_no_frame(duration_s):
     assert len(analyse(noise(duration_s)).cpps_db) == 0

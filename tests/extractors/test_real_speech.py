@@ -10,14 +10,16 @@ agreement = pytest.importorskip("benchmarks.agreement", reason="runs from the re
 
 
 @pytest.mark.corpora
-@pytest.mark.parametrize("noisy", [False, True], ids=["as recorded", "noise at 10 dB"])
-def test_recordings_agree_with_praat(corpora_dir, noisy):
+@pytest.mark.parametrize("audio", ["as recorded", "noise at 10 dB", "digital silence put in"])
+def test_recordings_agree_with_praat(corpora_dir, audio):
     rng = np.random.default_rng(0)
     clips = [agreement.read(path) for path in agreement.clip_paths(corpora_dir, 12)]
+    noisy = audio.startswith("noise")
     if noisy:
         clips = [agreement.with_noise(samples, rng) for samples in clips]
-    ours = [agreement.our_values(samples) for samples in clips]
-    theirs = [agreement.praat_values(samples) for samples in clips]
+    elif audio.startswith("digital"):
+        clips = [agreement.with_zeros(samples) for samples in clips[:6]]
+    ours, theirs = agreement.both(clips)
     measured = {what: float(value.split()[0].rstrip(",")) for what, value, _ in agreement.rows(ours, theirs, noisy)}
     assert measured["F0: voicing decisions that differ"] <= 0.1
     assert measured["F0: median difference"] <= 0.1
