@@ -91,7 +91,7 @@ def check_block(plugin: str, spec: FeatureSpec, block: object, n_windows: int) -
     where = f"Plugin {plugin!r}: extractor {spec.extractor!r}"
     if not isinstance(block, FeatureBlock):
         raise PluginError(f"{where} must return a FeatureBlock, not {type(block).__name__}.")
-    if block.extractor != spec.extractor:
+    if not isinstance(block.extractor, str) or block.extractor != spec.extractor:
         raise PluginError(f"{where} returned a block named {shown(block.extractor)}; name it after the extractor.")
     n_scalars = len(spec.scalars)
     _check_array(where, "scalars", block.scalars, (n_windows, n_scalars))

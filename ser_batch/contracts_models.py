@@ -166,7 +166,7 @@ class CheckedClassifier:
             found = self.inner.pool(self._widened(window_probabilities), weights)
         if not isinstance(found, Prediction):
             raise self._wrong(f"pool must return a Prediction, not {type(found).__name__}.")
-        if found.emotion not in self.labels:
+        if not isinstance(found.emotion, str) or found.emotion not in self.labels:
             raise PluginError(
                 f"{self._where}: pool gave the emotion {shown(found.emotion)}, which is none of its labels."
             )
