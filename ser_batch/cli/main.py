@@ -37,6 +37,7 @@ COMMANDS = {
     "diff": ("ser_batch.cli.diff", "Compare the labels of two runs."),
     "review": ("ser_batch.cli.review", "Listen to clips of a run in the browser, and say what they are."),
     "audit": ("ser_batch.cli.audit", "Say how right the labels of a run are, by answers of listeners."),
+    "adapt": ("ser_batch.cli.adapt", "Fit the model of a run to its archive, by answers of listeners."),
     "bench": ("ser_batch.cli.bench", "Measure the speed of this machine."),
     "train": ("ser_batch.cli.train", "Train a model on labelled audio."),
     "evaluate": ("ser_batch.cli.evaluate", "Score a model on labelled audio."),

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 __all__ = ["Ingredients", "Setup", "card_of", "differences", "gather", "ingredients_of"]
 
 #: What of a model file is repeated in a run, so that its results can be understood without it.
-_CARD_FIELDS = ("format_version", "features", "temperature", "pooling", "training", "scores", "created")
+_CARD_FIELDS = (
+    "format_version",
+    "features",
+    "temperature",
+    "pooling",
+    "training",
+    "scores",
+    "created",
+    "derived_from",
+    "adapted",
+)
 _TRAINING_FIELDS = ("corpora", "licences", "teacher", "seeds", "n_clips", "n_speakers", "tool_version")
 
 
