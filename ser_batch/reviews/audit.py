@@ -110,6 +110,8 @@ class Audit:
     #: Groups that have fewer answers than `FEWEST_ANSWERS`.
     n_small_groups: int
     agreement: Agreement | None
+    #: Clips on which reviewers disagree.
+    disagreements: list[str]
     notices: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -170,6 +172,7 @@ def audit_run(run: Run, answers_from: Path | None = None, target: float = 0.9) -
         groups=groups,
         n_small_groups=n_small,
         agreement=agreement_of(found.answers),
+        disagreements=found.split,
         notices=notices,
     )
 

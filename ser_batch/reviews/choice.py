@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -188,40 +188,56 @@ def tasks_like(run: Run, clip_id: str) -> list[Task]:
     best = [item for item in best if item[1] != clip_id]
     unit = choose_unit(run)
     of = {name: i for i, name in enumerate(dict.fromkeys(name for _, name, _ in best))}
-    units = units_of(run, unit, _places_of(run, unit, of))
-    if unit == "windows":
-        starts = {(item.clip_id, index): item for item, index in zip(units, _window_indices(run, units), strict=True)}
-        chosen = [starts[name, index] for _, name, index in best if (name, index) in starts]
-    else:
-        chosen = sorted(units, key=lambda item: of[item.clip_id])
-    return [Task(item, "like") for item in chosen[:_MOST_TASKS]]
+    units_by_clip: dict[str, list[Unit]] = {}
+    for item in units_of(run, unit, _places_of(run, unit, of)):
+        units_by_clip.setdefault(item.clip_id, []).append(item)
+    times_s = _windows_of(run, of)
+    # Keys of a dict are in the order of the best that is in each.
+    chosen = {
+        item: None
+        for _, name, index in best
+        for item in units_by_clip.get(name, ())
+        if _overlap(item, *times_s[name][index])
+    }
+    return [Task(item, "like") for item in chosen][:_MOST_TASKS]
+
+
+def _overlap(unit: Unit, start_s: float, end_s: float) -> bool:
+    """Tell whether a unit has at least half of a window, or lies in it by half."""
+    shared_s = min(unit.end_s, end_s) - max(unit.start_s, start_s)
+    return shared_s >= 0.5 * min(unit.end_s - unit.start_s, end_s - start_s)
+
+
+def _windows_of(run: Run, clip_ids: Collection[str]) -> dict[str, dict[int, tuple[float, float]]]:
+    """Return start and end of the windows of some clips: clip -> index -> times in s."""
+    where = [("clip_id", "in", sorted(clip_ids))]
+    rows = run.read("windows", ["clip_id", "window_index", "start_s", "end_s"], where, metadata=False)
+    found: dict[str, dict[int, tuple[float, float]]] = {}
+    for name, index, start_s, end_s in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+        found.setdefault(name, {})[index] = (start_s, end_s)
+    return found
 
 
 def _vectors_of(run: Run, units: Sequence[Unit]) -> Floats | None:
-    """Return the embedding of each unit, of length 1, the mean for whole files; None where a run has none."""
+    """Return the embedding of each unit, of length 1, the mean over its windows; None where a run has none."""
     if not run.has_table("embeddings"):
         return None
-    names = sorted({item.clip_id for item in units})
-    rows = run.read("embeddings", None, [("clip_id", "in", names)], metadata=False)
+    names = {item.clip_id for item in units}
+    where = [("clip_id", "in", sorted(names))]
+    rows = run.read("embeddings", ["clip_id", "window_index", "embedding"], where, metadata=False)
     matrix = matrix_of(rows.column("embedding")).astype(np.float32)
-    clips = rows.column("clip_id").to_pylist()
-    if choose_unit(run) == "windows":
-        keys = zip(clips, rows.column("window_index").to_pylist(), strict=True)
-        place = {key: i for i, key in enumerate(keys)}
-        at = [place[item.clip_id, index] for item, index in zip(units, _window_indices(run, units), strict=True)]
-        return _unit_length(matrix[at])
-    of = {name: i for i, name in enumerate(names)}
-    sums = np.zeros((len(names), matrix.shape[1]), np.float32)
-    np.add.at(sums, [of[name] for name in clips], matrix)
-    return _unit_length(sums[[of[item.clip_id] for item in units]])
-
-
-def _window_indices(run: Run, units: Sequence[Unit]) -> list[int]:
-    names = sorted({item.clip_id for item in units})
-    rows = run.read("windows", ["clip_id", "window_index", "start_s"], [("clip_id", "in", names)], metadata=False)
-    columns = (rows.column(name).to_pylist() for name in ("clip_id", "start_s", "window_index"))
-    index = {(name, round(start_s, 3)): number for name, start_s, number in zip(*columns, strict=True)}
-    return [index[item.clip_id, item.start_s] for item in units]
+    place = {key: i for i, key in enumerate(zip(*(rows.column(i).to_pylist() for i in (0, 1)), strict=True))}
+    windows = _windows_of(run, names)
+    vectors = np.zeros((len(units), matrix.shape[1]), np.float32)
+    for number, item in enumerate(units):
+        inside = [
+            place[item.clip_id, index]
+            for index, times_s in windows.get(item.clip_id, {}).items()
+            if _overlap(item, *times_s) and (item.clip_id, index) in place
+        ]
+        if inside:
+            vectors[number] = matrix[inside].mean(axis=0)
+    return _unit_length(vectors)
 
 
 def _unit_length(vectors: Floats) -> Floats:

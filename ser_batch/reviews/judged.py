@@ -39,6 +39,8 @@ class Judged:
     stratum: NDArray[np.int64]
     #: The answers behind, by stretch.
     answers: list[list[Answer]]
+    #: Clips on which reviewers disagree.
+    split: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
     @property
@@ -95,11 +97,11 @@ def judge(run: Run, answers_from: Path | None = None) -> Judged:
             f"{' '.join([*notices, ''])}{len(by_stretch)} answers of the audit sample of {run.folder} can be used; "
             f"from fewer than {FEWEST_ANSWERS} nothing is said. `ser-batch review {source}` asks for more."
         )
-    n_split = sum(len({answer.answer for answer in answers}) > 1 for answers in by_stretch.values())
-    if n_split:
+    split = [stretch[0] for stretch, given in by_stretch.items() if len({answer.answer for answer in given}) > 1]
+    if split:
         notices.append(
-            f"Reviewers disagree on {n_split} of {len(by_stretch)} clips: there each answer counts in part. Whoever "
-            f"answers again under the same name replaces the own answer."
+            f"Reviewers disagree on {len(split)} of {len(by_stretch)} clips: there each answer counts in part. "
+            f"`ser-batch audit --json` lists them under disagreements; `ser-batch review --files-from LIST` asks again."
         )
     others = sorted(
         {answer.answer for answer in found} - set(run.labels), key=lambda name: (name in NOT_EMOTIONS, name)
@@ -117,6 +119,7 @@ def judge(run: Run, answers_from: Path | None = None) -> Judged:
         np.array([probabilities[stretch] for stretch in by_stretch]),
         np.array([places[stretch] for stretch in by_stretch]),
         list(by_stretch.values()),
+        split,
         notices,
     )
 
@@ -156,7 +159,7 @@ def predictions_for(run: Run, unit: UnitKind, answers: list[Answer]) -> dict[Str
     """Return the probabilities (n_labels,) that a run gives to the stretches of some answers, where it has them."""
     wanted = {answer.stretch for answer in answers}
     columns = [f"p_{label}" for label in run.labels]
-    times = ["start_s", "end_s"] if unit == "windows" else ["vanished"]
+    times = ["vanished"] if unit == "files" else ["start_s", "end_s"]
     if not wanted or not columns:
         return {}
     names = sorted({stretch[0] for stretch in wanted})
@@ -164,10 +167,10 @@ def predictions_for(run: Run, unit: UnitKind, answers: list[Answer]) -> dict[Str
     rows = run.read(unit, ["clip_id", *times, *columns], where=[("clip_id", "in", names)], metadata=False)
     table = np.column_stack([rows.column(name).to_numpy() for name in columns]).astype(np.float64)
     kept = np.isfinite(table).all(axis=1)
-    if unit == "windows":
-        start_s, end_s = (rows.column(name).to_numpy() for name in times)
-    else:
+    if unit == "files":
         kept &= ~rows.column("vanished").to_numpy()
+    else:
+        start_s, end_s = (rows.column(name).to_numpy() for name in times)
     found = {}
     for place in np.flatnonzero(kept).tolist():
         name = rows.column("clip_id")[place].as_py()

@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
-UnitKind = Literal["files", "windows"]
+UnitKind = Literal["files", "windows", "segments"]
 
 #: 97.5 % point of the standard normal distribution.
 Z_95 = 1.959963984540054
@@ -69,7 +69,7 @@ _FEWEST_DRAWN = 1_500
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What is asked about at once: a whole file, or one window of it."""
+    """What is asked about at once: a whole file, or one segment or window of it."""
 
     clip_id: str
     start_s: float
@@ -127,7 +127,9 @@ class Population(NamedTuple):
 
 
 def choose_unit(run: Run) -> UnitKind:
-    """Ask about whole files where nearly all can be heard in one go, else about windows."""
+    """Ask about segments where the run has some, else about whole files where nearly all can be heard in one go."""
+    if run.has_table("segments") and run.n_rows("segments"):
+        return "segments"
     n_files = n_short = 0
     for rows in run.tables("files", ["n_windows"]):
         n_windows = rows.column("n_windows").to_numpy()
@@ -154,13 +156,13 @@ def _labelled(run: Run, unit: UnitKind) -> Iterator[_Rows]:
         )
     columns = [f"p_{label}" for label in run.labels]
     gone = _vanished(run)
-    times = ["start_s", "end_s"] if unit == "windows" else ["duration_s"]
+    times = ["duration_s"] if unit == "files" else ["start_s", "end_s"]
     for rows in run.tables(unit, ["clip_id", *times, *columns]):
         table = np.column_stack([rows.column(name).to_numpy() for name in columns])
         kept = np.isfinite(table).all(axis=1)
         if gone:
             kept &= np.array([name not in gone for name in rows.column("clip_id").to_pylist()])
-        start_s = rows.column("start_s").to_numpy() if unit == "windows" else np.zeros(len(rows))
+        start_s = np.zeros(len(rows)) if unit == "files" else rows.column("start_s").to_numpy()
         end_s = rows.column(times[-1]).to_numpy()
         yield _Rows(rows.column("clip_id").filter(kept), start_s[kept], end_s[kept], table[kept])
 
@@ -235,7 +237,7 @@ def draw_sample(run: Run, half_width: float = 0.05, unit: UnitKind | None = None
         A run with labels.
     half_width : float
         Wanted half of the 95 % interval of the accuracy, in (0, 0.5].
-    unit : {"files", "windows"}, optional
+    unit : {"files", "windows", "segments"}, optional
         What is asked about; by `choose_unit`, unless given.
 
     Returns

@@ -275,6 +275,7 @@ def test_two_answers_that_disagree_count_in_part_and_are_said(tmp_path: Path) ->
     assert found.accuracy.value == pytest.approx(0.5)
     (notice,) = found.notices
     assert notice.startswith("Reviewers disagree on 40 of 40 clips: there each answer counts in part.")
+    assert len(found.as_dict()["disagreements"]) == 40
 
 
 def test_a_run_that_has_grown_is_said_to_have(tmp_path: Path) -> None:
@@ -289,10 +290,15 @@ def test_a_run_that_has_grown_is_said_to_have(tmp_path: Path) -> None:
 
 def test_a_label_of_ones_own_is_a_category(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", 300)
-    listen(folder, lambda item: "laughter" if item.model_label == "happiness" else item.model_label, 100)
+    own = "<b>laughter</b>"
+    listen(folder, lambda item: own if item.model_label == "happiness" else item.model_label, 100)
     found = audit_run(open_run(folder))
-    (laughter,) = [item for item in found.shares if item.answer == "laughter"]
+    (laughter,) = [item for item in found.shares if item.answer == own]
     assert laughter.share.low <= 0.17 <= laughter.share.high
     happiness = next(score for score in found.scores if score.label == "happiness")
     assert happiness.precision.value == 0
     assert happiness.recall.n_answers == 0
+    # In the report it is text, whatever it looks like.
+    html = build_report(folder, table=False).read_text()
+    assert "&lt;b&gt;laughter&lt;/b&gt;" in html
+    assert own not in html

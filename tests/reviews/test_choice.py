@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from listeners import listen
 from synthetic_run import LABELS, RunPlan, make_run
 
 from ser_batch import load_results
 from ser_batch.errors import DataError, RunError
+from ser_batch.reviews.audit import audit_run
 from ser_batch.reviews.choice import (
     tasks_for_adapt,
     tasks_for_audit,
@@ -43,7 +46,8 @@ def embed(folder: Path) -> None:
         numbers = np.column_stack([rows.column(f"p_{label}").to_numpy() for label in LABELS])
         numbers = np.column_stack([numbers, np.zeros((len(rows), 2))]).astype(np.float16)
         column = pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), 8)
-        table = pa.table([rows.column("clip_id"), rows.column("window_index"), column], schema=schema)
+        weight = pa.array(np.ones(len(rows), np.float32))
+        table = pa.table([rows.column("clip_id"), rows.column("window_index"), weight, column], schema=schema)
         (folder / "embeddings").mkdir(exist_ok=True)
         pq.write_table(table, folder / "embeddings" / path.name)
 
@@ -98,6 +102,36 @@ def test_files_of_a_list_by_path_or_name_in_its_order(run: Run) -> None:
     assert notices == [f"1 of 3 files, such as missing.wav, have no label in {run.folder}."]
     with pytest.raises(DataError, match=r"has no label for any of the 1 files of the list, such as missing"):
         tasks_for_files(run, ["missing.wav"])
+
+
+def test_segments_are_asked_about_where_a_run_has_some(tmp_path: Path) -> None:
+    tables = {"tables": ["embeddings", "segments", "windows", "files"], "embeddings": {"n_numbers": 8}}
+    folder = make_run(tmp_path / "run", 60, RunPlan(failed_share=0.0, long_every=2, long_windows=5, info=tables))
+    embed(folder)
+    (path,) = (folder / "windows").glob("*.parquet")
+    rows = pq.read_table(path)
+    schema = schema_of("segments", Contents(LABELS, (), 8), {})
+    columns = {name: rows.column(name) for name in schema.names if name in rows.column_names}
+    columns["segment_index"] = rows.column("window_index")
+    # Each of half a window, from its middle on.
+    columns["start_s"] = pc.add(rows.column("start_s"), 1.5)
+    nothing = {name: pa.nulls(len(rows), schema.field(name).type) for name in schema.names if name not in columns}
+    nothing["source"] = pa.array(["test"] * len(rows)).dictionary_encode()
+    nothing["context_s"] = pa.array(np.zeros(len(rows), np.float32))
+    table = pa.table(columns | nothing).select(schema.names).cast(schema)
+    (folder / "segments").mkdir()
+    pq.write_table(table, folder / "segments" / path.name)
+    made = open_run(folder)
+    sample, tasks = tasks_for_audit(made)
+    assert sample.unit == "segments"
+    assert sample.n_units == len(rows)
+    assert {task.unit.end_s - task.unit.start_s for task in tasks} == {1.5}
+    assert len(tasks_for_adapt(made)) == len(rows)
+    clip = tasks[0].unit.clip_id
+    assert clip not in {task.unit.clip_id for task in tasks_like(made, clip)}
+    listen(folder, lambda item: item.model_label, 40)
+    found = audit_run(made)
+    assert (found.unit, found.n_answers, found.accuracy.value) == ("segments", 40, 1.0)
 
 
 def test_without_embeddings_doubt_alone_decides_and_likeness_is_refused(tmp_path: Path) -> None:
