@@ -122,3 +122,19 @@ def test_real_clips_are_known_again_and_their_neighbours_are_not(
     assert np.mean([keys[path] in known for path in others]) <= 0.02
     for form, share in least.items():
         assert np.mean([keys[copies[form, path]] in known for path in learnt]) >= share, form
+
+
+@pytest.mark.corpora
+def test_the_shipped_model_knows_its_own_clips_again(
+    corpora_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SER_BATCH_PLUGINS", "")
+    clips = [corpora_dir / "ravdess" / "Actor_03" / f"03-01-0{code}-01-01-01-03.flac" for code in (4, 5, 6)]
+    for clip in clips:
+        (tmp_path / "data" / clip.name[6:8]).mkdir(parents=True)
+        samples, rate_hz = soundfile.read(clip, dtype="float32")
+        soundfile.write(tmp_path / "data" / clip.name[6:8] / "me_1.wav", samples, rate_hz)
+    for code, label in (("04", "sadness"), ("05", "anger"), ("06", "fear")):
+        (tmp_path / "data" / code).rename(tmp_path / "data" / label)
+    assert main(["evaluate", "ser6", str(tmp_path / "data")]) == ExitCode.DATA
+    assert "3 of the first 3 files hold audio that this model was trained on" in capsys.readouterr().err
