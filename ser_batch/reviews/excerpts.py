@@ -48,6 +48,8 @@ class Excerpt:
     #: Of the stretch itself, in s from the beginning of the excerpt.
     start_s: float
     end_s: float
+    #: Whether the stretch goes on beyond what is heard.
+    is_cut: bool = False
 
     def wav(self) -> bytes:
         """Return it as a WAV file, at full scale, the context more quietly."""
@@ -90,6 +92,7 @@ class Excerpt:
             "duration_s": self.clip.duration_s,
             "start_s": self.start_s,
             "end_s": self.end_s,
+            "is_cut": self.is_cut,
         }
 
 
@@ -161,7 +164,8 @@ class Excerpts:
         if not len(samples):
             raise InputError(f"{unit.clip_id} ends before {unit.start_s:.1f} s: it has changed since the scan.")
         clip = Clip(samples, self._rate_hz, self._rate_hz, 1)
-        return Excerpt(clip, unit.start_s - first_s, min(unit.end_s - first_s, clip.duration_s))
+        end_s = min(unit.end_s - first_s, clip.duration_s)
+        return Excerpt(clip, unit.start_s - first_s, end_s, is_cut=unit.end_s - first_s > _LONGEST_S)
 
 
 def _unescaped(clip_id: str) -> str:

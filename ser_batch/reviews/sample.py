@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch.atomic import write_atomic
 from ser_batch.errors import DataError, RunError
-from ser_batch.kinds import read_json
+from ser_batch.kinds import COUNT, TEXT, Kind, is_count, is_number, problem_with, read_json
 from ser_batch.reviews.answers import reviews_folder
 from ser_batch.run.folder import writing
 from ser_batch.run.read import Run
@@ -368,6 +368,22 @@ def answers_needed(half_width: float, sizes: NDArray[np.int64], rates: Floats, a
     return int(min(max(np.ceil(n), 1), sizes.sum()))
 
 
+_NUMBER = Kind(is_number, "a number")
+_SIZE = Kind(lambda value: is_count(value) and value > 0, "a whole number from 1")
+_SHARE = Kind(lambda value: is_number(value) and 0 < value <= 1, "a number in (0, 1]")
+_SAMPLE = {"run_id": TEXT, "unit": Kind(lambda value: value in get_args(UnitKind), f"one of {get_args(UnitKind)}")}
+_SAMPLE |= {"seed": COUNT, "half_width": _SHARE, "n_wanted": _SIZE, "n_units": _SIZE}
+_STRATUM = {"label": TEXT, "low": _NUMBER, "high": _NUMBER, "n_units": _SIZE, "n_sample": COUNT}
+_ITEM = {"clip_id": TEXT, "start_s": _NUMBER, "end_s": _NUMBER, "model_label": TEXT, "model_confidence": _NUMBER}
+_ITEM |= {"stratum": COUNT, "inclusion_probability": _SHARE}
+
+
+def _checked(values: Any, fields: Mapping[str, Kind]) -> dict[str, Any]:
+    if problem := problem_with(values, fields):
+        raise ValueError(problem)
+    return dict(values)
+
+
 def _path(run_dir: Path) -> Path:
     return reviews_folder(run_dir) / "audit.json"
 
@@ -398,9 +414,11 @@ def load_sample(run_dir: Path) -> AuditSample | None:
         values = read_json(path.read_bytes())
         if values.pop("format") != _FORMAT:
             raise ValueError("it is of another version of ser-batch")
-        strata = tuple(Stratum(**item) for item in values.pop("strata"))
-        items = tuple(Item(**item) for item in values.pop("items"))
-        return AuditSample(**values, strata=strata, items=items)
+        strata = tuple(Stratum(**_checked(item, _STRATUM)) for item in values.pop("strata"))
+        items = tuple(Item(**_checked(item, _ITEM)) for item in values.pop("items"))
+        if any(item.stratum >= len(strata) for item in items):
+            raise ValueError("an item is of a stratum that there is not")
+        return AuditSample(**_checked(values, _SAMPLE), strata=strata, items=items)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

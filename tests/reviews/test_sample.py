@@ -107,7 +107,16 @@ def test_the_same_run_gives_the_same_sample_and_it_is_read_as_it_was_written(
 def test_a_damaged_sample_is_named_with_the_cure(tmp_path: Path, sample: AuditSample) -> None:
     save_sample(tmp_path, sample)
     path = tmp_path / "reviews" / "audit.json"
-    for text in ("{", "[]", "{}", '{"format": 9}', path.read_text().replace('"seed"', '"sead"', 1)):
+    whole = path.read_text()
+    changes = [('"seed"', '"sead"'), ('"stratum": 0', '"stratum": 99'), ('"clip_id": "', '"clip_id": 5, "x": "')]
+    changes += [
+        ('"unit": "files"', '"unit": "tapes"'),
+        ('"n_units": ', '"n_units": -'),
+        ('"low": ', '"low": "", "x": '),
+    ]
+    broken = [whole.replace(old, new, 1) for old, new in changes]
+    assert whole not in broken
+    for text in ("{", "[]", "{}", '{"format": 9}', *broken):
         path.write_text(text)
         with pytest.raises(DataError, match=r"audit\.json cannot be read: .* Restore it from a copy; or delete it"):
             load_sample(tmp_path)

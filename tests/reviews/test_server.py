@@ -24,6 +24,7 @@ from ser_batch.plugins import PluginRecipe
 from ser_batch.reviews.answers import AnswerJournal, read_answers
 from ser_batch.reviews.choice import tasks_for_audit, tasks_for_files, tasks_for_label
 from ser_batch.reviews.excerpts import CONTEXT_S, Excerpts
+from ser_batch.reviews.sample import Unit
 from ser_batch.reviews.server import application, listening
 from ser_batch.reviews.session import Session, Visit
 from ser_batch.run.read import Run, open_run
@@ -241,6 +242,14 @@ def test_a_window_is_heard_and_drawn_with_its_context_marked(archive: Path) -> N
         rate_hz = sound.getframerate()
     inside, context = samples[rate_hz : 2 * rate_hz], samples[int((unit.end_s + 0.5) * rate_hz) :]
     assert np.std(context) / np.std(inside) == pytest.approx(0.35, abs=0.02)
+
+
+def test_a_long_file_is_heard_for_a_minute_and_says_so(tmp_path: Path) -> None:
+    tone(tmp_path / "hour.wav", 70.0)
+    excerpts = Excerpts(tmp_path, PluginRecipe(entry_points=()).build(), 22_050)
+    picture = excerpts.picture(Unit("hour.wav", 0.0, 70.0, "fear", 0.5))
+    assert (picture["duration_s"], picture["is_cut"]) == (60.0, True)
+    assert not excerpts.picture(Unit("hour.wav", 30.0, 33.0, "fear", 0.5))["is_cut"]
 
 
 def test_names_that_are_not_text_are_found(archive: Path) -> None:

@@ -151,6 +151,7 @@ async function present(task) {
   if (!state.task || state.task.number !== task.number) return; // another came meanwhile
   shown = task.number;
   picture = found.drawing;
+  if (picture.is_cut) $("when").textContent += `, of which you hear the first ${Math.round(picture.duration_s)} s`;
   audio.src = found.sound;
   setSpeed();
   draw();
