@@ -1,6 +1,7 @@
 """Label large audio archives with emotion.
 
-Heavy parts are imported on first use: ``import ser_batch`` loads neither torch nor pandas.
+All parts are imported on first use: ``import ser_batch`` loads no other library, so that `ser_batch.__main__` can see
+to where they come from.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ser_batch._version import __version__
-from ser_batch.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from ser_batch.config import Config as Config
     from ser_batch.config import load_config as load_config
     from ser_batch.engine import scan as scan
     from ser_batch.errors import SerBatchError as SerBatchError
+    from ser_batch.hookspecs import hookimpl as hookimpl
     from ser_batch.labelling import label as label
     from ser_batch.predictor import EmotionPredictor as EmotionPredictor
     from ser_batch.predictor import NetworkInputs as NetworkInputs
@@ -42,6 +43,7 @@ _LAZY = {
     "Segment": "ser_batch.records",
     "SerBatchError": "ser_batch.errors",
     "Status": "ser_batch.records",
+    "hookimpl": "ser_batch.hookspecs",
     "label": "ser_batch.labelling",
     "load_config": "ser_batch.config",
     "load_results": "ser_batch.run.read",

@@ -14,6 +14,7 @@ from ser_batch.errors import RunError
 from ser_batch.run.journal import Entry
 from ser_batch.run.layout import TABLES
 from ser_batch.run.lock import LOCK_FILE
+from ser_batch.run.parquet import openable
 from ser_batch.stages.watch import end_orphans
 
 __all__ = ["check_ours", "claim", "clear_scratch", "scratch_folder", "writing"]
@@ -48,8 +49,9 @@ def check_ours(run_dir: Path) -> None:
     Raises
     ------
     RunError
-        It does, or cannot be looked into.
+        It does, or cannot be looked into, or its name is none that a run can have.
     """
+    openable(run_dir)
     try:
         names = {path.name for path in run_dir.iterdir()}
     except FileNotFoundError:

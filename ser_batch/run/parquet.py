@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import zlib
+from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-__all__ = ["as_parquet", "footer_crc32"]
+from ser_batch.errors import RunError
+from ser_batch.text import printable
+
+__all__ = ["as_parquet", "footer_crc32", "openable"]
 
 
 def as_parquet(table: pa.Table, row_group_size: int = 2**17) -> memoryview:
@@ -35,6 +39,26 @@ def as_parquet(table: pa.Table, row_group_size: int = 2**17) -> memoryview:
         write_page_checksum=True,
     )
     return memoryview(sink.getvalue())
+
+
+def openable(folder: Path) -> Path:
+    """Return a folder by a name under which pyarrow opens the files in it: to it, ``s3:x`` is no folder but an address.
+
+    Raises
+    ------
+    RunError
+        The name holds bytes that are not UTF-8; pyarrow cannot write them.
+    """
+    if not folder.is_absolute() and ":" in folder.parts[0]:
+        folder = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would follow links
+    try:
+        os.fspath(folder).encode()
+    except UnicodeEncodeError:
+        raise RunError(
+            f"{printable(folder)} cannot be used for a run: its name holds bytes that are not UTF-8. Give another "
+            f"folder, or a link to it that has another name."
+        ) from None
+    return folder
 
 
 def footer_crc32(file: BinaryIO) -> int:

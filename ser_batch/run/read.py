@@ -26,6 +26,7 @@ from ser_batch.errors import DataError, RunError, SerBatchError
 from ser_batch.records import Status
 from ser_batch.run.layout import TABLES, TableName
 from ser_batch.run.manifest import read_manifest
+from ser_batch.run.parquet import openable
 from ser_batch.run.parts import PARQUET, Parts
 from ser_batch.run.schema import Contents, matrix_of, schema_of
 from ser_batch.run.store import RunStore
@@ -172,7 +173,7 @@ def open_run(run: str | os.PathLike[str]) -> Run:
     RunError
         The folder is missing, holds no ``run.json`` or a damaged one, or was written with a newer schema.
     """
-    folder = Path(run)
+    folder = openable(Path(run))
     return Run(folder, read_manifest(folder))
 
 

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from ser_batch.errors import RunError
 from ser_batch.run.journal import Entry, Filesystem, Journal, Written, sha256_of
 from ser_batch.run.layout import TABLES, TableName
-from ser_batch.run.parquet import as_parquet, footer_crc32
+from ser_batch.run.parquet import as_parquet, footer_crc32, openable
 from ser_batch.run.schema import SCHEMA_VERSION, read_metadata
 from ser_batch.run.steps import reached
 
@@ -54,7 +54,7 @@ class RunStore:
     """
 
     def __init__(self, run_dir: Path, filesystem: Filesystem | None = None) -> None:
-        self.run_dir = run_dir
+        self.run_dir = run_dir = openable(run_dir)
         self._filesystem = filesystem or Filesystem()
         self._journal = Journal(run_dir / "journal.jsonl", self._filesystem)
         #: Tables of the last commit whose renames are left; for whoever only looks.

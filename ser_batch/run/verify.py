@@ -42,7 +42,7 @@ class _Check:
     """One look at a run; reads a part at a time."""
 
     def __init__(self, run_dir: Path, manifest: dict[str, Any]) -> None:
-        self._run_dir, self._manifest = run_dir, manifest
+        self._manifest = manifest
         self._store = RunStore(run_dir)
         self._store.look(manifest.get("replaces", ""))
         self._entries = self._store.entries
@@ -67,7 +67,7 @@ class _Check:
         for name, kind in TABLES.items():
             parts = [part for part, entry in self._entries.items() if name in entry.tables]
             known = {place(name, part) for part in parts for place in (self._store.path, self._store.where)}
-            folder = self._run_dir / name
+            folder = self._store.run_dir / name
             if not folder.is_dir():
                 if kind.is_required or parts:
                     yield f"{name}/ is missing"

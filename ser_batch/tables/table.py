@@ -258,12 +258,14 @@ def _from_parquet(path: Path) -> Table:
     import pyarrow as pa  # noqa: PLC0415 - most commands need neither
     import pyarrow.parquet as pq  # noqa: PLC0415
 
+    # By a stream, since to pyarrow `s3:x` is no file but an address.
     try:
-        names = [name for name in pq.read_schema(path).names if not _NAMELESS.fullmatch(name)]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise DataError(f"Table {path} has two columns {twice!r}. Rename or remove one.")
-        arrow = plain(pq.read_table(path, columns=names))
+        with path.open("rb") as file:
+            names = [name for name in pq.read_schema(file).names if not _NAMELESS.fullmatch(name)]
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise DataError(f"Table {path} has two columns {twice!r}. Rename or remove one.")
+            arrow = plain(pq.read_table(file, columns=names))
         columns = {name: _as_text(arrow.column(name)) for name in names}
     except (pa.ArrowException, ValueError) as error:
         reason = str(error).splitlines()[0]

@@ -28,6 +28,9 @@ CONFIG: dict[str, Any] = {
     "run": {"shard_size": 4},
 }
 
+#: Marks what tests a promise once more, in another way: for the long form.
+LONG = pytest.mark.reliability
+
 #: The same with one worker, which starts faster.
 ONE_JOB: dict[str, Any] = CONFIG | {"extract": CONFIG["extract"] | {"jobs": 1}}
 
@@ -124,25 +127,3 @@ def assert_same(run: Path, reference: Path) -> None:
 
 def assert_sound(run: Path) -> None:
     assert check_run(run) == []
-
-
-@pytest.fixture(scope="session")
-def scanner():
-    process = Scanner()
-    yield process
-    process.close()
-
-
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="session")
-def reference(scanner: Scanner, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed run."""
-    run = tmp_path_factory.mktemp("reference") / "run"
-    answer = scanner.scan(corpus, run)
-    assert answer["code"] == 1, answer
-    assert_sound(run)
-    return run

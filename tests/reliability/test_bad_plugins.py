@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from harness import CONFIG, PLUGIN, assert_same, assert_sound, corpus, reference, results, scanner  # noqa: F401
+from harness import CONFIG, PLUGIN, assert_same, assert_sound, results
 
 LIMITS = CONFIG | {"extract": CONFIG["extract"] | {"timeout_s": 4.0, "memory_limit_mb": 500}}
 
@@ -28,14 +28,14 @@ FAULTS = {
 }
 
 
-def with_faults(corpus: Path, folder: Path, faults: list[str]) -> Path:  # noqa: F811
+def with_faults(corpus: Path, folder: Path, faults: list[str]) -> Path:
     shutil.copytree(corpus, folder)
     for index, fault in enumerate(faults):
         shutil.copy(corpus / "speaker0" / "take000.wav", folder / f"speaker{index % 3}" / f"{fault}.wav")
     return folder
 
 
-def check(run: Path, reference: Path, faults: list[str]) -> None:  # noqa: F811
+def check(run: Path, reference: Path, faults: list[str]) -> None:
     files = results(run).set_index("clip_id")
     hurt = files[[any(fault in clip_id for fault in faults) for clip_id in files.index]]
     assert len(hurt) == len(faults)
@@ -48,7 +48,7 @@ def check(run: Path, reference: Path, faults: list[str]) -> None:  # noqa: F811
     assert_sound(run)
 
 
-def test_every_kind_of_fault_costs_its_own_file_alone(scanner, corpus, reference, tmp_path):  # noqa: F811
+def test_every_kind_of_fault_costs_its_own_file_alone(scanner, corpus, reference, tmp_path):
     faults = list(FAULTS)
     run = tmp_path / "run"
     answer = scanner.scan(with_faults(corpus, tmp_path / "audio", faults), run, config=LIMITS)
@@ -58,7 +58,7 @@ def test_every_kind_of_fault_costs_its_own_file_alone(scanner, corpus, reference
 
 @pytest.mark.reliability
 @pytest.mark.parametrize("fault", FAULTS)
-def test_long_one_worker_survives_each_fault_too(scanner, corpus, reference, tmp_path, fault):  # noqa: F811
+def test_long_one_worker_survives_each_fault_too(scanner, corpus, reference, tmp_path, fault):
     run = tmp_path / "run"
     config = LIMITS | {"extract": LIMITS["extract"] | {"jobs": 1}}
     answer = scanner.scan(with_faults(corpus, tmp_path / "audio", [fault]), run, config=config)
@@ -66,7 +66,7 @@ def test_long_one_worker_survives_each_fault_too(scanner, corpus, reference, tmp
     check(run, reference, [fault])
 
 
-def test_a_plugin_that_the_workers_cannot_load_ends_the_scan_with_its_name(scanner, corpus, tmp_path):  # noqa: F811
+def test_a_plugin_that_the_workers_cannot_load_ends_the_scan_with_its_name(scanner, corpus, tmp_path):
     plugin = tmp_path / "not_in_workers.py"
     plugin.write_text(
         "import os\n"
@@ -89,7 +89,7 @@ OTHERWISE = {
 
 
 @pytest.mark.parametrize("change", OTHERWISE)
-def test_a_worker_that_is_made_of_something_else_is_refused(scanner, corpus, tmp_path, change):  # noqa: F811
+def test_a_worker_that_is_made_of_something_else_is_refused(scanner, corpus, tmp_path, change):
     plugin = tmp_path / "faulty.py"
     in_workers = "if os.environ.get('OMP_NUM_THREADS') == '1':"
     plugin.write_text(f"{PLUGIN.read_text()}\nREADER_VERSION = 7\n{in_workers}\n    {change}\n")
@@ -107,7 +107,7 @@ USELESS = {
 
 
 @pytest.mark.parametrize("method", USELESS)
-def test_a_model_that_labels_nothing_is_refused_before_it_fails_every_file(scanner, corpus, tmp_path, method):  # noqa: F811
+def test_a_model_that_labels_nothing_is_refused_before_it_fails_every_file(scanner, corpus, tmp_path, method):
     plugin = tmp_path / "faulty.py"
     plugin.write_text(f"{PLUGIN.read_text()}\nGuess.{method}\n")
     answer = scanner.scan(corpus, tmp_path / "run", plugins=[str(plugin)])
@@ -127,7 +127,7 @@ WAYS_OUT = {
 
 
 @pytest.mark.parametrize("hook", WAYS_OUT)
-def test_a_plugin_cannot_end_a_scan_as_if_all_were_well(scanner, corpus, reference, tmp_path, hook):  # noqa: F811
+def test_a_plugin_cannot_end_a_scan_as_if_all_were_well(scanner, corpus, reference, tmp_path, hook):
     code, said = WAYS_OUT[hook]
     plugin, run = tmp_path / "leaver.py", tmp_path / "run"
     body = f"@ser_batch.hookimpl\ndef {hook}():\n    sys.exit(0)\n" if hook else "sys.exit(0)\n"

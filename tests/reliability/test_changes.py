@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from harness import ONE_JOB, PLUGIN, assert_same, assert_sound, corpus, reference, results, scanner  # noqa: F401
+from harness import ONE_JOB, PLUGIN, assert_same, assert_sound, results
 
 from ser_batch import load_results
 from ser_batch.errors import RunError
@@ -20,13 +20,13 @@ from ser_batch.run.manifest import config_of_run
 
 
 @pytest.fixture
-def archive(corpus, tmp_path) -> Path:  # noqa: F811
+def archive(corpus, tmp_path) -> Path:
     """A copy that may be changed, with its times."""
     return shutil.copytree(corpus, tmp_path / "archive")
 
 
 @pytest.fixture
-def run(reference, archive, tmp_path) -> Path:  # noqa: F811
+def run(reference, archive, tmp_path) -> Path:
     """A finished run over it: a copy of one over the corpus, made to say so."""
     run = shutil.copytree(reference, tmp_path / "run")
     manifest = json.loads((run / "run.json").read_text())
@@ -38,7 +38,7 @@ def snapshot(run: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file() and path.name != ".lock"}
 
 
-def test_a_finished_scan_again_changes_nothing_and_starts_no_worker(scanner, archive, run):  # noqa: F811
+def test_a_finished_scan_again_changes_nothing_and_starts_no_worker(scanner, archive, run):
     before = snapshot(run)
     answer = scanner.scan(archive, run)
     assert (answer["code"], answer["n_processed"]) == (1, 0)
@@ -46,7 +46,7 @@ def test_a_finished_scan_again_changes_nothing_and_starts_no_worker(scanner, arc
     assert snapshot(run) == before
 
 
-def test_new_changed_and_vanished_files_and_nothing_else(scanner, archive, run):  # noqa: F811
+def test_new_changed_and_vanished_files_and_nothing_else(scanner, archive, run):
     before = results(run).set_index("clip_id")
     soundfile.write(archive / "speaker0" / "take000.wav", np.sin(np.arange(4000) / 10), 8000)
     os.utime(archive / "speaker1" / "take001.flac", ns=(1, 1))
@@ -68,7 +68,7 @@ def test_new_changed_and_vanished_files_and_nothing_else(scanner, archive, run):
     assert_sound(run)
 
 
-def test_files_that_come_back_are_unmarked_without_work(scanner, archive, run, tmp_path):  # noqa: F811
+def test_files_that_come_back_are_unmarked_without_work(scanner, archive, run, tmp_path):
     (archive / "speaker0").rename(tmp_path / "elsewhere")
     assert scanner.scan(archive, run)["counts"]["vanished"] == 9
     (tmp_path / "elsewhere").rename(archive / "speaker0")
@@ -77,7 +77,7 @@ def test_files_that_come_back_are_unmarked_without_work(scanner, archive, run, t
     assert_sound(run)
 
 
-def test_an_archive_that_is_not_mounted_leaves_the_run_as_it_is(scanner, archive, run, tmp_path):  # noqa: F811
+def test_an_archive_that_is_not_mounted_leaves_the_run_as_it_is(scanner, archive, run, tmp_path):
     before = snapshot(run)
     archive.rename(tmp_path / "unmounted")
     archive.mkdir()
@@ -89,7 +89,7 @@ def test_an_archive_that_is_not_mounted_leaves_the_run_as_it_is(scanner, archive
 SHORTER = ONE_JOB | {"audio": {"window_s": 0.1, "window_hop_s": 0.1}}
 
 
-def test_other_settings_are_refused_with_what_changed_and_leave_the_run(scanner, archive, run):  # noqa: F811
+def test_other_settings_are_refused_with_what_changed_and_leave_the_run(scanner, archive, run):
     before = snapshot(run)
     answer = scanner.scan(archive, run, config=SHORTER)
     assert answer["code"] == 7
@@ -99,13 +99,13 @@ def test_other_settings_are_refused_with_what_changed_and_leave_the_run(scanner,
     assert snapshot(run) == before
 
 
-def test_settings_that_change_no_result_are_not_refused(scanner, archive, run):  # noqa: F811
+def test_settings_that_change_no_result_are_not_refused(scanner, archive, run):
     config = ONE_JOB | {"extract": ONE_JOB["extract"] | {"jobs": 2, "timeout_s": 5.0}, "run": {"shard_size": 100}}
     assert scanner.scan(archive, run, config=config)["n_processed"] == 0
 
 
 @pytest.mark.parametrize("mode", ["recompute", "restart"])
-def test_recompute_and_restart_end_as_a_new_run_would(scanner, archive, run, tmp_path, mode):  # noqa: F811
+def test_recompute_and_restart_end_as_a_new_run_would(scanner, archive, run, tmp_path, mode):
     answer = scanner.scan(archive, run, config=SHORTER, mode=mode)
     assert answer["n_processed"] == 27, answer
     scanner.scan(archive, tmp_path / "fresh", config=SHORTER)
@@ -113,7 +113,7 @@ def test_recompute_and_restart_end_as_a_new_run_would(scanner, archive, run, tmp
     assert_sound(run)
 
 
-def test_a_recompute_that_was_killed_goes_on(scanner, archive, run, tmp_path):  # noqa: F811
+def test_a_recompute_that_was_killed_goes_on(scanner, archive, run, tmp_path):
     for step in ("journal-appended", "windows-renamed", "files-staged"):
         answer = scanner.scan(archive, run, config=SHORTER, mode="recompute", kill_at=[step, 2])
         assert answer["code"] == -9
@@ -123,7 +123,7 @@ def test_a_recompute_that_was_killed_goes_on(scanner, archive, run, tmp_path):  
     assert_sound(run)
 
 
-def test_a_file_that_is_gone_when_its_results_are_due_keeps_its_row(scanner, archive, run):  # noqa: F811
+def test_a_file_that_is_gone_when_its_results_are_due_keeps_its_row(scanner, archive, run):
     path = archive / "speaker0" / "take000.wav"
     data, times = path.read_bytes(), path.stat()
     path.unlink()
@@ -137,7 +137,7 @@ def test_a_file_that_is_gone_when_its_results_are_due_keeps_its_row(scanner, arc
     assert_sound(run)
 
 
-def test_another_version_of_an_extractor_is_other_settings(scanner, archive, run, tmp_path):  # noqa: F811
+def test_another_version_of_an_extractor_is_other_settings(scanner, archive, run, tmp_path):
     plugin = tmp_path / PLUGIN.name
     text = PLUGIN.read_text().replace('"loudness", 1', '"loudness", 2').replace('("loudness", 1)', '("loudness", 2)')
     plugin.write_text(text)
@@ -145,7 +145,7 @@ def test_another_version_of_an_extractor_is_other_settings(scanner, archive, run
     assert answer["code"] == 7 and "extractor loudness: 1 -> 2" in answer["error"]
 
 
-def test_retry_processes_failed_files_and_nothing_else(scanner, archive, run):  # noqa: F811
+def test_retry_processes_failed_files_and_nothing_else(scanner, archive, run):
     soundfile.write(archive / "speaker1" / "notes.wav", [0.1] * 800, 8000)
     soundfile.write(archive / "unknown.wav", [0.1] * 800, 8000)
     answer = scanner.scan(archive, run, mode="retry")
@@ -156,19 +156,19 @@ def test_retry_processes_failed_files_and_nothing_else(scanner, archive, run):  
     assert set(files.index[files["status"] == "failed"]) == {"speaker0/empty.wav", "speaker2/broken.flac"}
 
 
-def test_another_root_is_refused(scanner, archive, run, tmp_path):  # noqa: F811
+def test_another_root_is_refused(scanner, archive, run, tmp_path):
     answer = scanner.scan(archive / "speaker0", run)
     assert answer["code"] == 7 and "was made from" in answer["error"]
 
 
-def test_a_moved_archive_is_taken_over_without_work(scanner, archive, run, tmp_path):  # noqa: F811
+def test_a_moved_archive_is_taken_over_without_work(scanner, archive, run, tmp_path):
     archive.rename(tmp_path / "moved")
     answer = scanner.scan(tmp_path / "moved", run, mode="recompute")
     assert answer["n_processed"] == 0
     assert json.loads((run / "run.json").read_text())["root"] == str(tmp_path / "moved")
 
 
-def test_lost_or_damaged_parts_are_said_and_processed_again(scanner, archive, run, reference):  # noqa: F811
+def test_lost_or_damaged_parts_are_said_and_processed_again(scanner, archive, run, reference):
     (run / "files" / "part-00001.parquet").unlink()
     damaged = run / "windows" / "part-00003.parquet"
     damaged.write_bytes(damaged.read_bytes()[:-10])
@@ -178,7 +178,7 @@ def test_lost_or_damaged_parts_are_said_and_processed_again(scanner, archive, ru
     assert_sound(run)
 
 
-def test_a_part_with_a_flipped_bit_is_an_error_with_the_cure(scanner, archive, run, reference):  # noqa: F811
+def test_a_part_with_a_flipped_bit_is_an_error_with_the_cure(scanner, archive, run, reference):
     """Of the same length as it was written, so that only reading it tells."""
     part = run / "files" / "part-00002.parquet"
     data = bytearray(part.read_bytes())
@@ -193,7 +193,7 @@ def test_a_part_with_a_flipped_bit_is_an_error_with_the_cure(scanner, archive, r
     assert_sound(run)
 
 
-def test_a_part_with_a_flipped_bit_in_its_footer_is_processed_again(scanner, archive, run, reference):  # noqa: F811
+def test_a_part_with_a_flipped_bit_in_its_footer_is_processed_again(scanner, archive, run, reference):
     part = run / "windows" / "part-00002.parquet"
     data = bytearray(part.read_bytes())
     data[-40] ^= 4
@@ -205,7 +205,7 @@ def test_a_part_with_a_flipped_bit_in_its_footer_is_processed_again(scanner, arc
     assert_sound(run)
 
 
-def test_a_lost_journal_is_rebuilt_from_the_parts(scanner, archive, run, reference):  # noqa: F811
+def test_a_lost_journal_is_rebuilt_from_the_parts(scanner, archive, run, reference):
     (run / "journal.jsonl").unlink()
     answer = scanner.scan(archive, run)
     assert answer["n_processed"] == 0
@@ -213,7 +213,7 @@ def test_a_lost_journal_is_rebuilt_from_the_parts(scanner, archive, run, referen
     assert_sound(run)
 
 
-def test_a_folder_that_is_no_run_is_refused_and_left_alone(scanner, archive, tmp_path):  # noqa: F811
+def test_a_folder_that_is_no_run_is_refused_and_left_alone(scanner, archive, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
     answer = scanner.scan(archive, tmp_path / "thesis")
@@ -221,7 +221,7 @@ def test_a_folder_that_is_no_run_is_refused_and_left_alone(scanner, archive, tmp
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
 
 
-def test_embeddings_that_are_no_longer_wanted_go_with_the_rest(scanner, archive, run):  # noqa: F811
+def test_embeddings_that_are_no_longer_wanted_go_with_the_rest(scanner, archive, run):
     config = ONE_JOB | {"predict": ONE_JOB["predict"] | {"embeddings": False}}
     refused = scanner.scan(archive, run, config=config)
     assert refused["code"] == 7 and "embeddings: 3 -> absent" in refused["error"]
@@ -237,7 +237,7 @@ def test_embeddings_that_are_no_longer_wanted_go_with_the_rest(scanner, archive,
     assert len(results(run, "embeddings")) == len(results(run, "windows"))
 
 
-def test_a_run_of_a_version_without_embeddings_and_segments_goes_on_without_them(scanner, archive, run):  # noqa: F811
+def test_a_run_of_a_version_without_embeddings_and_segments_goes_on_without_them(scanner, archive, run):
     config = ONE_JOB | {"predict": ONE_JOB["predict"] | {"embeddings": False}, "segments": {"source": "none"}}
     shutil.rmtree(run)
     assert scanner.scan(archive, run, config=config)["code"] == 1

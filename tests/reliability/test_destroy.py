@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from harness import ONE_JOB, PLUGIN, assert_same, assert_sound, corpus, reference, results, scanner  # noqa: F401
+from harness import LONG, ONE_JOB, PLUGIN, assert_same, assert_sound, results
 
 from ser_batch import load_results
 from ser_batch.cli.main import main
@@ -23,12 +23,12 @@ def snapshot(run: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def run(reference, tmp_path) -> Path:  # noqa: F811
+def run(reference, tmp_path) -> Path:
     return shutil.copytree(reference, tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
-def shorter(scanner, corpus, tmp_path_factory) -> Path:  # noqa: F811
+def shorter(scanner, corpus, tmp_path_factory) -> Path:
     """What a new run with other settings comes to."""
     run = tmp_path_factory.mktemp("shorter") / "run"
     assert scanner.scan(corpus, run, config=SHORTER)["code"] == 1
@@ -43,9 +43,9 @@ def broken_in_workers(folder: Path) -> Path:
     return plugin
 
 
-@pytest.mark.parametrize("mode", ["restart", "recompute"])
+@pytest.mark.parametrize("mode", ["restart", pytest.param("recompute", marks=LONG)])
 @pytest.mark.parametrize("mistake", ["metadata", "model", "plugin", "worker"])
-def test_a_mistake_in_the_command_costs_nothing_of_the_run(scanner, corpus, run, reference, tmp_path, mode, mistake):  # noqa: F811
+def test_a_mistake_in_the_command_costs_nothing_of_the_run(scanner, corpus, run, reference, tmp_path, mode, mistake):
     before = snapshot(run)
     order = {
         "metadata": {"metadata": str(tmp_path / "gone.csv")},
@@ -60,8 +60,10 @@ def test_a_mistake_in_the_command_costs_nothing_of_the_run(scanner, corpus, run,
     assert_same(run, reference)
 
 
-@pytest.mark.parametrize("step", ["recovered", "planned", "shard-extracted", "windows-staged", "files-staged"])
-def test_a_restart_that_is_killed_before_its_first_commit_has_done_nothing(scanner, corpus, run, reference, step):  # noqa: F811
+@pytest.mark.parametrize(
+    "step", ["recovered", pytest.param("planned", marks=LONG), "shard-extracted", "windows-staged", "files-staged"]
+)
+def test_a_restart_that_is_killed_before_its_first_commit_has_done_nothing(scanner, corpus, run, reference, step):
     before = snapshot(run)
     answer = scanner.scan(corpus, run, mode="restart", config=SHORTER, kill_at=[step, 1])
     assert answer["code"] == -9, answer
@@ -72,7 +74,7 @@ def test_a_restart_that_is_killed_before_its_first_commit_has_done_nothing(scann
 
 
 @pytest.mark.parametrize("operation", ["write", "rename", "flush"])
-def test_a_restart_on_a_full_disk_has_done_nothing(scanner, corpus, run, reference, operation):  # noqa: F811
+def test_a_restart_on_a_full_disk_has_done_nothing(scanner, corpus, run, reference, operation):
     fault = {"operation": operation, "number": 1, "code": "ENOSPC", "after": False}
     answer = scanner.scan(corpus, run, mode="restart", config=SHORTER, break_disk=fault)
     assert answer["code"] == 7 and "Free some space" in answer["error"]
@@ -81,20 +83,20 @@ def test_a_restart_on_a_full_disk_has_done_nothing(scanner, corpus, run, referen
     assert_sound(run)
 
 
-@pytest.mark.parametrize("config", [ONE_JOB, SHORTER], ids=["same", "other"])
+@pytest.mark.parametrize("config", [pytest.param(ONE_JOB, marks=LONG), SHORTER], ids=["same", "other"])
 @pytest.mark.parametrize(
     ("step", "n_left"),
     [
         ("manifest-written", 27),
         ("journal-appended", 23),
-        ("windows-renamed", 23),
+        pytest.param("windows-renamed", 23, marks=LONG),
         ("files-renamed", 23),
-        ("shard-committed", 23),
+        pytest.param("shard-committed", 23, marks=LONG),
     ],
 )
 def test_a_restart_that_is_killed_at_its_first_commit_goes_on(
-    scanner, corpus, run, reference, shorter, step, n_left, config  # noqa: F811
-):  # fmt: skip
+    scanner, corpus, run, reference, shorter, step, n_left, config
+):
     """Given once, --restart need not be given again: the plain command goes on from wherever it was killed."""
     answer = scanner.scan(corpus, run, mode="restart", config=config, kill_at=[step, 1])
     assert answer["code"] == -9, answer
@@ -106,12 +108,12 @@ def test_a_restart_that_is_killed_at_its_first_commit_goes_on(
     assert_sound(run)
 
 
-def test_readers_see_the_old_results_until_the_first_new_ones(scanner, corpus, run, reference):  # noqa: F811
+def test_readers_see_the_old_results_until_the_first_new_ones(scanner, corpus, run, reference):
     scanner.scan(corpus, run, mode="restart", config=SHORTER, kill_at=["shard-predicted", 1])
     pd.testing.assert_frame_equal(load_results(run), load_results(reference))
 
 
-def test_what_others_keep_in_a_run_stays_where_it_is(scanner, corpus, run):  # noqa: F811
+def test_what_others_keep_in_a_run_stays_where_it_is(scanner, corpus, run):
     kept = [
         ".scratch-notes/chapter.txt",
         ".scratch-abcdefgh/chapter.txt",
@@ -128,7 +130,7 @@ def test_what_others_keep_in_a_run_stays_where_it_is(scanner, corpus, run):  # n
         assert [name for name in kept if (run / name).read_text() != "years of work"] == []
 
 
-def test_a_scratch_folder_of_a_killed_scan_is_tidied_up(scanner, corpus, tmp_path):  # noqa: F811
+def test_a_scratch_folder_of_a_killed_scan_is_tidied_up(scanner, corpus, tmp_path):
     run = tmp_path / "run"
     assert scanner.scan(corpus, run, kill_at=["shard-extracted", 1])["code"] == -9
     assert len(list(run.glob(".scratch-*"))) == 1
@@ -140,7 +142,7 @@ def test_a_scratch_folder_of_a_killed_scan_is_tidied_up(scanner, corpus, tmp_pat
 
 
 @pytest.mark.parametrize("beside", ["files/thesis.parquet", "windows/thesis.txt", "journal.jsonl", "metadata.csv"])
-def test_a_folder_that_only_looks_like_a_run_is_refused_and_left_alone(scanner, corpus, tmp_path, beside):  # noqa: F811
+def test_a_folder_that_only_looks_like_a_run_is_refused_and_left_alone(scanner, corpus, tmp_path, beside):
     folder = tmp_path / "thesis"
     for name in (beside, ".scratch-notes/chapter.txt", "files/.draft.tmp"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +155,7 @@ def test_a_folder_that_only_looks_like_a_run_is_refused_and_left_alone(scanner, 
     assert (folder / "files" / ".draft.tmp").exists() and (folder / ".scratch-notes" / "chapter.txt").exists()
 
 
-def test_a_run_without_its_run_json_is_taken_over_with_its_parts(scanner, corpus, run, reference, capsys):  # noqa: F811
+def test_a_run_without_its_run_json_is_taken_over_with_its_parts(scanner, corpus, run, reference, capsys):
     """As the message about a damaged run.json advises; also with a report beside it."""
     (run / "report.html").write_text("<p>")
     (run / "run.json").unlink()

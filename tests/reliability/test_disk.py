@@ -8,14 +8,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness import CONFIG, assert_readable, assert_same, assert_sound, corpus, reference, scanner  # noqa: F401
+from harness import CONFIG, assert_readable, assert_same, assert_sound
 
 from ser_batch.errors import ExitCode
 
 OPERATIONS = ("write", "append", "rename", "flush", "flush_folder")
 
 
-def break_and_finish(scanner, corpus: Path, run: Path, reference: Path, **fault) -> bool:  # noqa: F811
+def break_and_finish(scanner, corpus: Path, run: Path, reference: Path, **fault) -> bool:
     """Scan on a disk that fails once, then on a sound one; return whether the fault came."""
     answer = scanner.scan(corpus, run, break_disk=fault)
     came = answer["code"] == ExitCode.RUN
@@ -44,14 +44,14 @@ def break_and_finish(scanner, corpus: Path, run: Path, reference: Path, **fault)
     ],
     ids=lambda fault: f"{fault['operation']}-{fault['code']}-{'after' if fault['after'] else 'before'}",
 )
-def test_one_failure_of_the_disk_stops_the_scan_and_loses_nothing(scanner, corpus, reference, tmp_path, fault):  # noqa: F811
+def test_one_failure_of_the_disk_stops_the_scan_and_loses_nothing(scanner, corpus, reference, tmp_path, fault):
     assert break_and_finish(scanner, corpus, tmp_path / "run", reference, **fault)
 
 
 @pytest.mark.reliability
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_long_every_operation_may_fail_every_time(scanner, corpus, reference, tmp_path, operation, after):  # noqa: F811
+def test_long_every_operation_may_fail_every_time(scanner, corpus, reference, tmp_path, operation, after):
     number = 0
     came = True
     while came:
@@ -65,7 +65,7 @@ def test_long_every_operation_may_fail_every_time(scanner, corpus, reference, tm
 
 
 @pytest.mark.reliability
-def test_long_a_small_file_system_that_is_full_from_some_point_on(scanner, corpus, reference, tmp_path):  # noqa: F811
+def test_long_a_small_file_system_that_is_full_from_some_point_on(scanner, corpus, reference, tmp_path):
     """A real full disk: 256 KiB of memory, in which other data leaves less and less room."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small file system needs root")
@@ -96,7 +96,7 @@ def test_long_a_small_file_system_that_is_full_from_some_point_on(scanner, corpu
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_a_second_scan_of_one_run_is_refused_and_the_lock_dies_with_its_process(scanner, corpus, tmp_path):  # noqa: F811
+def test_a_second_scan_of_one_run_is_refused_and_the_lock_dies_with_its_process(scanner, corpus, tmp_path):
     import fcntl  # noqa: PLC0415
 
     run = tmp_path / "run"

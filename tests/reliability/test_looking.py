@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from harness import ONE_JOB, assert_same, corpus, reference, scanner  # noqa: F401
+from harness import LONG, ONE_JOB, assert_same
 
 from ser_batch.cli.main import main
 from ser_batch.run.lock import lock_for_reading, lock_for_writing
@@ -25,7 +25,7 @@ def snapshot(run: Path) -> dict[str, tuple[bytes, int]]:
 
 
 @pytest.mark.parametrize("step", BETWEEN)
-def test_between_the_journal_and_the_renames_a_run_is_whole(scanner, corpus, tmp_path, capsys, step):  # noqa: F811
+def test_between_the_journal_and_the_renames_a_run_is_whole(scanner, corpus, tmp_path, capsys, step):
     run = tmp_path / "run"
     assert scanner.scan(corpus, run, kill_at=[step, 2])["code"] == -9
     before = snapshot(run)
@@ -37,10 +37,10 @@ def test_between_the_journal_and_the_renames_a_run_is_whole(scanner, corpus, tmp
     assert snapshot(run) == before
 
 
-@pytest.mark.parametrize("step", BETWEEN)
+@pytest.mark.parametrize("step", [BETWEEN[0], *(pytest.param(step, marks=LONG) for step in BETWEEN[1:])])
 def test_a_part_that_is_being_rewritten_is_looked_at_as_it_was_committed(
-    scanner, corpus, reference, tmp_path, capsys, step  # noqa: F811
-):  # fmt: skip
+    scanner, corpus, reference, tmp_path, capsys, step
+):
     archive = shutil.copytree(corpus, tmp_path / "archive")
     run = tmp_path / "run"
     assert scanner.scan(archive, run)["code"] == 1
@@ -53,7 +53,7 @@ def test_a_part_that_is_being_rewritten_is_looked_at_as_it_was_committed(
     assert check_run(run) == []
 
 
-def test_verify_reads_a_journal_that_was_cut_off_without_mending_it(scanner, corpus, tmp_path):  # noqa: F811
+def test_verify_reads_a_journal_that_was_cut_off_without_mending_it(scanner, corpus, tmp_path):
     run = tmp_path / "run"
     scanner.scan(corpus, run, kill_at=["shard-committed", 2])
     with (run / "journal.jsonl").open("ab") as journal:
@@ -64,7 +64,7 @@ def test_verify_reads_a_journal_that_was_cut_off_without_mending_it(scanner, cor
     assert snapshot(run) == before
 
 
-def test_a_read_only_run_can_be_looked_at(reference, tmp_path, capsys):  # noqa: F811
+def test_a_read_only_run_can_be_looked_at(reference, tmp_path, capsys):
     run = shutil.copytree(reference, tmp_path / "run")
     is_root = os.geteuid() == 0
     if is_root:
@@ -88,7 +88,7 @@ def test_a_read_only_run_can_be_looked_at(reference, tmp_path, capsys):  # noqa:
     assert not capsys.readouterr().err
 
 
-def test_status_and_verify_work_side_by_side_and_a_writer_keeps_verify_away(reference, tmp_path, capsys):  # noqa: F811
+def test_status_and_verify_work_side_by_side_and_a_writer_keeps_verify_away(reference, tmp_path, capsys):
     run = shutil.copytree(reference, tmp_path / "run")
     with lock_for_reading(run):
         assert main(["verify", str(run)]) == 0
@@ -112,7 +112,7 @@ def test_status_and_verify_work_side_by_side_and_a_writer_keeps_verify_away(refe
     ],
     ids=lambda value: value[:24].decode("latin-1") if isinstance(value, bytes) else "",
 )
-def test_a_damaged_line_of_the_journal_is_named_with_the_cure(reference, tmp_path, capsys, line, words):  # noqa: F811
+def test_a_damaged_line_of_the_journal_is_named_with_the_cure(reference, tmp_path, capsys, line, words):
     run = shutil.copytree(reference, tmp_path / "run")
     lines = (run / "journal.jsonl").read_bytes().splitlines()
     (run / "journal.jsonl").write_bytes(b"\n".join([lines[0], line, *lines[1:], b""]))
@@ -123,7 +123,7 @@ def test_a_damaged_line_of_the_journal_is_named_with_the_cure(reference, tmp_pat
         assert shown.count("\n") == 1
 
 
-def test_a_lock_that_two_scans_want_at_once_goes_to_one(scanner, corpus, reference, tmp_path):  # noqa: F811
+def test_a_lock_that_two_scans_want_at_once_goes_to_one(scanner, corpus, reference, tmp_path):
     run = shutil.copytree(reference, tmp_path / "run")
     with lock_for_reading(run):
         answer = scanner.scan(corpus, run, config=ONE_JOB)

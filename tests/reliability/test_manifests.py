@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from harness import PLUGIN, corpus, reference, scanner  # noqa: F401
+from harness import PLUGIN
 from nasty import mutated
 
 from ser_batch import load_results
@@ -53,7 +53,7 @@ def ask(run: Path, other: Path, audio: Path, command: str) -> int:
 QUICK = ("load", "status", "verify", "show", "diff", "export")
 
 
-def attack(reference: Path, audio: Path, folder: Path, rng: random.Random, commands: tuple[str, ...], capsys) -> None:  # noqa: F811
+def attack(reference: Path, audio: Path, folder: Path, rng: random.Random, commands: tuple[str, ...], capsys) -> None:
     run = folder / "run"
     shutil.copytree(reference, run)
     data = mutated(json.loads((run / "run.json").read_text()), rng)
@@ -66,8 +66,8 @@ def attack(reference: Path, audio: Path, folder: Path, rng: random.Random, comma
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_edited_manifests_give_one_line_and_no_traceback(reference, corpus, tmp_path, capsys, seed):  # noqa: F811
+@pytest.mark.parametrize("seed", range(3))
+def test_edited_manifests_give_one_line_and_no_traceback(reference, corpus, tmp_path, capsys, seed):
     rng = random.Random(seed)
     for number in range(25):
         attack(reference, corpus, tmp_path / str(number), rng, QUICK, capsys)
@@ -75,7 +75,7 @@ def test_edited_manifests_give_one_line_and_no_traceback(reference, corpus, tmp_
 
 @pytest.mark.reliability
 @pytest.mark.parametrize("seed", range(100, 120))
-def test_long_ten_thousand_edited_manifests(reference, corpus, tmp_path, capsys, seed):  # noqa: F811
+def test_long_ten_thousand_edited_manifests(reference, corpus, tmp_path, capsys, seed):
     rng = random.Random(seed)
     for number in range(500):
         commands = (rng.choice(QUICK), rng.choice(["report"] + 9 * ["status"]), rng.choice(["scan"] + 9 * ["verify"]))

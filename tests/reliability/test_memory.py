@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
-from harness import CONFIG, PLUGIN, Scanner, scanner  # noqa: F401 - a fixture
+from harness import CONFIG, PLUGIN, Scanner
 
 from ser_batch.config import Config
 from ser_batch.hooks import load_classifier, register_extractors
@@ -42,7 +42,7 @@ def test_memory_does_not_grow_with_the_length_of_a_recording(tmp_path):
     assert long < 1.2 * short
 
 
-def peak_of_a_scan(scanner: Scanner, audio: Path, run: Path) -> float:  # noqa: F811
+def peak_of_a_scan(scanner: Scanner, audio: Path, run: Path) -> float:
     """Peak of resident memory of a scan and its workers together, in bytes, beyond that of a process at rest."""
     peak, over = 0, threading.Event()
     at_rest = psutil.Process(scanner.pid).memory_info().rss
@@ -70,7 +70,7 @@ def peak_of_a_scan(scanner: Scanner, audio: Path, run: Path) -> float:  # noqa: 
 
 
 @pytest.mark.reliability
-def test_long_memory_does_not_grow_with_the_number_of_files(scanner, tmp_path):  # noqa: F811
+def test_long_memory_does_not_grow_with_the_number_of_files(scanner, tmp_path):
     clip = tmp_path / "clip.wav"
     soundfile.write(clip, 0.1 * np.random.default_rng(0).standard_normal(8_000), 8_000)
     peaks = []

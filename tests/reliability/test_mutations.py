@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from harness import CONFIG, assert_sound, results, scanner  # noqa: F401
+from harness import CONFIG, assert_sound, results
 
 FORMATS = {
     "wav": ("WAV", "PCM_16"),
@@ -68,7 +68,7 @@ def mutate_all(folder: Path, n_files: int, seed: int) -> Path:
     return folder
 
 
-def check(scanner, folder: Path, run: Path, n_files: int) -> None:  # noqa: F811
+def check(scanner, folder: Path, run: Path, n_files: int) -> None:
     config = CONFIG | {"run": {"shard_size": 256}, "extract": CONFIG["extract"] | {"timeout_s": 20.0}}
     answer = scanner.scan(folder, run, config=config)
     assert answer["code"] in (0, 1), answer
@@ -81,10 +81,10 @@ def check(scanner, folder: Path, run: Path, n_files: int) -> None:  # noqa: F811
     assert_sound(run)
 
 
-def test_damaged_files_become_rows(scanner, tmp_path):  # noqa: F811
+def test_damaged_files_become_rows(scanner, tmp_path):
     check(scanner, mutate_all(tmp_path / "audio", 120, seed=5), tmp_path / "run", 120)
 
 
 @pytest.mark.reliability
-def test_long_two_thousand_damaged_files_become_rows(scanner, tmp_path):  # noqa: F811
+def test_long_two_thousand_damaged_files_become_rows(scanner, tmp_path):
     check(scanner, mutate_all(tmp_path / "audio", 2000, seed=6), tmp_path / "run", 2000)

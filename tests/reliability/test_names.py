@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from harness import CONFIG, PLUGIN, assert_sound, results, scanner  # noqa: F401
+from harness import PLUGIN, assert_sound, results
+
+from ser_batch.cli.main import main
+from ser_batch.errors import ExitCode
 
 HOSTILE = [
     b"plain.wav",
@@ -50,7 +54,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_hostile_names_are_all_analysed(scanner, hostile, tmp_path):  # noqa: F811
+def test_hostile_names_are_all_analysed(scanner, hostile, tmp_path):
     run = tmp_path / "run"
     answer = scanner.scan(hostile, run)
     assert answer["code"] == 0, answer
@@ -62,6 +66,21 @@ def test_hostile_names_are_all_analysed(scanner, hostile, tmp_path):  # noqa: F8
     assert_sound(run)
     answer = scanner.scan(hostile, run)
     assert answer["n_processed"] == 0, "names that are not UTF-8 are recognised the next time"
+
+
+def test_a_root_that_is_not_utf_8_and_a_run_that_looks_like_an_address(hostile, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("r\udce9").mkdir()
+    for name in ("plain.wav", "it's.wav"):
+        shutil.copy(hostile / name, "r\udce9")
+    options = ["--plugin", str(PLUGIN), "--extractor", "loudness", "--jobs", "1", "--quiet", "--no-report"]
+    assert main(["features", "r\udce9", "-o", "s3:run", *options]) == 0, capsys.readouterr().err
+    for command in (["status"], ["show"], ["verify"], ["retry", *options[:2]], ["export", "--to", "csv", "-o", "s3:t"]):
+        assert main([command[0], "s3:run", *command[1:]]) == 0, capsys.readouterr().err
+    assert len(results(Path("./s3:run").absolute())) == 2
+    assert main(["features", "r\udce9", "-o", "n\udce9", *options]) == ExitCode.RUN
+    assert r"n\xe9 cannot be used for a run: its name holds bytes that are not UTF-8" in capsys.readouterr().err
+    assert not Path("n\udce9").exists()
 
 
 def test_hostile_names_are_escaped_on_the_terminal_and_in_the_report(hostile, tmp_path):

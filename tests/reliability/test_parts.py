@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from harness import ONE_JOB, assert_same, assert_sound, corpus, make_corpus, reference, results, scanner  # noqa: F401
+from harness import ONE_JOB, assert_same, assert_sound, make_corpus
 
 from ser_batch import load_results
 from ser_batch.errors import RunError
@@ -27,12 +27,12 @@ def snapshot(run: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def run(reference, tmp_path) -> Path:  # noqa: F811
+def run(reference, tmp_path) -> Path:
     return shutil.copytree(reference, tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
-def other(scanner, tmp_path_factory) -> Path:  # noqa: F811
+def other(scanner, tmp_path_factory) -> Path:
     """A run over other files."""
     folder = tmp_path_factory.mktemp("other")
     make_corpus(folder / "audio", 6)
@@ -55,7 +55,7 @@ def put(source: Path, run: Path, name: str, part: int = 1) -> None:
 
 
 @pytest.mark.parametrize("name", ["part-00001 (copy).parquet", "part-1.parquet", "part-00001.parquet.bak.parquet"])
-def test_a_copy_beside_the_parts_doubles_nothing(scanner, corpus, run, reference, with_journal, name):  # noqa: F811
+def test_a_copy_beside_the_parts_doubles_nothing(scanner, corpus, run, reference, with_journal, name):
     put(run, run, name)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RunWarning)
@@ -65,7 +65,7 @@ def test_a_copy_beside_the_parts_doubles_nothing(scanner, corpus, run, reference
     assert check_run(run) == [f"{table}/{name} {words}" for table in TABLES]
 
 
-def test_a_copy_that_has_the_next_number_is_dropped_and_said(scanner, corpus, run, reference, with_journal):  # noqa: F811
+def test_a_copy_that_has_the_next_number_is_dropped_and_said(scanner, corpus, run, reference, with_journal):
     put(run, run, "part-00007.parquet")
     answer = scanner.scan(corpus, run)
     assert answer["n_processed"] == 0
@@ -75,7 +75,7 @@ def test_a_copy_that_has_the_next_number_is_dropped_and_said(scanner, corpus, ru
 
 
 @pytest.mark.parametrize("mode", ["resume", "restart", "recompute"])
-def test_a_part_of_another_run_is_neither_taken_in_nor_deleted(scanner, corpus, run, other, with_journal, mode):  # noqa: F811
+def test_a_part_of_another_run_is_neither_taken_in_nor_deleted(scanner, corpus, run, other, with_journal, mode):
     put(other, run, "part-00007.parquet")
     before = snapshot(run)
     answer = scanner.scan(corpus, run, mode=mode)
@@ -90,7 +90,7 @@ def altered(path: Path, rows: pa.Table, **provenance: object) -> None:
     pq.write_table(rows.replace_schema_metadata({METADATA_KEY: json.dumps(metadata)}), path)
 
 
-def test_a_part_that_holds_some_rows_again_is_neither_taken_in_nor_deleted(scanner, corpus, run):  # noqa: F811
+def test_a_part_that_holds_some_rows_again_is_neither_taken_in_nor_deleted(scanner, corpus, run):
     put(run, run, "part-00007.parquet")
     path = run / "files" / "part-00007.parquet"
     rows = pq.read_table(path)
@@ -102,7 +102,7 @@ def test_a_part_that_holds_some_rows_again_is_neither_taken_in_nor_deleted(scann
     assert snapshot(run) == before
 
 
-def test_a_part_that_the_journal_lost_is_taken_in(scanner, corpus, run, reference):  # noqa: F811
+def test_a_part_that_the_journal_lost_is_taken_in(scanner, corpus, run, reference):
     """As from a backup of the journal that is a little older than the parts."""
     lines = (run / "journal.jsonl").read_bytes().splitlines(keepends=True)
     (run / "journal.jsonl").write_bytes(b"".join(lines[:-2]))
@@ -112,7 +112,7 @@ def test_a_part_that_the_journal_lost_is_taken_in(scanner, corpus, run, referenc
 
 
 @pytest.mark.parametrize("mode", ["resume", "restart", "recompute", "retry"])
-def test_a_run_of_a_newer_schema_is_not_written_into(scanner, corpus, run, mode):  # noqa: F811
+def test_a_run_of_a_newer_schema_is_not_written_into(scanner, corpus, run, mode):
     manifest = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(manifest | {"schema_version": SCHEMA_VERSION + 1, "tool_version": "9.9"}))
     before = snapshot(run)
@@ -121,7 +121,7 @@ def test_a_run_of_a_newer_schema_is_not_written_into(scanner, corpus, run, mode)
     assert snapshot(run) == before
 
 
-def test_a_part_of_a_newer_schema_is_not_taken_in(scanner, corpus, run):  # noqa: F811
+def test_a_part_of_a_newer_schema_is_not_taken_in(scanner, corpus, run):
     path = run / "files" / "part-00006.parquet"
     altered(path, pq.read_table(path), schema_version=SCHEMA_VERSION + 1)
     (run / "journal.jsonl").unlink()
@@ -131,7 +131,7 @@ def test_a_part_of_a_newer_schema_is_not_taken_in(scanner, corpus, run):  # noqa
     assert snapshot(run) == before
 
 
-def test_the_journal_of_another_run_is_refused(scanner, corpus, run, other):  # noqa: F811
+def test_the_journal_of_another_run_is_refused(scanner, corpus, run, other):
     shutil.copy(other / "journal.jsonl", run / "journal.jsonl")
     before = snapshot(run)
     answer = scanner.scan(corpus, run)
@@ -139,7 +139,7 @@ def test_the_journal_of_another_run_is_refused(scanner, corpus, run, other):  # 
     assert snapshot(run) == before
 
 
-def test_a_flipped_bit_is_an_error_at_reading_and_never_another_number(run, reference):  # noqa: F811
+def test_a_flipped_bit_is_an_error_at_reading_and_never_another_number(run, reference):
     """Wherever it lies in the pages, which have checksums of their own, or in the footer, whose is in the journal."""
     rng = random.Random(4)
     told = 0
@@ -213,7 +213,7 @@ def test_a_part_that_is_replaced_while_it_is_read(run):
     assert len(opened.read("files")) == 27
 
 
-def test_results_are_read_while_the_run_is_made_anew(scanner, corpus, run, reference):  # noqa: F811
+def test_results_are_read_while_the_run_is_made_anew(scanner, corpus, run, reference):
     """Each time either what was there before or some of what is new, and whole."""
     import threading  # noqa: PLC0415
 
@@ -229,7 +229,7 @@ def test_results_are_read_while_the_run_is_made_anew(scanner, corpus, run, refer
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        for _ in range(3):
+        for _ in range(2):
             assert scanner.scan(corpus, run, mode="restart", config=ONE_JOB)["code"] == 1
     finally:
         ended.set()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import CONFIG, PLUGIN, assert_same, corpus, reference, results, scanner  # noqa: F401
+from harness import CONFIG, PLUGIN, assert_same, results
 
 from ser_batch.config import Config
 from ser_batch.plugins import PluginRecipe
@@ -25,7 +25,7 @@ LIMITS = CONFIG | {"extract": CONFIG["extract"] | {"timeout_s": 4.0}}
 
 
 @pytest.fixture
-def made(tmp_path, corpus):  # noqa: F811
+def made(tmp_path, corpus):
     """Make a folder with copies of one recording under some names."""
 
     def make(*names: str) -> Path:
@@ -42,7 +42,7 @@ def begun(folder: Path, name: str) -> list[str]:
     return (folder / f"{name}.wav").read_text().split()
 
 
-def scan_noted(scanner, audio: Path, tmp_path: Path, n_jobs: int = 2, **order):  # noqa: F811
+def scan_noted(scanner, audio: Path, tmp_path: Path, n_jobs: int = 2, **order):
     """Scan one shard, with notes on who begins which file."""
     notes = tmp_path / "notes"
     notes.mkdir()
@@ -102,7 +102,7 @@ def test_who_died_is_seen_before_anybody_is_killed_from_here(made, tmp_path, not
     assert pools == [3, 3, 1]
 
 
-def test_two_suspects_are_tried_side_by_side(scanner, made, tmp_path):  # noqa: F811
+def test_two_suspects_are_tried_side_by_side(scanner, made, tmp_path):
     """One kills another worker and itself; then both live, but only if both are in hand at the same time."""
     answer, notes = scan_noted(scanner, made("murderer", "victim"), tmp_path)
     assert answer["code"] == 0, answer
@@ -110,7 +110,7 @@ def test_two_suspects_are_tried_side_by_side(scanner, made, tmp_path):  # noqa: 
 
 
 @pytest.mark.parametrize(("name", "error_type"), [("family", "WorkerKilled"), ("stubborn", "WorkerTimedOut")])
-def test_programs_that_a_plugin_started_end_with_their_worker(scanner, made, tmp_path, name, error_type):  # noqa: F811
+def test_programs_that_a_plugin_started_end_with_their_worker(scanner, made, tmp_path, name, error_type):
     answer, notes = scan_noted(scanner, made(name), tmp_path, n_jobs=1)
     assert answer["code"] == 1, answer
     (row,) = results(tmp_path / "run").itertuples()
@@ -125,7 +125,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_a_plugin_that_leaves_files_open_costs_nobody_anything(scanner, made, tmp_path):  # noqa: F811
+def test_a_plugin_that_leaves_files_open_costs_nobody_anything(scanner, made, tmp_path):
     """Workers that can open no more are exchanged; those of a machine without such a limit never are."""
     names = [f"{'leak' if index % 3 else 'good'}{index}" for index in range(18)]
     answer, notes = scan_noted(scanner, made(*names), tmp_path, n_jobs=1, limits={"RLIMIT_NOFILE": 200})
@@ -135,7 +135,7 @@ def test_a_plugin_that_leaves_files_open_costs_nobody_anything(scanner, made, tm
     assert "faulty_plugin.py" in said, "what is left open points to the plugin"
 
 
-def test_what_a_plugin_does_to_the_name_of_a_file_or_to_the_working_directory_is_undone(scanner, made, tmp_path):  # noqa: F811
+def test_what_a_plugin_does_to_the_name_of_a_file_or_to_the_working_directory_is_undone(scanner, made, tmp_path):
     answer, _ = scan_noted(scanner, made("renamed", "chdir", "good"), tmp_path, n_jobs=1)
     assert answer["code"] == 0, answer
     assert set(results(tmp_path / "run")["clip_id"]) == {"renamed.wav", "chdir.wav", "good.wav"}
@@ -173,7 +173,7 @@ def test_workers_that_have_grown_are_exchanged_without_a_word(made, tmp_path, no
     assert len({pid for name in names for pid in begun(noted, name)}) > 1
 
 
-def test_a_plugin_may_change_the_working_directory_of_the_scan(scanner, corpus, reference, tmp_path):  # noqa: F811
+def test_a_plugin_may_change_the_working_directory_of_the_scan(scanner, corpus, reference, tmp_path):
     elsewhere = tmp_path.joinpath(*"abcdefghijklmnop")
     elsewhere.mkdir(parents=True)
     plugin = tmp_path / "restless.py"
@@ -188,13 +188,13 @@ def test_a_plugin_may_change_the_working_directory_of_the_scan(scanner, corpus, 
     assert_same(tmp_path / "run", reference)
 
 
-def test_a_plugin_that_ends_its_worker_politely_ends_the_scan_with_its_name(scanner, corpus, tmp_path):  # noqa: F811
+def test_a_plugin_that_ends_its_worker_politely_ends_the_scan_with_its_name(scanner, corpus, tmp_path):
     answer = scanner.scan(corpus, tmp_path / "run", plugins=[str(PLUGIN), in_workers(tmp_path, "raise SystemExit(0)")])
     assert answer["code"] == 5, answer
     assert "in_workers.py" in answer["error"]
 
 
-def test_the_last_words_of_workers_that_cannot_start_are_quoted(scanner, corpus, tmp_path):  # noqa: F811
+def test_the_last_words_of_workers_that_cannot_start_are_quoted(scanner, corpus, tmp_path):
     plugin = in_workers(tmp_path, "print('no licence server', flush=True)\n    os._exit(7)")
     answer = scanner.scan(corpus, tmp_path / "run", plugins=[str(PLUGIN), plugin])
     assert answer["code"] == 7, answer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness import CONFIG, assert_same, corpus, reference, scanner  # noqa: F401
+from harness import CONFIG, assert_same
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,6 @@ from harness import CONFIG, assert_same, corpus, reference, scanner  # noqa: F40
     ],
     ids=["two-jobs", "shards-of-one", "one-shard"],
 )
-def test_how_the_work_is_cut_changes_no_result(scanner, corpus, reference, tmp_path, config):  # noqa: F811
+def test_how_the_work_is_cut_changes_no_result(scanner, corpus, reference, tmp_path, config):
     scanner.scan(corpus, tmp_path / "run", config=config)
     assert_same(tmp_path / "run", reference)

@@ -18,7 +18,6 @@ import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from harness import corpus, reference, scanner  # noqa: F401
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nasty import damaged
@@ -134,7 +133,7 @@ def assert_one_line(error: SerBatchError) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(reference: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Found, Path, Path]:  # noqa: F811
+def place(reference: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Found, Path, Path]:
     folder = tmp_path_factory.mktemp("tables")
     shutil.copytree(reference, folder / "run")
     return folder, discover([corpus]), corpus, folder / "run"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import soundfile
 from repository import REPOSITORY
 
@@ -24,10 +25,14 @@ MODULES = (
     "pyarrow",
     "pluggy",
     "jinja2",
+    "resource",
+    "faulthandler",
+    "click",
 )
 
 
-def test_a_scan_inside_an_archive_executes_nothing_that_lies_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["ser-batch", "python -m ser_batch"])
+def test_a_scan_inside_an_archive_executes_nothing_that_lies_there(tmp_path: Path, command: str) -> None:
     archive = tmp_path / "archive"
     archive.mkdir()
     soundfile.write(archive / "a.wav", synthetic_voice(2.0), 22_050)
@@ -38,7 +43,7 @@ def test_a_scan_inside_an_archive_executes_nothing_that_lies_there(tmp_path: Pat
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "ser-batch").write_text("from ser_batch.__main__ import main\nmain()\n")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
-    script = [sys.executable, tmp_path / "bin" / "ser-batch"]
+    script = [sys.executable, *(["-m", "ser_batch"] if " " in command else [tmp_path / "bin" / "ser-batch"])]
     done = subprocess.run(
         [*script, "features", ".", "-o", "../run", "--jobs", "1", "--config", tmp_path / "quick.toml"],
         cwd=archive,
