@@ -240,10 +240,10 @@ class EmotionPredictor:
         NoVoiceError
             Nobody is heard in it.
         """
-        mono = _mono(np.asarray(samples), sample_rate_hz)
-        self._arrays.offered[name] = (mono, sample_rate_hz)
+        checked = _checked(np.asarray(samples), sample_rate_hz)
+        self._arrays.offered[name] = (checked, sample_rate_hz)
         try:
-            outcome = self._outcome(ClipRef(name, name, mono.nbytes, 0))
+            outcome = self._outcome(ClipRef(name, name, checked.nbytes, 0))
         finally:
             del self._arrays.offered[name]
         return _labelled(self._result(name, outcome), outcome.error_type != NO_VOICE_TYPE)
@@ -365,7 +365,7 @@ class _Arrays:
     """A plugin that "decodes" arrays: so they take the very way that files take."""
 
     def __init__(self) -> None:
-        #: Name -> mono samples and their rate in Hz.
+        #: Name -> samples, (n_samples, n_channels), and their rate in Hz.
         self.offered: dict[str, tuple[NDArray[np.float32], int]] = {}
 
     @hookimpl(tryfirst=True)
@@ -376,20 +376,22 @@ class _Arrays:
 
 
 def _pieces(
-    mono: NDArray[np.float32], source_rate_hz: int, sample_rate_hz: int, piece_s: float, overlap_s: float
+    samples: NDArray[np.float32], source_rate_hz: int, sample_rate_hz: int, piece_s: float, overlap_s: float
 ) -> Iterator[Clip]:
-    """Resample and cut an array as the reader does what it has decoded."""
+    """Mix, resample and cut an array as the reader does what it has decoded."""
     from ser_batch.audio.pieces import Cutter  # noqa: PLC0415 - loads libsndfile
     from ser_batch.audio.sound import Block, block_frames  # noqa: PLC0415
     from ser_batch.audio.source import Account  # noqa: PLC0415
 
     cutter = Cutter(sample_rate_hz, round(piece_s * sample_rate_hz), round(overlap_s * sample_rate_hz), Account())
-    for start in range(0, len(mono), block_frames(1)):
-        yield from cutter.push(Block(mono[start : start + block_frames(1), None], source_rate_hz))
+    n_block = block_frames(samples.shape[1])
+    for start in range(0, len(samples), n_block):
+        yield from cutter.push(Block(samples[start : start + n_block], source_rate_hz))
     yield from cutter.finish()
 
 
-def _mono(samples: NDArray, sample_rate_hz: int) -> NDArray[np.float32]:
+def _checked(samples: NDArray, sample_rate_hz: int) -> NDArray[np.float32]:
+    """Return samples as (n_samples, n_channels), finite, nominally in [-1, 1]."""
     if sample_rate_hz < 1_000:
         raise InputError(f"The sample rate must be at least 1,000 Hz, not {sample_rate_hz}.")
     if samples.ndim not in (1, 2) or not np.issubdtype(samples.dtype, np.number) or np.iscomplexobj(samples):
@@ -406,8 +408,8 @@ def _mono(samples: NDArray, sample_rate_hz: int) -> NDArray[np.float32]:
         # Unsigned samples have their silence in the middle.
         middle = half if np.issubdtype(samples.dtype, np.unsignedinteger) else 0
         samples = (samples.astype(np.float64) - middle) / half
-    mono = (samples if samples.ndim == 1 else samples.mean(axis=1)).astype(np.float32)
-    finite = np.isfinite(mono)
+    channels = samples.reshape(len(samples), -1).astype(np.float32)
+    finite = np.isfinite(channels)
     if not finite.any():
         raise InputError("The array holds no finite sample.")
-    return np.where(finite, mono, np.float32(0))
+    return np.where(finite, channels, np.float32(0))

@@ -240,11 +240,12 @@ def test_an_array_gives_what_a_file_of_it_gives(
     assert by_array.emotion == by_file.emotion
 
 
-def test_channels_are_averaged_and_integers_scaled(predictor: EmotionPredictor) -> None:
+def test_channels_are_read_as_those_of_a_file_and_integers_scaled(predictor: EmotionPredictor) -> None:
     mono = synthetic_voice(3)
     expected = np.array(list(predictor.predict_samples(mono, 22_050).probabilities.values()))
     stereo = np.stack([mono * 1.5, mono * 0.5], axis=1)
-    for same in (stereo, np.round(mono * 32_768).astype(np.int16), np.round(mono * 2**31).astype(np.int32)):
+    opposite = np.stack([mono, -mono], axis=1)
+    for same in (stereo, opposite, np.round(mono * 32_768).astype(np.int16), np.round(mono * 2**31).astype(np.int32)):
         found = np.array(list(predictor.predict_samples(same, 22_050).probabilities.values()))
         assert np.abs(found - expected).max() < 0.01
     offset = np.round(mono * 128 + 128).astype(np.uint8)

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 #: Raised whenever samples that the reader gives change.
-READER_VERSION = 3
+READER_VERSION = 4
 
 
 @hookimpl(trylast=True)

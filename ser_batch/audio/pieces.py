@@ -20,6 +20,12 @@ __all__ = ["Cutter"]
 _SOURCE_RATES_HZ = (1_000, 768_000)
 #: Channels whose sum has less than this of their power cancel each other.
 _CANCELLED = 0.1
+#: Correlation of levels from which channels carry the same sound, and down to which they are taken to go on doing so.
+_ALIKE, _STILL_ALIKE = 0.9, 0.7
+#: Frames of which a level is taken: 10 to 60 ms.
+_LEVEL_FRAME = 512
+#: Channels of less power than this share of the loudest are not heard beside it.
+_HEARD = 1e-4
 
 
 class Cutter:
@@ -108,35 +114,76 @@ class Cutter:
 
 
 class _Mixer:
-    """Averages channels; where they cancel each other, takes the loudest alone.
+    """Makes one channel of several, so that none takes anything from another.
 
-    Channels of one sound in opposite phase, as a plug the wrong way round makes them, would average to silence. Whether
-    they do is judged by all that was heard so far, so that it changes rarely within a recording.
+    Channels that carry one sound, told by levels that rise and fall together, are not averaged: where they are a
+    millisecond apart, the mean is a comb. The loudest is read alone. What differs, such as a speaker on each side of a
+    call, is averaged. It is judged by all that was heard so far, so that it changes rarely within a recording.
     """
 
     def __init__(self, account: Account) -> None:
         self._account = account
-        #: Sums of squares: of each channel, and of the sum of all.
-        self._channels = np.zeros(0)
+        self._levels = _Levels(0)
+        #: Sum of squares of the sum of all channels.
         self._sum = 0.0
+        #: The channel that is read alone; None where all are averaged.
+        self._alone: int | None = None
 
     def mono(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         n_channels = samples.shape[1]
         if n_channels == 1:
             return samples[:, 0]
         mixed = samples @ _mean(n_channels)
-        if len(self._channels) != n_channels:
-            self._channels, self._sum = np.zeros(n_channels), 0.0
+        if self._levels.n_channels != n_channels:
+            self._levels, self._sum, self._alone = _Levels(n_channels), 0.0, None
         finite = np.isfinite(mixed)
         heard = (samples, mixed) if finite.all() else (samples[finite], mixed[finite])
-        self._channels += np.einsum("ij,ij->j", heard[0], heard[0], dtype=np.float64)
+        self._levels.add(heard[0])
         self._sum += n_channels**2 * float(np.einsum("i,i->", heard[1], heard[1], dtype=np.float64))
+        power = self._levels.power
+        loudest = int(power.argmax())
         # Independent channels, or a single one that is not silent, give the sum of their powers.
-        if self._sum >= _CANCELLED * self._channels.sum():
-            return mixed
-        loudest = int(self._channels.argmax())
-        self._account.note_once(f"the channels cancel each other: channel {loudest + 1} alone was read")
-        return samples[:, loudest]
+        is_cancelled = self._sum < _CANCELLED * power.sum()
+        if is_cancelled:
+            self._account.note_once(f"the channels cancel each other: channel {loudest + 1} alone was read")
+        if not is_cancelled and self._levels.likeness(loudest) < (_ALIKE if self._alone is None else _STILL_ALIKE):
+            self._alone = None
+        elif self._alone is None or power[loudest] > 2 * power[self._alone]:
+            self._alone = loudest
+        return mixed if self._alone is None else samples[:, self._alone]
+
+
+class _Levels:
+    """How loud each channel is, and how alike their levels are."""
+
+    def __init__(self, n_channels: int) -> None:
+        self.n_channels = n_channels
+        #: Of frames: their number, the sums of their levels, and of the products of those.
+        self._n = 0
+        self._sums = np.zeros(n_channels)
+        self._products = np.zeros((n_channels, n_channels))
+
+    def add(self, samples: NDArray[np.float32]) -> None:
+        if not len(samples):
+            return
+        squares = np.square(samples, dtype=np.float64)
+        levels = np.sqrt(np.add.reduceat(squares, np.arange(0, len(samples), _LEVEL_FRAME), axis=0))
+        self._n += len(levels)
+        self._sums += levels.sum(axis=0)
+        self._products += levels.T @ levels
+
+    @property
+    def power(self) -> NDArray[np.float64]:
+        return np.diagonal(self._products)
+
+    def likeness(self, channel: int) -> float:
+        """Return the least correlation of a channel's level with that of another one that is heard beside it."""
+        covariance = self._products - np.outer(self._sums, self._sums) / max(self._n, 1)
+        others = self.power > _HEARD * self.power[channel]
+        deviation = np.sqrt(covariance.diagonal() * covariance[channel, channel])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = (covariance[channel] / deviation)[others]
+        return float(np.nan_to_num(found).min(initial=1.0))
 
 
 @functools.cache

@@ -57,15 +57,6 @@ def test_formats_give_the_tone_that_went_in(tmp_path, suffix, subtype):
     assert np.abs(clip.samples[2000:-2000]).max() == pytest.approx(0.5, abs=0.03)
 
 
-def test_channels_are_averaged(tmp_path):
-    left = voice(1.0, RATE_HZ)
-    six = np.column_stack([left, -left, left, left, 0 * left, left])
-    soundfile.write(tmp_path / "six.wav", six, RATE_HZ, subtype="FLOAT")
-    [clip] = pieces(tmp_path / "six.wav")
-    np.testing.assert_allclose(clip.samples, six.mean(axis=1), atol=1e-6)
-    assert clip.source_channels == 6
-
-
 @pytest.mark.parametrize("other", [-1.0, -0.9, -1.05])
 def test_channels_that_cancel_each_other_do_not_become_silence(tmp_path, other):
     left = voice(3.0, RATE_HZ)
@@ -76,21 +67,44 @@ def test_channels_that_cancel_each_other_do_not_become_silence(tmp_path, other):
     assert "the channels cancel each other" in clip.note
 
 
-@pytest.mark.parametrize("kind", ["same", "one silent", "independent", "delayed", "opposite but another level"])
-def test_channels_that_do_not_cancel_are_averaged_without_a_word(tmp_path, kind):
-    rng = np.random.default_rng(0)
-    left = rng.standard_normal(RATE_HZ).astype(np.float32) * 0.1
+def speech(seed: int, n_samples: int = 3 * RATE_HZ) -> np.ndarray:
+    """Noise whose level rises and falls as that of syllables."""
+    rng = np.random.default_rng(seed)
+    levels = np.interp(np.arange(n_samples), np.linspace(0, n_samples, 12), rng.uniform(0, 0.1, 12))
+    return (levels * rng.standard_normal(n_samples)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["same", "one silent", "apart", "opposite but another level"])
+def test_of_channels_with_the_same_sound_the_loudest_is_read_without_a_word(tmp_path, kind):
+    left = speech(1)
     right = {
         "same": left,
         "one silent": 0 * left,
-        "independent": rng.standard_normal(RATE_HZ).astype(np.float32) * 0.1,
-        "delayed": np.roll(left, 18),
+        "apart": 0.9 * np.roll(left, 18),
         "opposite but another level": -0.3 * left,
     }[kind]
+    soundfile.write(tmp_path / "x.wav", np.column_stack([right, left, 0 * left]), RATE_HZ, subtype="FLOAT")
+    [clip] = pieces(tmp_path / "x.wav")
+    np.testing.assert_allclose(clip.samples, left, atol=1e-6)
+    assert clip.note == "" and clip.source_channels == 3
+
+
+@pytest.mark.parametrize("crosstalk", [0.0, 0.1])
+def test_channels_with_sounds_of_their_own_are_averaged_without_a_word(tmp_path, crosstalk):
+    one, other = speech(1), speech(2)
+    left, right = one + crosstalk * other, other + crosstalk * one
     soundfile.write(tmp_path / "x.wav", np.column_stack([left, right]), RATE_HZ, subtype="FLOAT")
     [clip] = pieces(tmp_path / "x.wav")
     np.testing.assert_allclose(clip.samples, (left + right) / 2, atol=1e-6)
     assert clip.note == ""
+
+
+def test_the_channel_that_is_read_alone_does_not_change_for_a_trifle(tmp_path):
+    voice_of = speech(1, 60 * RATE_HZ)
+    rising = np.linspace(0.9, 1.2, len(voice_of), dtype=np.float32)
+    soundfile.write(tmp_path / "x.wav", np.column_stack([voice_of, rising * voice_of]), RATE_HZ, subtype="FLOAT")
+    heard = np.concatenate([clip.samples for clip in pieces(tmp_path / "x.wav")])
+    np.testing.assert_allclose(heard, voice_of, atol=1e-6)
 
 
 def test_192_khz_and_a_fiftieth_of_a_second_are_read(tmp_path):
