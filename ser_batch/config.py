@@ -67,6 +67,8 @@ class ExtractConfig:
 
     #: Extractors to run; those that the model needs run in any case.
     extractors: tuple[str, ...] = ("mel", "prosodic", "voice_quality", "quality")
+    #: Whether the channels of a recording are mixed, or each is analysed by itself: mix or split.
+    channels: str = "mix"
     #: Worker processes; 0 = one per core.
     jobs: int = 0
     #: Processing limit for one file; 0 = none. Grows with the recording: this much per started 10 minutes of audio.
@@ -75,6 +77,7 @@ class ExtractConfig:
     memory_limit_mb: int = 4_096
 
     def __post_init__(self) -> None:
+        require_one_of(self.channels, ("mix", "split"), "extract.channels")
         require(self.jobs >= 0, "extract.jobs", "0 (one per core) or more")
         require(self.timeout_s >= 0, "extract.timeout_s", "0 (none) or more")
         require(self.memory_limit_mb >= 0, "extract.memory_limit_mb", "0 (none) or more")

@@ -230,7 +230,7 @@ def _checked_clip(where: str, clip: object, sample_rate_hz: int) -> Clip:
         raise PluginError(f"{where}: samples must be float32 of shape (n_samples,), mono, not {what}.")
     if clip.sample_rate_hz != sample_rate_hz:
         raise PluginError(f"{where} gave {shown(clip.sample_rate_hz)} Hz where {sample_rate_hz} Hz were asked for.")
-    for name in ("source_rate_hz", "source_channels"):
+    for name in ("source_rate_hz", "source_channels", "channel"):
         value = getattr(clip, name)
         if not isinstance(value, int | np.integer) or not 0 <= value < 2**31:
             raise PluginError(f"{where}: {name} must be a whole number from 0, not {shown(value)}.")
@@ -249,6 +249,7 @@ def _checked_clip(where: str, clip: object, sample_rate_hz: int) -> Clip:
         float(clip.start_s),
         clip.note[:_NOTE_CHARACTERS],
         clip.reader[:_NOTE_CHARACTERS],
+        int(clip.channel),
     )
 
 

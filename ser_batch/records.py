@@ -90,6 +90,8 @@ class ClipRef:
     mtime_ns: int
     #: None where nothing is known of segments.
     segments: SegmentSource | None = None
+    #: The channel to be read, from 1, alone; 0 for all of them, mixed.
+    channel: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,6 +109,8 @@ class Clip:
     note: str = ""
     #: What decoded it, with its version, for the row of the file; ``""`` where the reader does not say.
     reader: str = ""
+    #: The channel that was read alone, as `ClipRef.channel` asks; 0 for all of them, mixed.
+    channel: int = 0
     #: float32 (n_samples,): the samples before the high-pass that precedes all analyses; None where there was none.
     as_read: NDArray[np.float32] | None = None
     _analyses: dict[str, object] = field(default_factory=dict, repr=False)
@@ -205,6 +209,8 @@ class SegmentOutcome:
     #: Without tensors; what counts is `clip_scalars`.
     blocks: tuple[FeatureBlock, ...]
     prediction: Prediction | None
+    #: Mean square of its samples; NaN where that was not asked.
+    power: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -229,6 +235,8 @@ class ClipOutcome:
     prediction: Prediction | None = None
     #: float16 (n_windows, n_embedding): what the network heard in each window; no columns where it does not tell.
     embeddings: NDArray[np.float16] = field(default_factory=lambda: np.zeros((0, 0), np.float16))
+    #: int16 (n_windows,): the channel of each window, from 1; empty where the channels were mixed.
+    channels: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
     #: float32 (n_windows,): how the windows were weighed when they were pooled; empty without a prediction.
     weights: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     #: In the order of time.

@@ -165,6 +165,7 @@ def _shard(
         "window_index": pa.array(index.astype("int32")),
         "start_s": pa.array(index * 3.0),
         "end_s": pa.array(index * 3.0 + 3.0),
+        "channel": pa.nulls(len(place), pa.int16()),
     }
     windows |= {f"p_{label}": _floats(window_p[:, i]) for i, label in enumerate(plan.labels)}
     windows |= {name: _floats(values[place]) for name, values in features.items()}

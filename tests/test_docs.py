@@ -108,6 +108,7 @@ def changes_results(name: str) -> bool:
         "predict.labels": ["anger", "fear"],
         "predict.embeddings": False,
         "segments.source": "none",
+        "extract.channels": "split",
     }
     other = others.get(name, ["mel"] if isinstance(value, list) else value + 1 if isinstance(value, int) else 0)
     if isinstance(value, float) and name not in others:

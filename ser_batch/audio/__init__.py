@@ -14,12 +14,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ser_batch.audio.errors import DecodeError, NeedsMediaError, NoSoundError, SkippedError
 from ser_batch.audio.formats import AUDIO_SUFFIXES
 from ser_batch.hookspecs import hookimpl
 from ser_batch.records import Clip, ClipRef
+
+if TYPE_CHECKING:
+    from ser_batch.audio.sound import Block
 
 __all__ = [
     "AUDIO_SUFFIXES",
@@ -37,11 +42,33 @@ READER_VERSION = 4
 
 @hookimpl(trylast=True)
 def read_clip(ref: ClipRef, sample_rate_hz: int, piece_s: float, overlap_s: float) -> Iterator[Clip]:
-    """Decode, mix the channels, resample (soxr, HQ) and cut into pieces; see the hook's specification."""
-    return _pieces(ref.path, sample_rate_hz, piece_s, overlap_s)
+    """Decode, mix the channels or take that of `ref`, resample (soxr, HQ), cut into pieces; see the specification."""
+    if not ref.channel:
+        return _pieces(ref.path, sample_rate_hz, piece_s, overlap_s)
+    return _of_channel(ref.path, ref.channel, sample_rate_hz, piece_s, overlap_s)
 
 
-def _pieces(path: str, sample_rate_hz: int, piece_s: float, overlap_s: float) -> Iterator[Clip]:
+def _of_channel(path: str, channel: int, sample_rate_hz: int, piece_s: float, overlap_s: float) -> Iterator[Clip]:
+    n_channels = 0
+
+    def alone(block: Block) -> Block:
+        nonlocal n_channels
+        n_channels = n_channels or block.samples.shape[1]
+        # Where there are fewer from somewhere on, as in joined files, the last one goes on.
+        place = min(channel, block.samples.shape[1]) - 1
+        return replace(block, samples=block.samples[:, place : place + 1])
+
+    for clip in _pieces(path, sample_rate_hz, piece_s, overlap_s, alone):
+        yield replace(clip, channel=channel, source_channels=n_channels)
+
+
+def _pieces(
+    path: str,
+    sample_rate_hz: int,
+    piece_s: float,
+    overlap_s: float,
+    change: Callable[[Block], Block] | None = None,
+) -> Iterator[Clip]:
     # What decodes is imported by those who decode: the suffixes are wanted by many more.
     from ser_batch.audio.pieces import Cutter  # noqa: PLC0415
     from ser_batch.audio.reading import decoded  # noqa: PLC0415
@@ -57,7 +84,7 @@ def _pieces(path: str, sample_rate_hz: int, piece_s: float, overlap_s: float) ->
     try:
         cutter = Cutter(sample_rate_hz, round(piece_s * sample_rate_hz), round(overlap_s * sample_rate_hz), account)
         for block in decoded(Source(descriptor), suffix, account):
-            yield from cutter.push(block)
+            yield from cutter.push(block if change is None else change(block))
         yield from cutter.finish()
         if account.unread:
             raise DecodeError("; ".join(account.unread))

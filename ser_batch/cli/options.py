@@ -134,6 +134,11 @@ input_options = _together(
 #: How it is analysed.
 analysis_options = _together(
     config_option,
+    click.option(
+        "--channels",
+        type=OneOf(["mix", "split"]),
+        help="Mix the channels of a recording (the default), or analyse each by itself.",
+    ),
     click.option("--extractor", "extractors", multiple=True, metavar="NAME", help="Run this extractor too."),
     plugin_option,
     limit_options,
@@ -207,6 +212,7 @@ _OVERRIDES = {
     "include": ("run", "include"),
     "exclude": ("run", "exclude"),
     "segments": ("segments", "source"),
+    "channels": ("extract", "channels"),
     "model": ("predict", "model"),
     "labels": ("predict", "labels"),
     "device": ("predict", "device"),

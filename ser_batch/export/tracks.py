@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -134,6 +135,12 @@ def tracks_of(run: Run, wanted: pa.Table, table: TrackTable = "windows") -> Iter
         if table == "segments":
             stretches = _said(rows)
             return Track(names[place].as_py(), float(durations_s[place]), stretches, *made, is_spoken=True)
+        channels = _by_channel(rows)
+        if len(channels) > 1:
+            parts = [(number, track(part).stretches) for number, part in channels.items()]
+            named = (replace(s, channel=n, speaker=f"channel {n}") for n, part in parts for s in part)
+            stretches = tuple(sorted(named, key=lambda stretch: stretch.start_s))
+            return Track(names[place].as_py(), float(durations_s[place]), stretches, *made, is_spoken=True)
         start_s, end_s = rows.column("start_s").to_numpy(), rows.column("end_s").to_numpy().copy()
         # The last window is padded, so it ends after the audio does.
         end_s[-1] = np.fmin(end_s[-1], durations_s[place])
@@ -143,7 +150,8 @@ def tracks_of(run: Run, wanted: pa.Table, table: TrackTable = "windows") -> Iter
         stretches = merged_stretches(start_s, end_s, np.column_stack(columns).astype(np.float64), labels)
         return Track(names[place].as_py(), float(end_s[-1]), stretches, *made)
 
-    of_windows = ["start_s", "end_s", *(f"p_{label}" for label in run.labels)]
+    split = ["channel"] if "channel" in run.schema("windows").names else []
+    of_windows = [*split, "start_s", "end_s", *(f"p_{label}" for label in run.labels)]
     columns = of_windows if table == "windows" else list(_SAID)
     held: pa.Table | None = None
     for some in run.tables(table, ["clip_id", *columns]):
@@ -175,6 +183,14 @@ def _said(rows: pa.Table) -> tuple[Stretch, ...]:
         )
         for row in rows.select(list(_SAID)).to_pylist()
     )
+
+
+def _by_channel(rows: pa.Table) -> dict[int, pa.Table]:
+    """Return the windows of each channel; all as those of 0 where the channels were mixed."""
+    if "channel" not in rows.column_names or rows.column("channel").null_count:
+        return {0: rows}
+    numbers = rows.column("channel").unique().to_pylist()
+    return {number: rows.filter(pc.equal(rows.column("channel"), number)) for number in numbers}
 
 
 def _by_place(rows: pa.Table) -> list[pa.Table]:

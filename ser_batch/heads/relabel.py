@@ -209,6 +209,7 @@ class _Labelling:
         of_files = _prediction_columns(self._labels, pooled, labelled, len(files), self._abstain)
         of_files["time_predict_s"] = _placed(counts[labelled] * per_window_s, labelled, len(files))
         of_windows = {f"p_{label}": pa.array(probabilities[:, i]) for i, label in enumerate(self._labels)}
+        behind = "channel" if "channel" in old["windows"].column_names else "end_s"
         last = "segments_key" if "segments_key" in files.column_names else "n_windows"
         # Other tables with labels are empty: see `_check_fit`.
         of_none = {name: column.slice(0, 0) for name, column in of_files.items()}
@@ -220,7 +221,7 @@ class _Labelling:
         return {
             **empty,
             "embeddings": heard.replace_schema_metadata(self._schemas["embeddings"].metadata),
-            "windows": self._replaced("windows", old["windows"], of_windows, after="end_s"),
+            "windows": self._replaced("windows", old["windows"], of_windows, after=behind),
             "files": self._replaced("files", files, of_files, after=last),
         }
 

@@ -74,7 +74,8 @@ def find_moments(run: Run, rows: Sequence[dict[str, Any]], longest: Sequence[dic
     best = np.full(len(names), -1.0)
     best_s = np.zeros(len(names))
     held: dict[str, list[pa.Table]] = {name: [] for name in durations_s}
-    columns = ["clip_id", "start_s", "end_s", *(f"p_{label}" for label in labels)]
+    split = ["channel"] if "channel" in run.schema("windows").names else []
+    columns = ["clip_id", "start_s", "end_s", *split, *(f"p_{label}" for label in labels)]
     for table in run.tables("windows", columns):
         place = pc.index_in(table.column("clip_id"), value_set=names)
         known = pc.is_valid(place)
@@ -83,6 +84,9 @@ def find_moments(run: Run, rows: Sequence[dict[str, Any]], longest: Sequence[dic
             continue
         _keep_best(part, np.asarray(pc.drop_null(place)), emotions, best, best_s)
         long_ones = part.filter(pc.is_in(part.column("clip_id"), pa.array(durations_s, pa.string())))
+        if split:
+            # Of a recording whose channels were split, the first is drawn.
+            long_ones = long_ones.filter(pc.fill_null(pc.less_equal(long_ones.column("channel"), 1), True))
         for name in long_ones.column("clip_id").unique():
             held[name.as_py()].append(long_ones.filter(pc.equal(long_ones.column("clip_id"), name)))
     strongest = {name: float(best_s[i]) for i, name in enumerate(names.to_pylist()) if best[i] >= 0}

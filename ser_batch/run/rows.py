@@ -133,6 +133,7 @@ class RowMaker:
             **_window_keys(analysed, counts),
             "start_s": times[:, 0],
             "end_s": times[:, 1],
+            "channel": [channel for outcome in analysed for channel in _channels(outcome)],
         }
         if self.labels:
             n_labels = len(self.labels)
@@ -224,6 +225,10 @@ class RowMaker:
 def _stored(message: str) -> str | None:
     # A message may quote a name that is not UTF-8, which no Parquet string can hold.
     return message.encode("utf-8", "backslashreplace").decode() or None
+
+
+def _channels(outcome: ClipOutcome) -> Sequence[int | None]:
+    return outcome.channels.tolist() or [None] * len(outcome.windows_s)
 
 
 def _window_keys(analysed: Sequence[ClipOutcome], counts: Sequence[int]) -> dict[str, Any]:

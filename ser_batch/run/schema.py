@@ -121,6 +121,7 @@ def windows_schema(labels: Sequence[str], specs: Sequence[FeatureSpec], provenan
         pa.field("window_index", pa.int32(), nullable=False),
         pa.field("start_s", pa.float64(), nullable=False),
         pa.field("end_s", pa.float64(), nullable=False),
+        pa.field("channel", pa.int16()),
         *_probability_fields(labels),
         *_feature_fields(specs),
     ]

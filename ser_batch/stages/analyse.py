@@ -30,6 +30,7 @@ from ser_batch.records import (
 )
 from ser_batch.segments.files import read_segments
 from ser_batch.segments.marked import Marked
+from ser_batch.stages.channels import by_channel, check_channel, of_channel
 from ser_batch.stages.predict import Heard, hear
 from ser_batch.stages.segments import SegmentWork
 from ser_batch.text import did_you_mean, message_of, shortened, shown
@@ -164,6 +165,8 @@ def analyse_clip(
     outcome : ClipOutcome
         With its prediction, unless there is no classifier or the file gave no window.
     """
+    if config.extract.channels == "split" and not ref.channel:
+        return _split(ref, config, extractors, classifier, manager, observe, keep_tensors, change)
     work = _Work(ref, config, extractors, classifier, observe, keep_tensors)
     try:
         return work.run(manager, change)
@@ -173,6 +176,35 @@ def analyse_clip(
         return work.skipped(type(error).__name__, str(error))
     except BaseException as error:  # a plugin may raise anything, SystemExit included
         return work.failed(error)
+
+
+def _split(
+    ref: ClipRef,
+    config: Config,
+    extractors: Mapping[str, tuple[str, CheckedExtractor]],
+    classifier: Classifier | None,
+    manager: pluggy.PluginManager,
+    observe: Observer,
+    keep_tensors: bool | Callable[[], Classifier],
+    change: Change | None,
+) -> ClipOutcome:
+    """Analyse each channel of a file by itself; arguments as for `analyse_clip`. It predicts, whoever else does."""
+    model = keep_tensors() if classifier is None and callable(keep_tensors) else classifier
+    keep = keep_tensors is True
+    done_s = 0.0
+
+    def of_channel(channel: int) -> ClipOutcome:
+        nonlocal done_s
+
+        def after(stage: str, audio_s: float, before_s: float = done_s) -> None:
+            observe(stage, before_s + audio_s)
+
+        outcome = analyse_clip(replace(ref, channel=channel), config, extractors, model, manager, after, keep, change)
+        done_s += np.nan_to_num(outcome.duration_s)
+        return outcome
+
+    specs = [extractor.spec for _, extractor in extractors.values()]
+    return replace(by_channel(of_channel, model, specs, config.segments.source != "none"), ref=ref)
 
 
 @dataclass(eq=False)
@@ -209,6 +241,8 @@ class _Work:
         self._look_for_segments(manager)
         with self._in("decode"):
             pieces = hooks.read_clip(manager, self.ref, audio.sample_rate_hz, piece_s, overlap_s)
+            if self.ref.channel:
+                pieces = check_channel(pieces, self.ref.channel)
             if change is not None:
                 pieces = map(change(self.ref), pieces)
         # One piece is read ahead: the windows of the last one need not leave anything to another.
@@ -235,19 +269,19 @@ class _Work:
     def _look_for_segments(self, manager: pluggy.PluginManager) -> None:
         if self.ref.segments is not None:
             self.segments = SegmentWork(self.config.audio, self._of_segment)
-            self._announce(self.ref.segments, self.segments)
+            self._announce(self.ref.segments, self.segments, self.ref.channel)
         elif self.config.segments.source == "voice":
             self.segments, self.finder = SegmentWork(self.config.audio, self._of_segment), manager
 
     @staticmethod
-    def _announce(source: SegmentSource, work: SegmentWork) -> None:
+    def _announce(source: SegmentSource, work: SegmentWork, channel: int) -> None:
         """Tell which segments there are; a file of them that cannot be used costs them, and the row says why."""
         try:
             marked = read_segments(source.paths) if source.paths else Marked(source.segments, source.note)
         except DataError as error:
             marked = Marked(note=f"no segments: {error}")
         work.notes += [marked.note] if marked.note else []
-        work.announce(marked.segments)
+        work.announce(marked.segments if not channel else of_channel(marked.segments, channel))
 
     def _of_segment(self) -> _Work:
         """Return what analyses one segment of this file; where the parent predicts, segments are predicted here."""
@@ -256,7 +290,7 @@ class _Work:
         def observe(stage: str, audio_s: float) -> None:
             self.observe(stage, 0.0 if np.isnan(self.duration_s) else self.duration_s)
 
-        ref = replace(self.ref, segments=None)
+        ref = replace(self.ref, segments=None, channel=0)
         return _Work(ref, self.config, self.extractors, classifier, observe, False, seconds=self.seconds)
 
     def take(self, clip: Clip, is_last: bool) -> Sequence[Segment]:

@@ -88,6 +88,8 @@ class Ingredients:
         settings["analysis"] = ANALYSIS_VERSION
         settings |= {f"extractor {spec.extractor}": spec.version for spec in self.specs}
         settings |= {f"reader {plugin}": version for plugin, version in self.readers.items()}
+        if self.config.extract.channels != "mix":
+            settings["channels"] = self.config.extract.channels
         segments = self.config.segments
         if self.has_segments:
             settings["segments"] = "table" if segments.is_table else segments.source

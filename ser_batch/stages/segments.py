@@ -185,7 +185,7 @@ class _Utterance:
         #: Where it begins, and where it ends, as samples of the recording.
         self.first = round(max(segment.start_s - beside_s, 0.0) * rate_hz)
         self.last = round((segment.end_s + beside_s) * rate_hz)
-        self._n_taken = 0
+        self._n_taken, self._energy = 0, 0.0
         self._cutter: Cutter | None = None
         self._analysis: Analysis | None = None
 
@@ -197,6 +197,7 @@ class _Utterance:
         if not len(mine):
             return
         self._n_taken += len(mine)
+        self._energy += float(np.einsum("i,i->", mine, mine, dtype=np.float64))
         self._cutter, self._analysis = self._cutter or self._new_cutter(), self._analysis or self._work.begin()
         for piece in self._cutter.push(Block(mine[:, None], self._work.audio.sample_rate_hz)):
             self._analysis.take(piece, is_last=False)
@@ -224,4 +225,5 @@ class _Utterance:
         is_short = self.segment.end_s - self.segment.start_s < SHORT_S
         context_s = self._n_taken / rate_hz - (end_s - self.segment.start_s) if is_short else 0.0
         context_s = max(round(context_s, 3), 0.0)
-        return SegmentOutcome(replace(self.segment, end_s=end_s), context_s, found.blocks, found.prediction)
+        segment, power = replace(self.segment, end_s=end_s), self._energy / max(self._n_taken, 1)
+        return SegmentOutcome(segment, context_s, found.blocks, found.prediction, power)

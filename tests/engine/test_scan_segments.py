@@ -195,3 +195,32 @@ def test_columns_of_the_users_table_stay_apart_from_those_of_segments(
     assert list(segments.speaker_metadata) == ["Anna Example"] * 2
     assert list(segments.tape) == [7, 7]
     assert list(load_results(tmp_path / "run").speaker) == ["Anna Example"]
+
+
+def test_a_call_with_a_speaker_per_channel(archive: Path, model: Path, tmp_path: Path, capsys) -> None:
+    calls, run = tmp_path / "calls", tmp_path / "run"
+    calls.mkdir()
+    sides = [soundfile.read(archive / f"{name}.wav")[0] for name in ("plain", "srt")]
+    soundfile.write(calls / "call.wav", np.column_stack(sides), RATE_HZ)
+    for number, side in enumerate(sides, 1):
+        soundfile.write(calls / f"side{number}.wav", side, RATE_HZ)
+    assert scan(calls, run, model, "--channels", "split") == 0
+    assert check_run(run) == []
+    windows = load_results(run, "windows")
+    of_call = windows[windows.clip_id == "call.wav"]
+    assert list(of_call.channel) == sorted(of_call.channel)
+    assert set(of_call.channel) == {1, 2}
+    segments = load_results(run, "segments")
+    assert list(segments.source) == ["channel"] * 4
+    call = segments[segments.clip_id == "call.wav"].set_index("channel")
+    files = load_results(run).set_index("clip_id")
+    for number in (1, 2):
+        assert call.emotion[number] == files.emotion[f"side{number}.wav"]
+        assert call.confidence[number] == files.confidence[f"side{number}.wav"]
+    assert main(["export", str(run), "--to", "rttm", "--table", "windows", "-o", str(tmp_path / "rttm")]) == 0
+    lines = (tmp_path / "rttm/call.wav.rttm").read_text().splitlines()
+    assert {line.split()[2] for line in lines} == {"1", "2"}
+    assert 'id="spoken"' in (run / "report.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert scan(calls, run, model) == 7
+    assert "channels: split -> absent" in capsys.readouterr().err
