@@ -38,10 +38,10 @@ from ser_batch.stages.ingredients import ingredients_of
 from ser_batch.stages.predict import predict_outcomes
 
 RATE_HZ = 8_000
-VOICE = synthetic_voice(9.0, RATE_HZ)
+VOICE = synthetic_voice(3.0, RATE_HZ)
 CONFIG = Config().with_values(
     {
-        "audio": {"sample_rate_hz": RATE_HZ, "piece_s": 6.0},
+        "audio": {"sample_rate_hz": RATE_HZ, "piece_s": 2.0, "window_s": 1.0, "window_hop_s": 0.5},
         "extract": {"extractors": ["liar"]},
         "predict": {"model": "x"},
     }
@@ -188,7 +188,7 @@ class Liar:
 
     def _pieces(self) -> Iterator[Any]:
         for number in range(2):
-            clip = Clip(VOICE.copy(), RATE_HZ, 44_100, 2, start_s=6.0 * number)
+            clip = Clip(VOICE.copy(), RATE_HZ, 44_100, 2, start_s=2.0 * number)
             for name in ("samples", "sample_rate_hz", "source_rate_hz", "source_channels", "start_s", "note"):
                 object.__setattr__(clip, name, self.say(f"clip{number}.{name}", getattr(clip, name)))
             yield self.say(f"clip{number}", clip)
