@@ -23,7 +23,17 @@ from ser_batch.heads.learn import PENALTIES, Examples, Floats, Head, cross_fitte
 from ser_batch.run.read import Run
 from ser_batch.run.schema import matrix_of
 
-__all__ = ["Adaptation", "Compared", "adapt_model"]
+__all__ = [
+    "Adaptation",
+    "Compared",
+    "Learnt",
+    "adapt_model",
+    "examples_of",
+    "head_of",
+    "learn",
+    "spread_of",
+    "windows_of",
+]
 
 _N_OUTER, _N_INNER = 5, 4
 
@@ -47,6 +57,20 @@ class Compared:
         low, high = self.interval
         # Written so that NaN fails.
         return self.gain > (high - low) / 3.92 and self.gain > 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learnt:
+    """A last layer, and how it does."""
+
+    head: Head
+    #: Whether `head` is the new layer, or the old one, because the new one is not better.
+    is_new: bool
+    penalty: float
+    uar: Compared
+    accuracy: Compared
+    #: Recall of each label before and after, NaN where nobody answered it.
+    recalls: dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,50 +140,67 @@ def adapt_model(run: Run, parent: Checkpoint, target: Path, table: Path | None =
         )
     found = answers_of_table(run, table) if table else answers_of_run(run)
     # What is missing in the run comes before what is learnt: groups and labels are those of what can be used.
-    windows = _windows_of(run, found)
+    windows = windows_of(run, found)
     labels = usable(found, run.labels)
     groups = grouped(found, run, group)
-    examples = _examples(found.stretches, windows, labels)
+    examples = examples_of(found.stretches, windows, labels)
     n_groups = len(np.unique(examples.group))
     if n_groups < 2:
         raise DataError(
             f"All answers are of one group, so nothing can be said about others. {groups} Answer about others, too, or "
             f"say by --group what tells voices apart."
         )
-    weights = parent.weights
-    own = Head(
-        parent.labels,
-        weights["head.weight"].astype(np.float64),
-        weights["head.bias"].astype(np.float64),
-        parent.temperature,
+    own = head_of(parent)
+    learnt = learn(examples, own.with_labels(run.labels), own.with_labels(labels), spread_of(run))
+    result = Adaptation(
+        labels=learnt.head.labels,
+        n_answers=len(examples),
+        n_groups=n_groups,
+        groups=groups,
+        uar=learnt.uar,
+        accuracy=learnt.accuracy,
+        recalls=learnt.recalls,
+        penalty=learnt.penalty,
+        temperature=learnt.head.temperature,
+        is_new=learnt.is_new,
+        notices=tuple(found.notices),
     )
-    old, start, spread = own.with_labels(run.labels), own.with_labels(labels), _spread(run)
+    save(target, _adapted(parent, run, learnt.head, result, target.stem))
+    return result
+
+
+def learn(examples: Examples, old: Head, start: Head, spread: tuple[Floats, Floats]) -> Learnt:
+    """Learn a layer from examples, and find out whether it is better than the old one.
+
+    Parameters
+    ----------
+    examples : Examples
+        Of two groups or more; labels are those of `start`.
+    old : Head
+        What there is; the first labels of `start` are its own.
+    start : Head
+        What the new layer is held to.
+    spread : pair of float64 (n_inputs,)
+        See `fit_head`.
+    """
     before = np.zeros_like(examples.truth)
-    before[:, : len(run.labels)] = examples.said_by(old)
+    before[:, : len(old.labels)] = examples.said_by(old)
     after = _not_learnt_from(examples, start, spread)
     uar = _compared(examples, before, after, _uar)
     best, temperature = cross_fitted(examples, start, spread, _N_OUTER)
     is_new = uar.is_better and best > 0
     head = replace(fit_head(examples, start, spread, PENALTIES[: best + 1])[-1], temperature=temperature)
-    head = head if is_new else old
-    result = Adaptation(
-        labels=head.labels,
-        n_answers=len(examples),
-        n_groups=n_groups,
-        groups=groups,
-        uar=uar,
-        accuracy=_compared(examples, before, after, _accuracy),
-        recalls=_recalls(labels, examples.truth, before, after),
-        penalty=PENALTIES[best],
-        temperature=head.temperature,
-        is_new=is_new,
-        notices=tuple(found.notices),
+    return Learnt(
+        head if is_new else old,
+        is_new,
+        PENALTIES[best],
+        uar,
+        _compared(examples, before, after, _accuracy),
+        _recalls(start.labels, examples.truth, before, after),
     )
-    save(target, _adapted(parent, run, head, result, target.stem))
-    return result
 
 
-def _windows_of(run: Run, found: Found) -> dict[str, tuple[Floats, Floats, Floats]]:
+def windows_of(run: Run, found: Found) -> dict[str, tuple[Floats, Floats, Floats]]:
     """Return times (n, 2), weights (n,) and embeddings (n, n_inputs) of the windows of answered files.
 
     Stretches whose file the run has no windows of are left out of `found`, and said.
@@ -203,9 +244,16 @@ def _inside(item: Answered, windows: dict[str, tuple[Floats, Floats, Floats]]) -
     return np.asarray(shared_s >= 0.5 * np.minimum(end_s - start_s, item.end_s - item.start_s) - 1e-6)
 
 
-def _examples(
+def head_of(model: Checkpoint) -> Head:
+    """Return the last layer of a model."""
+    weights, bias = (model.weights[f"head.{name}"].astype(np.float64) for name in ("weight", "bias"))
+    return Head(model.labels, weights, bias, model.temperature)
+
+
+def examples_of(
     stretches: Sequence[Answered], windows: dict[str, tuple[Floats, Floats, Floats]], labels: Sequence[str]
 ) -> Examples:
+    """Return answered stretches as they are learnt from; `windows` as `windows_of` returns them."""
     inputs, weights, of = [], [], []
     truth = np.zeros((len(stretches), len(labels)))
     names = sorted({item.group for item in stretches})
@@ -222,7 +270,7 @@ def _examples(
     return Examples(np.concatenate(inputs), window_shares(np.concatenate(weights), which), which, truth, group)
 
 
-def _spread(run: Run) -> tuple[Floats, Floats]:
+def spread_of(run: Run) -> tuple[Floats, Floats]:
     """Return mean and deviation of each input over all windows of a run."""
     n_rows, total, squares = 0, np.zeros(1), np.zeros(1)
     for rows in run.tables("embeddings", ["embedding"]):
