@@ -16,6 +16,7 @@ __all__ = ["command"]
 @click.option("--data", multiple=True, type=click.Path(path_type=Path), help="Folder: data/raw/<emotion>/ or a corpus.")
 @corpus_option
 @recipe_options
+@click.option("--from", "start", default="", metavar="MODEL", help="Go on from the weights of this model.")
 @click.option("--output", type=click.Path(path_type=Path), help="Model file; models/NAME.safetensors by default.")
 @click.option(
     "--scores", "scores_path", type=click.Path(path_type=Path), help="What evaluate --cross-validate --json wrote."
@@ -36,6 +37,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     data: tuple[Path, ...],
     named: tuple[str, ...],
     labels: tuple[str, ...],
+    start: str,
     config_name: str | None,
     changes: tuple[str, ...],
     output: Path | None,
@@ -56,6 +58,9 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
 
     The clips come from folders: data/raw/<emotion>/ with an emotion or a label of your own, a folder with labels.csv, a
     corpus as downloaded, or several of these together. Every file found is accounted for.
+
+    With --from, training goes on from a model instead of chance: to fit it to your own recordings, where there are some
+    hundreds. For fewer, `ser-batch adapt` learns the last layer alone.
     """
     from ser_batch.cli.learning import announced_device, label_sets, read_config, read_data, warn_of  # noqa: PLC0415
     from ser_batch.cli.progress import working  # noqa: PLC0415 - commands load what they need
@@ -86,6 +91,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
             recipe=recipe,
             also=label_sets(also),
             teacher=teacher,
+            start=start,
             scores=scores,
         )
         report = train_model(clips, corpora, config, options, progress)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ser_batch.atomic import open_atomic
+from ser_batch.classifier.checkpoint import Checkpoint
 from ser_batch.classifier.network import HybridCNN
 from ser_batch.classifier.network_config import NetworkConfig
 from ser_batch.training import metrics
@@ -23,6 +24,7 @@ from ser_batch.training.batches import Batch, draw_batch
 from ser_batch.training.dataset import NO_TARGET, Dataset
 from ser_batch.training.muon import Muon
 from ser_batch.training.rows import Rows
+from ser_batch.training.starting import copy_weights, shape_for
 from ser_batch.training.train_config import FitConfig
 
 __all__ = ["FitPlan", "FitResult", "batch_size_for", "fit", "validation_uar"]
@@ -48,6 +50,8 @@ class FitPlan:
     n_epochs: int | None = None
     #: float32 (n_clips, 1 + n_copies, n_labels): what a teacher says of clips, see `teacher.soft_labels`.
     taught: NDArray[np.float32] | None = None
+    #: Model to go on from, with the scale of its inputs.
+    start: Checkpoint | None = None
     #: Written after every epoch; where it exists, training goes on from it.
     state_file: Path | None = None
 
@@ -260,10 +264,15 @@ class _Training:
         torch.manual_seed(plan.seed)
         n_bands, n_frames = rows.codes.shape[1:]
         shape = plan.shape or NetworkConfig(n_labels=len(dataset.labels), n_bands=n_bands, n_frames=n_frames)
+        if plan.start is not None:
+            shape = shape_for(plan.start, dataset.labels)
         network = HybridCNN(shape, config.dropout).to(self.device)
+        if plan.start is not None:
+            copy_weights(network, plan.start, dataset.labels)
         _cut_unused(network, config.branches)
         self.weights = rows.sampling_weights(dataset.weights(plan.balance), plan.train, config.copy_share)
-        _fit_normalisation(network, rows, self.weights, torch.Generator().manual_seed(plan.seed))
+        if plan.start is None:
+            _fit_normalisation(network, rows, self.weights, torch.Generator().manual_seed(plan.seed))
         self.trainee = _Trainee(network, dataset, config).to(self.device)
         self.trainee = self.trainee.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = _Average(self.trainee)

@@ -22,6 +22,7 @@ from ser_batch.classifier.dense import DENSE_FEATURES
 from ser_batch.errors import ConfigError, DataError
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import Corpus, LabelledClip
+from ser_batch.resources import model_path
 from ser_batch.stages.progress import Progress
 from ser_batch.training import metrics
 from ser_batch.training.audio_keys import join_keys
@@ -78,6 +79,8 @@ class TrainOptions:
     scores: Mapping[str, Any] | None = None
     #: Model that teaches, see `ser_batch.training.teacher`; "" = none.
     teacher: str = ""
+    #: Model to go on from; "" = none.
+    start: str = ""
 
 
 def load_features(
@@ -185,11 +188,13 @@ def train_model(
     """
     from ser_batch.training.fit import FitPlan, batch_size_for, fit  # noqa: PLC0415 - torch is slow to import
     from ser_batch.training.rows import Rows  # noqa: PLC0415
+    from ser_batch.training.starting import load_start, with_history  # noqa: PLC0415
 
     check_model_names(options.output, options.also)
     config = with_labels(config, clips)
     check_also(options.also, config.data.labels)
     _check_scores(config, options)
+    start = load_start(options.start, config.audio) if options.start else None
     # Labels and speakers first: what is wrong with them should not wait for the features.
     draft = Dataset.build(clips, config.data)
     split_speakers(draft, config.data, options.seed)
@@ -223,6 +228,7 @@ def train_model(
         options.seed,
         config.data.balance,
         state_file=state / "first.pt",
+        start=start,
         taught=taught_by(heard, dataset, split.train, config),
     )
     result = fit(rows, dataset, plan, config.fit, announce)
@@ -243,6 +249,7 @@ def train_model(
             config.data.balance,
             n_epochs=result.best_epoch,
             state_file=state / "second.pt",
+            start=start,
             taught=taught_by(heard, dataset, known, config),
         )
         result = fit(rows, dataset, plan, config.fit, announce)
@@ -256,7 +263,7 @@ def train_model(
         "audio": "".join(sorted({hashes[index][:HASH_DIGITS] for index in known})),
         "audio_keys": join_keys(table_keys(table, known.tolist())),
     }
-    model = checkpoint.Checkpoint(weights, meta)
+    model = checkpoint.Checkpoint(weights, meta if start is None else with_history(meta, start))
     checkpoint.save(options.output, model)
     for name, labels in options.also.items():
         part = report["also"][name]
@@ -400,6 +407,8 @@ def training_key(
     known = sorted((content, c.emotion, c.category, c.speaker) for content, c in zip(hashes, clips, strict=True))
     settings = feature_settings(feature_ingredients(options.recipe, config.audio))
     depends = [settings, known, config.as_dict(), options.seed, options.device, options.teacher]
+    if options.start:
+        depends.append(checkpoint.load(model_path(options.start)).sha256)
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
 
 
