@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ser_batch.classifier.checkpoint import Checkpoint, load
 from ser_batch.classifier.network_config import NetworkConfig
 from ser_batch.config import AudioConfig
@@ -49,6 +47,8 @@ def shape_for(start: Checkpoint, labels: Sequence[str]) -> NetworkConfig:
 
 def copy_weights(network: HybridCNN, start: Checkpoint, labels: Sequence[str]) -> None:
     """Let a network begin as a model is: rows of labels that both have too; other labels begin in the middle."""
+    import torch  # noqa: PLC0415 - slow to import
+
     weights = {name: torch.from_numpy(array.copy()) for name, array in start.weights.items()}
     for name in ("head.weight", "head.bias"):
         old = weights[name]

@@ -38,6 +38,7 @@ from ser_batch.training.features import (
     table_keys,
 )
 from ser_batch.training.preflight import check_model_names, require_file, require_folder
+from ser_batch.training.starting import load_start, with_history
 from ser_batch.training.train_config import TrainConfig
 
 __all__ = [
@@ -188,7 +189,6 @@ def train_model(
     """
     from ser_batch.training.fit import FitPlan, batch_size_for, fit  # noqa: PLC0415 - torch is slow to import
     from ser_batch.training.rows import Rows  # noqa: PLC0415
-    from ser_batch.training.starting import load_start, with_history  # noqa: PLC0415
 
     check_model_names(options.output, options.also)
     config = with_labels(config, clips)
@@ -205,11 +205,7 @@ def train_model(
     clips, hashes, table, heard = load_features(clips, config, options, progress)
     dataset = Dataset.build(clips, config.data)
     split = split_speakers(dataset, config.data, options.seed)
-    if (n_windows := batch_size_for(len(split.train), config.fit)) < config.fit.batch_size:
-        progress.say(
-            f"fit.batch_size is {config.fit.batch_size}, but only {len(split.train)} clips are learnt from: steps are "
-            f"of {n_windows} windows."
-        )
+    _say_batch_size(batch_size_for(len(split.train), config.fit), len(split.train), config, progress)
     state = options.report_dir / "state" / training_key(clips, hashes, config, options)
     if not options.resume:
         shutil.rmtree(state.parent, ignore_errors=True)
@@ -273,6 +269,14 @@ def train_model(
     write_atomic(options.report_dir / "training.json", json.dumps(report, indent=1))
     shutil.rmtree(state, ignore_errors=True)
     return report
+
+
+def _say_batch_size(n_windows: int, n_clips: int, config: TrainConfig, progress: Progress) -> None:
+    if n_windows < config.fit.batch_size:
+        progress.say(
+            f"fit.batch_size is {config.fit.batch_size}, but only {n_clips} clips are learnt from: steps are of "
+            f"{n_windows} windows."
+        )
 
 
 def _epoch_line(record: Mapping[str, float], truth: Indices) -> str:
