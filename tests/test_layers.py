@@ -30,6 +30,9 @@ HOMES = {
     "librosa": ("training/",),
     "parselmouth": (),
     "av": ("audio/media.py",),
+    "starlette": ("reviews/server.py",),
+    "uvicorn": ("reviews/server.py",),
+    "krippendorff": ("reviews/agreement.py",),
     "praatio": ("segments/",),
     "webvtt": ("segments/",),
 }
