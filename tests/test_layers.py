@@ -30,9 +30,6 @@ HOMES = {
     "librosa": ("training/",),
     "parselmouth": (),
     "av": ("audio/media.py",),
-    "starlette": ("reviews/server.py",),
-    "uvicorn": ("reviews/server.py",),
-    "krippendorff": ("reviews/agreement.py",),
     "praatio": ("segments/",),
     "webvtt": ("segments/",),
 }

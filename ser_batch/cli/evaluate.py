@@ -68,15 +68,12 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
 
     if cross_validate and leave_corpus_out:
         raise ConfigError("Give either --cross-validate or --leave-corpus-out.")
-    if cross_validate or leave_corpus_out:
-        _refuse({"--merge": merge}, "is for models; a recipe counts labels as others by --set data.merge=…")
-    else:
-        of_recipes = {"--config": config_name, "--set": changes, "--also": also, "--fold": folds, "--teacher": teacher}
-        _refuse(of_recipes, "is for recipes: give --cross-validate or --leave-corpus-out, too.")
     if json_path is not None and str(json_path) != "-":
         require_file(json_path, "--json")
     if report_dir is not None:
         require_folder(report_dir, "--report")
+    if teacher and not (cross_validate or leave_corpus_out):
+        raise ConfigError("--teacher is for recipes: give --cross-validate or --leave-corpus-out, too.")
     if Path(model).is_dir():
         model, data = "ser6", (Path(model), *data)
     recipe = PluginRecipe(files=plugins)
@@ -111,15 +108,6 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     for name, part in report.get("also", {}).items():
         click.echo(f"\n{name}: {', '.join(part['labels'])}")
         _show(part)
-
-
-def _refuse(given: dict[str, Any], why: str) -> None:
-    """Refuse options that would have no say."""
-    from ser_batch.errors import ConfigError  # noqa: PLC0415
-
-    for option, value in given.items():
-        if value:
-            raise ConfigError(f"{option} {why}")
 
 
 def _show(report: dict[str, Any]) -> None:

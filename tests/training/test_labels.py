@@ -180,27 +180,3 @@ def test_scores_say_what_speaks_against_a_model(block: dict[str, object], words:
     doubts = doubts_of_scores(block)
     assert bool(doubts) == bool(words)
     assert words in "".join(doubts)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        *(
-            ((option, value), f"{option} is for recipes: give --cross-validate or --leave-corpus-out, too")
-            for option, value in (
-                ("--config", "quick"),
-                ("--set", "fit.epochs=1"),
-                ("--also", "two=anger,fear"),
-                ("--fold", "1"),
-                ("--teacher", "ser6"),
-            )
-        ),
-        (("--cross-validate", "speaker", "--merge", "calm=neutral"), "--merge is for models"),
-    ],
-)
-def test_options_that_would_have_no_say_are_refused(
-    capsys: pytest.CaptureFixture[str], options: tuple[str, ...], words: str
-) -> None:
-    Path("four").mkdir()
-    assert main(["evaluate", "four", *options]) == ExitCode.USAGE
-    assert words in capsys.readouterr().err

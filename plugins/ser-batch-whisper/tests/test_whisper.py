@@ -75,6 +75,17 @@ def test_the_model_of_six_is_that_of_seven_without_neutral() -> None:
     np.testing.assert_allclose(six, without / without.sum(axis=1, keepdims=True), atol=1e-5)
 
 
+def test_labels_are_made_of_what_was_heard_alone() -> None:
+    model = load("ser7-large", None, "cpu")
+    blocks = block_of(check_signals(RATE_HZ)["voice"], [(0.0, 3.0), (3.0, 6.0)])
+    heard, seconds = model.listen(blocks)
+    assert heard.shape == (2, model.n_embedding)
+    assert (seconds > 0).all()
+    # Half precision is what a run keeps.
+    np.testing.assert_allclose(model.label(heard.astype(np.float16)), model.predict(blocks)[0], atol=5e-3)
+    assert model.listening_sha256 == load("ser6-large", list(MODELS["ser6-large"] or ()), "cpu").listening_sha256
+
+
 def test_a_scan_gives_the_same_table_with_one_and_with_two_workers(tmp_path: Path) -> None:
     audio = tmp_path / "audio"
     audio.mkdir()
