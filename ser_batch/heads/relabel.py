@@ -263,6 +263,12 @@ class _Labelling:
             "labels": labels,
             "model": card,
             "device": {"requested": "cpu", "chosen": "cpu", "note": "labelled from embeddings, without audio"},
+            "visit": {
+                "begun": now,
+                "n_found": info.get("counts", {}).get("found", 0),
+                "n_files": open_run(self._source).n_rows("files"),
+                "n_commits_before": 0,
+            },
             "labelled": {
                 "from": str(self._source.absolute()),
                 "run_id": str(info.get("run_id", "")),

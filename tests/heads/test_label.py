@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -166,5 +167,10 @@ def test_the_command_says_what_it_came_to_and_builds_the_report(place, tmp_path,
     target = tmp_path / "run"
     assert main(["label", str(place / "run"), "--labels", "anger,fear", "-o", str(target), "--quiet"]) == 1
     assert (target / "report.html").exists()
+    assert main(["status", str(target)]) == 1
+    assert "5 files found: 4 ok, 1 failed. 0 left." in capsys.readouterr().out
+    assert main(["export", str(target), "--to", "jsonl", "--table", "embeddings", "-o", "-"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows[0]["embedding"]) == 128 and isinstance(rows[0]["embedding"][0], float)
     assert main(["diff", str(place / "run"), str(target)]) == 1
     assert "Columns of one run alone" in capsys.readouterr().out
