@@ -30,7 +30,10 @@ class TableKind:
 TABLES: dict[TableName, TableKind] = {
     "embeddings": TableKind(is_required=False, has_probabilities=False, cure="with a model that has them"),
     "segments": TableKind(
-        keys=("clip_id", "segment_index"), is_required=False, counted_by="n_segments", cure="with --segments auto"
+        keys=("clip_id", "segment_index"),
+        is_required=False,
+        counted_by="n_segments",
+        cure="by `ser-batch scan --segments auto`",
     ),
     "windows": TableKind(),
     "files": TableKind(keys=("clip_id",), counted_by=""),

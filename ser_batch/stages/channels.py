@@ -33,7 +33,9 @@ def check_channel(pieces: Iterable[Clip], channel: int) -> Iterator[Clip]:
     """
     for clip in pieces:
         if clip.channel != channel and clip.source_channels > 1:
-            raise PluginError("the reader of this file gives no single channels. Scan it with --channels mix.")
+            raise PluginError(
+                "the reader of this file gives no single channels: `ser-batch scan --channels mix` reads it."
+            )
         yield clip
 
 

@@ -102,5 +102,5 @@ def test_a_reader_that_mixes_is_not_taken_for_one_channel(tmp_path: Path) -> Non
     plugins.register(Mixing(), "mixing")
     outcome = analyse(written(tmp_path / "both.wav", LEFT, RIGHT), plugins, None)
     assert outcome.status is Status.FAILED
-    assert "Scan it with --channels mix" in outcome.error_message
+    assert "`ser-batch scan --channels mix` reads it" in outcome.error_message
     assert replace(outcome.ref, segments=None) == ClipRef("both.wav", str(tmp_path / "both.wav"), 1, 1)
