@@ -83,6 +83,8 @@ class VoiceGrid:
 
     def __init__(self, window_s: float, hop_s: float) -> None:
         self._window_s, self._hop_s = window_s, hop_s
+        # A shorter window than two leads would lie beside the voice, or beside the recording.
+        self._lead_s = min(LEAD_S, window_s / 2)
         #: No window begins before; what lies before `window_s - hop_s` later is covered.
         self._next_s = -math.inf
 
@@ -105,10 +107,10 @@ class VoiceGrid:
             Start and end in s of the recording. They may reach `LEAD_S` beyond the ends of the recording.
         """
         begins_s: list[float] = []
-        earliest_s = start_s if start_s > 0 else -LEAD_S
+        earliest_s = start_s if start_s > 0 else -self._lead_s
         for span_start_s, span_end_s in spans_s:
-            while span_end_s > self._next_s - self._hop_s + self._window_s + LEAD_S:
-                begin_s = max(span_start_s - LEAD_S, self._next_s, earliest_s)
+            while span_end_s > self._next_s - self._hop_s + self._window_s + self._lead_s:
+                begin_s = max(span_start_s - self._lead_s, self._next_s, earliest_s)
                 if not is_last and begin_s + self._window_s > end_s:
                     return self._ended(begins_s, spans_s)
                 begins_s.append(begin_s)
@@ -119,5 +121,5 @@ class VoiceGrid:
         windows_s = np.array([(begin_s, begin_s + self._window_s) for begin_s in begins_s]).reshape(-1, 2)
         for window_s in windows_s:
             heard_s = spans_s[spans_s[:, 0] < window_s[1], 1]
-            window_s[1] = min(window_s[1], heard_s.max() + LEAD_S)
+            window_s[1] = min(window_s[1], heard_s.max() + self._lead_s)
         return windows_s

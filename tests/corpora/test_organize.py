@@ -294,6 +294,17 @@ def test_a_labels_file_without_a_column_is_named(tmp_path: Path, capsys: pytest.
     assert "labels.tsv has no column 'emotion'" in capsys.readouterr().err
 
 
+def test_a_labels_file_cannot_fetch_what_lies_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "shared" / "calls"
+    write_clip(folder / "a.wav", take=1, duration_s=0.05)
+    write_clip(tmp_path / "shared" / "private.wav", take=2, duration_s=0.05)
+    names = ["a.wav", "/etc/passwd", "../private.wav", str(tmp_path / "shared" / "private.wav")]
+    (folder / "labels.csv").write_text("file,emotion,speaker\n" + "".join(f"{name},anger,ann\n" for name in names))
+    assert organize("labels", folder, tmp_path / "raw") == ExitCode.OK
+    assert len([path for path in (tmp_path / "raw").rglob("*") if path.is_file() and path.suffix != ".csv"]) == 1
+    assert "1 of 4 rows match" in capsys.readouterr().out
+
+
 def test_folders_named_by_emotion_are_a_source_like_any_other(tmp_path: Path) -> None:
     write_clip(tmp_path / "mine" / "Angry" / "ann_1.wav", take=1, duration_s=0.05)
     write_clip(tmp_path / "mine" / "joy" / "ann_2.wav", take=2, duration_s=0.05)

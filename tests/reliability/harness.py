@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 
+from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.run.layout import TABLES
 from ser_batch.run.schema import TIMING_COLUMNS
 from ser_batch.run.verify import check_run
@@ -80,7 +80,6 @@ def make_corpus(folder: Path, n_files: int = 24) -> Path:
 
     Beside every fifth lies a file that says who speaks when.
     """
-    rng = np.random.default_rng(7)
     for index in range(n_files):
         path = folder / f"speaker{index % 3}" / f"take{index:03d}.{('wav', 'flac', 'ogg')[index % 3]}"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +87,8 @@ def make_corpus(folder: Path, n_files: int = 24) -> Path:
         if index % 5 == 0:
             turns = (f"SPEAKER x 1 0.0{turn} 0.05 <NA> <NA> {turn} <NA> <NA>\n" for turn in range(2))
             path.with_suffix(".rttm").write_text("".join(turns))
-        soundfile.write(path, (0.02 * (index % 9) * rng.standard_normal(n_samples)).clip(-1, 1), 8000)
+        voice = synthetic_voice(n_samples / 8000, 8000, seed=index)
+        soundfile.write(path, (1 + index % 9) / 9 * voice, 8000)
     (folder / "speaker0" / "empty.wav").write_bytes(b"")
     (folder / "speaker1" / "notes.wav").write_text("these are no samples")
     whole = folder / "speaker2" / "take002.ogg"

@@ -7,7 +7,6 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +14,7 @@ import soundfile
 from harness import ONE_JOB, PLUGIN, assert_same, assert_sound, results
 
 from ser_batch import load_results
+from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.errors import RunError
 from ser_batch.run.manifest import config_of_run
 
@@ -48,7 +48,7 @@ def test_a_finished_scan_again_changes_nothing_and_starts_no_worker(scanner, arc
 
 def test_new_changed_and_vanished_files_and_nothing_else(scanner, archive, run):
     before = results(run).set_index("clip_id")
-    soundfile.write(archive / "speaker0" / "take000.wav", np.sin(np.arange(4000) / 10), 8000)
+    soundfile.write(archive / "speaker0" / "take000.wav", synthetic_voice(0.5, 8000), 8000)
     os.utime(archive / "speaker1" / "take001.flac", ns=(1, 1))
     shutil.copy(archive / "speaker2" / "take005.ogg", archive / "new.ogg")
     (archive / "speaker0" / "take003.wav").unlink()
@@ -133,7 +133,8 @@ def test_a_file_that_is_gone_when_its_results_are_due_keeps_its_row(scanner, arc
     path.write_bytes(data)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert scanner.scan(archive, run, config=SHORTER)["n_processed"] == 1
-    assert results(run).set_index("clip_id").loc["speaker0/take000.wav", "status"] == "ok"
+    row = results(run).set_index("clip_id").loc["speaker0/take000.wav"]
+    assert row["status"] == "ok", row["error_message"]
     assert_sound(run)
 
 
@@ -146,8 +147,8 @@ def test_another_version_of_an_extractor_is_other_settings(scanner, archive, run
 
 
 def test_retry_processes_failed_files_and_nothing_else(scanner, archive, run):
-    soundfile.write(archive / "speaker1" / "notes.wav", [0.1] * 800, 8000)
-    soundfile.write(archive / "unknown.wav", [0.1] * 800, 8000)
+    soundfile.write(archive / "speaker1" / "notes.wav", synthetic_voice(0.2, 8000), 8000)
+    soundfile.write(archive / "unknown.wav", synthetic_voice(0.2, 8000), 8000)
     answer = scanner.scan(archive, run, mode="retry")
     assert answer["n_processed"] == 3
     files = results(run).set_index("clip_id")
@@ -250,6 +251,6 @@ def test_a_run_of_a_version_without_embeddings_and_segments_goes_on_without_them
     assert config_of_run(manifest).segments.source == "none"
     with pytest.raises(RunError, match="a version of ser-batch made it that wrote none"):
         load_results(run, "embeddings")
-    soundfile.write(archive / "new.wav", np.sin(np.arange(4000) / 10), 8000)
+    soundfile.write(archive / "new.wav", synthetic_voice(0.5, 8000), 8000)
     assert scanner.scan(archive, run, config=config)["n_processed"] == 1
     assert_sound(run)

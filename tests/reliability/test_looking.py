@@ -12,6 +12,7 @@ import soundfile
 from harness import LONG, ONE_JOB, assert_same
 
 from ser_batch.cli.main import main
+from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.run.lock import lock_for_reading, lock_for_writing
 from ser_batch.run.verify import check_run
 
@@ -44,7 +45,7 @@ def test_a_part_that_is_being_rewritten_is_looked_at_as_it_was_committed(
     archive = shutil.copytree(corpus, tmp_path / "archive")
     run = tmp_path / "run"
     assert scanner.scan(archive, run)["code"] == 1
-    soundfile.write(archive / "speaker1" / "notes.wav", [0.1] * 800, 8000)
+    soundfile.write(archive / "speaker1" / "notes.wav", synthetic_voice(0.2, 8000), 8000)
     assert scanner.scan(archive, run, kill_at=[step, 1])["code"] == -9
     assert main(["status", str(run)]) == 7
     assert "25 ok, 2 failed. 0 left." in capsys.readouterr().out.replace(", 0 partial", "")
@@ -80,6 +81,10 @@ def test_a_read_only_run_can_be_looked_at(reference, tmp_path, capsys):
         assert main(["verify", str(run)]) == 0
         assert main(["status", str(run)]) == 1
         assert main(["show", str(run)]) == 0
+        assert not capsys.readouterr().err
+        assert main(["report", str(run)]) == 7
+        assert capsys.readouterr().err.count("\n") == 1
+        assert main(["report", str(run), "-o", str(tmp_path / "report.html")]) == 0
     finally:
         if is_root:
             subprocess.run(["umount", str(run)], check=True)

@@ -6,13 +6,13 @@ import threading
 import tracemalloc
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import soundfile
 from harness import CONFIG, PLUGIN, Scanner
 
 from ser_batch.config import Config
+from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.hooks import load_classifier, register_extractors
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import ClipRef, Status
@@ -22,7 +22,7 @@ from ser_batch.stages.analyse import analyse_clip
 def peak_of_one_file(path: Path, minutes: int) -> int:
     """Peak of what Python and numpy allocate while a recording is analysed, in bytes."""
     with soundfile.SoundFile(path, "w", 8_000, 1) as file:
-        minute = 0.1 * np.random.default_rng(0).standard_normal(60 * 8_000)
+        minute = synthetic_voice(60.0, 8_000)
         for _ in range(minutes):
             file.write(minute)
     recipe = PluginRecipe(files=(str(PLUGIN),), entry_points=(), built_in=("ser_batch.audio",))
@@ -72,7 +72,7 @@ def peak_of_a_scan(scanner: Scanner, audio: Path, run: Path) -> float:
 @pytest.mark.reliability
 def test_long_memory_does_not_grow_with_the_number_of_files(scanner, tmp_path):
     clip = tmp_path / "clip.wav"
-    soundfile.write(clip, 0.1 * np.random.default_rng(0).standard_normal(8_000), 8_000)
+    soundfile.write(clip, synthetic_voice(1.0, 8_000), 8_000)
     peaks = []
     for n_files in (400, 4_000):
         audio = tmp_path / f"audio{n_files}"

@@ -6,10 +6,11 @@ import io
 import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
 from harness import CONFIG, assert_sound, results
+
+from ser_batch.dsp.voice import synthetic_voice
 
 FORMATS = {
     "wav": ("WAV", "PCM_16"),
@@ -28,11 +29,8 @@ FORMATS = {
 
 
 def encoded(container: str, subtype: str) -> bytes:
-    rng = np.random.default_rng(3)
-    times = np.arange(24_000) / 24_000
-    voice = 0.3 * np.sin(2 * np.pi * 180 * times) + 0.05 * rng.standard_normal(len(times))
     stream = io.BytesIO()
-    soundfile.write(stream, voice, 24_000, format=container, subtype=subtype)
+    soundfile.write(stream, synthetic_voice(1.0, 24_000), 24_000, format=container, subtype=subtype)
     return stream.getvalue()
 
 

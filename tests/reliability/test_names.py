@@ -8,12 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
 from harness import PLUGIN, assert_sound, results
 
 from ser_batch.cli.main import main
+from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.errors import ExitCode
 
 HOSTILE = [
@@ -45,7 +45,7 @@ HOSTILE = [
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
     clip = folder / "clip.wav"
-    soundfile.write(clip, 0.1 * np.random.default_rng(0).standard_normal(4000), 8000)
+    soundfile.write(clip, synthetic_voice(0.5, 8000), 8000)
     data = clip.read_bytes()
     clip.unlink()
     for name in HOSTILE:

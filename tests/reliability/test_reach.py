@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -14,6 +15,9 @@ import soundfile
 from harness import LONG, ONE_JOB, PLUGIN, assert_same, assert_sound, results
 
 from ser_batch.cli.main import main
+from ser_batch.dsp.voice import synthetic_voice
+from ser_batch.records import ClipOutcome, ClipRef, Status
+from ser_batch.stages.reach import is_out_of_reach
 
 SHORTER = ONE_JOB | {"audio": {"window_s": 0.1, "window_hop_s": 0.1}}
 
@@ -136,6 +140,15 @@ def test_an_archive_that_goes_away_behind_links_stops_the_scan(scanner, archive,
     assert_sound(run)
 
 
+@pytest.mark.parametrize("name", ["ENOENT", "ESTALE", "EIO", "EACCES", "ENOTCONN", "EMFILE", "ENOMEM", "ELOOP"])
+def test_what_the_system_says_of_a_file_is_nothing_about_its_audio(name):
+    error = type(OSError(getattr(errno, name), "why")).__name__
+    ref = ClipRef("a.wav", "/a.wav", 1, 1)
+    assert is_out_of_reach(ClipOutcome(ref, Status.FAILED, "decode", error, "why"))
+    assert not is_out_of_reach(ClipOutcome(ref, Status.FAILED, "extract", error, "a plugin's own file"))
+    assert not is_out_of_reach(ClipOutcome(ref, Status.FAILED, "decode", "DecodeError", "no audio"))
+
+
 @pytest.fixture
 def sick(tmp_path) -> tuple[Path, list[str]]:
     """A disk that gives errors on files that are named so, while it is sick; and the plugins that make it one."""
@@ -214,7 +227,7 @@ def test_a_disk_that_gives_nothing_but_errors_stops_the_scan(scanner, sick, tmp_
     folder = tmp_path / "many"
     folder.mkdir()
     for index in range(130):
-        soundfile.write(folder / f"{index:03d}.wav", [0.1] * 400, 8000)
+        soundfile.write(folder / f"{index:03d}.wav", synthetic_voice(0.2, 8000), 8000)
     marker.write_text("wav")
     run = tmp_path / "run"
     answer = scanner.scan(folder, run, plugins=plugins, config=ONE_JOB | {"run": {"shard_size": 50}})

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
+from ser_batch.errors import RunError
 from ser_batch.records import ClipOutcome, ClipRef, Status
+from ser_batch.run.folder import writing
 from ser_batch.run.journal import Filesystem
 from ser_batch.run.rows import RowMaker
 from ser_batch.run.store import RunStore
@@ -37,6 +41,32 @@ def test_a_link_under_a_staged_name_is_not_followed(tmp_path: Path, name: str) -
     assert precious.read_text() == "precious"
     paths = [store.path(table, 0) for table in ("windows", "files")]
     assert all(path.is_file() and not path.is_symlink() for path in paths)
+
+
+@pytest.mark.parametrize("name", ["run.json", "metadata.parquet"])
+def test_a_link_under_a_hidden_name_is_not_followed(tmp_path: Path, name: str) -> None:
+    precious = tmp_path / "precious.txt"
+    precious.write_text("precious")
+    (tmp_path / f".{name}.tmp").symlink_to(precious)
+    Filesystem().replace(tmp_path / name, b"{}\n")
+    assert precious.read_text() == "precious"
+    assert (tmp_path / name).read_bytes() == b"{}\n" and not (tmp_path / name).is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [
+        (errno.EACCES, "Make the folder of the run writable"),
+        (errno.EROFS, "Make the folder of the run writable"),
+        (errno.ENOSPC, "Free some space"),
+        (errno.EDQUOT, "Free some space"),
+        (errno.ELOOP, "A link stands in its place"),
+        (errno.EIO, "Mend the disk"),
+    ],
+)
+def test_a_disk_that_refuses_gets_the_cure_that_fits(number: int, cure: str) -> None:
+    with pytest.raises(RunError, match=rf"Cannot write run\.json of the run: .* {cure}"), writing("run.json"):
+        raise OSError(number, os.strerror(number))
 
 
 def test_the_journal_is_not_written_through_a_link(tmp_path: Path) -> None:
