@@ -97,7 +97,7 @@ def test_every_option_that_a_message_names_is_there(name: str) -> None:
         f"{Path(module.replace('.', '/')).name}: {sorted(lost)} in {text!r}"
         for module in sorted(reached(COMMANDS[name][0]))
         for text in texts(module)
-        for others in [re.findall(r"`(?:ser-batch )?([a-z]+)", text)]
+        for others in [re.findall(r"(?:`|ser-batch )(?:ser-batch )?([a-z]+)", text)]
         for lost in [named_options(text) - known[name].union(*(known.get(other, ()) for other in others))]
         if lost
     ]

@@ -186,8 +186,8 @@ def grouped(found: Found, run: Run, by: str) -> str:
         names = [values.get(item.clip_id, "") for item in items]
         if not any(names):
             raise DataError(
-                f"Nothing says which {column} the answered files are of. Scan with --metadata TABLE that has a column "
-                f"{column!r}, give --labels a table with a column speaker, or give --group folder."
+                f"Nothing says which {column} the answered files are of. Give `scan --metadata` a TABLE that has a "
+                f"column {column!r}, give --labels a table with a column speaker, or give --group folder."
             )
         # Of whom nothing is known: alone.
         names = [name or f"?{item.clip_id}" for name, item in zip(names, items, strict=True)]
@@ -222,7 +222,7 @@ def _column(run: Run, name: str, clip_ids: Iterable[str]) -> dict[str, str]:
         have = ", ".join(item for item in run.metadata.column_names if item != "clip_id") if run.metadata else ""
         raise DataError(
             f"The run has no metadata column {name!r}{f' (there are {have})' if have else ''}. --group takes speaker, "
-            f"folder or a column of the table that was given to scan --metadata."
+            f"folder or a column of the table that was given to `scan --metadata`."
         )
     wanted = set(clip_ids)
     assert run.metadata is not None

@@ -212,8 +212,8 @@ class AnswerJournal:
         """
         if not _REVIEWER.fullmatch(reviewer):
             raise DataError(
-                f"{reviewer!r} cannot be the name of a reviewer: --reviewer takes up to 64 letters, digits, dots, "
-                f"dashes and blanks, such as anna."
+                f"{reviewer!r} cannot be the name of a reviewer: `review --reviewer` takes up to 64 letters, digits, "
+                f"dots, dashes and blanks, such as anna."
             )
         folder = reviews_folder(run_dir)
         path = folder / f"{reviewer}.jsonl"
@@ -229,7 +229,7 @@ class AnswerJournal:
             except BlockingIOError:
                 raise DataError(
                     f"{reviewer} is answering for {run_dir} already, in another process: end that one, or give this "
-                    f"one a name of its own by --reviewer."
+                    f"one a name of its own by `review --reviewer`."
                 ) from None
             except OSError:
                 pass  # a file system without locks: one line is one write, so two would at worst answer twice

@@ -139,7 +139,7 @@ def _of_audit(source: Path, run: Run, elsewhere: bool) -> tuple[list[Answer], li
     run_id = str(run.info.get("run_id", ""))
     strangers = [] if elsewhere else [answer for answer in found if answer.run_id not in ("", run_id)]
     if strangers:
-        cure = f"Move {source / 'reviews'} back to its run, and name that one by --answers"
+        cure = f"Move {source / 'reviews'} back to its run, and name that one by `audit --answers`"
         if len(strangers) == len(found):
             raise DataError(f"The answers in {source / 'reviews'} are of another run. {cure}.")
         notices.append(f"{len(strangers)} answers are of another run and are left out. {cure}.")

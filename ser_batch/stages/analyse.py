@@ -108,7 +108,7 @@ def select_extractors(
         if name not in offered:
             raise PluginError(
                 f"No plugin offers an extractor {name!r}.{did_you_mean(name, offered)} "
-                f"On offer: {', '.join(sorted(offered)) or 'none'}. Load its plugin with --plugin FILE, or install it."
+                f"On offer: {', '.join(sorted(offered)) or 'none'}. Install its plugin, or `scan --plugin FILE`."
             )
     for name, version in needs:
         plugin, extractor = offered[name]

@@ -34,7 +34,7 @@ def load_start(name: str, audio: AudioConfig) -> Checkpoint:
     for key in ("sample_rate_hz", "window_s", "n_mel_bands"):
         if hears[key] != getattr(audio, key):
             raise ConfigError(
-                f"--from {name}: the model hears with audio.{key} = {hears[key]:g}, this training with "
+                f"`train --from {name}`: the model hears with audio.{key} = {hears[key]:g}, this training with "
                 f"{getattr(audio, key):g}. Give --set audio.{key}={hears[key]:g}, or train without --from."
             )
     return model

@@ -307,8 +307,8 @@ def for_strangers(scores: Mapping[str, Any], strangers: Mapping[str, Any]) -> di
     }
     if set(strangers.get("labels", ())) != set(scores.get("labels", ())):
         raise ConfigError(
-            f"--strangers has no scores of the labels {', '.join(scores.get('labels', ()))}; make them by `ser-batch "
-            f"evaluate --leave-corpus-out --json FILE` with the options of the cross-validation."
+            f"`train --strangers` has no scores of the labels {', '.join(scores.get('labels', ()))}; make them by "
+            f"`ser-batch evaluate --leave-corpus-out --json FILE` with the options of the cross-validation."
         )
     uars = {name: block["uar"] for name, block in strangers["corpora"].items()}
     return {**scores, "temperature": strangers["temperature"], "strangers": uars, **({"also": also} if also else {})}

@@ -201,4 +201,4 @@ def test_temperatures_may_come_from_corpora_left_out(scored: Scored, tmp_path: P
     path.write_text(json.dumps({**strangers, "also": {}}))
     code, out = call(scored.folder, "train", *options)
     assert code == ExitCode.USAGE
-    assert "--strangers has no scores of the labels anger, fear" in out
+    assert "`train --strangers` has no scores of the labels anger, fear" in out
