@@ -182,6 +182,8 @@ class _Heart:
 
 
 _heart: _Heart | None = None
+#: Kept open, so that a worker that can open nothing more can still say what is open.
+_reserve: list[int] = []
 
 
 def start_worker(folder: Path, parent: int) -> None:
@@ -200,6 +202,7 @@ def start_worker(folder: Path, parent: int) -> None:
         fatal = os.open(folder / f"{FATAL_PREFIX}{os.getpid()}", os.O_WRONLY | os.O_CREAT, 0o600)
         faulthandler.enable(fatal, all_threads=False)
         _heart = _Heart(folder)
+        _reserve.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(4))
     except OSError:
         os._exit(1)  # where the folder is gone, the parent knows better what to say
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -298,6 +301,8 @@ def _is_exhausted() -> bool:
 
 def _held_open() -> str:
     """Describe what this process has open, by its number and the latest of them."""
+    while _reserve:
+        os.close(_reserve.pop())
     process = psutil.Process()
     files = process.open_files()
     return f"{process.num_fds():,} at once" + (f", such as {files[-1].path}" if files else "")
