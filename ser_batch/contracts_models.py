@@ -68,7 +68,7 @@ class CheckedClassifier:
         self._where = f"Plugin {plugin!r}: the model"
         with blamed(f"{self._where} cannot be used"):
             self.name = self._read("name", _is_name, "text")
-            self._where = f"Plugin {plugin!r}: model {self.name!r}"
+            self._where = f"Plugin {plugin!r}: model {shown(self.name)}"
             self.sha256 = self._read("sha256", _is_sha256, "64 hexadecimal digits, of the file of the weights")
             self.device = self._read("device", _is_name, "cpu, cuda or mps")
             labels = self._read("labels", _are_labels, "at least two different emotions")

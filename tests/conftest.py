@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,3 +17,10 @@ def corpora_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("the real corpora are not here; set SER_CORPORA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _heed_ctrl_c() -> None:
+    """Tests of Ctrl-C hold in the background, too, where shells let programs ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -51,6 +51,7 @@ class MelExtractor:
             if start_s < clip.start_s:
                 # What lies before the recording is silence, too: frames then fall alike on what is heard.
                 samples = np.pad(samples, (round((clip.start_s - start_s) * clip.sample_rate_hz), 0))
+                samples.flags.writeable = False  # as those of clips are: one kind of array, one kernel
             tensor[window] = log_mel(samples, self._n_samples, clip.sample_rate_hz, self._n_bands)
         return FeatureBlock("mel", np.empty((len(windows_s), 0), np.float32), np.empty(0, np.float32), tensor)
 

@@ -137,12 +137,14 @@ class Workshop:
             The model cannot.
         """
         from ser_batch.dsp.highpass import HighPass  # noqa: PLC0415 - not before the worker says that it has begun
+        from ser_batch.extractors.voicing import voice_spans  # noqa: PLC0415
 
         audio = self.config.audio
         samples = synthetic_voice(audio.window_s + 0.5, audio.sample_rate_hz)
         clip = Clip(samples, audio.sample_rate_hz, audio.sample_rate_hz, 1)
         windows_s = plan_windows(clip.duration_s, audio.window_s, audio.window_hop_s)
         HighPass(clip.sample_rate_hz)(samples)
+        voice_spans(clip)
         try:
             blocks = {name: extractor.extract(clip, windows_s) for name, (_, extractor) in self.extractors.items()}
         except SerBatchError:

@@ -276,7 +276,7 @@ def _from_parquet(path: Path) -> Table:
 def plain(table: pa.Table) -> pa.Table:
     """Return the columns that have a name, as what all readers know.
 
-    Durations, times of day, years beyond 9999, lists of times and the like become text.
+    Durations, times of day, years beyond 9999, lists and bytes become text.
 
     Raises
     ------
@@ -307,8 +307,16 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind, types = column.type, pa.types
     if types.is_large_string(kind) or types.is_null(kind) or types.is_float16(kind):
         return column.cast(pa.float32() if types.is_float16(kind) else pa.string())
-    is_time = types.is_temporal(kind) or (types.is_nested(kind) and re.search("time|date|duration|interval", str(kind)))
-    if not is_time or ((types.is_date32(kind) or types.is_timestamp(kind)) and _is_of_calendar(column)):
+    if (
+        types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_binary_view(kind)
+        or types.is_fixed_size_binary(kind)
+    ):
+        texts = (value if value is None else value.decode(errors="backslashreplace") for value in column.to_pylist())
+        return pa.chunked_array([pa.array(texts, pa.string())])
+    is_plain_time = (types.is_date32(kind) or types.is_timestamp(kind)) and _is_of_calendar(column)
+    if is_plain_time or not (types.is_temporal(kind) or types.is_nested(kind)):
         return column
     return pa.chunked_array([pa.array([text or None for text in _as_text(column)], pa.string())])
 

@@ -34,8 +34,8 @@ def run(audio: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def state(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Return time of modification and content of every file."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Return time of modification and content of every file, but for what Python keeps of a plugin's source."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
