@@ -96,6 +96,10 @@ class Groups:
             counter[label] += n
 
     def _coded(self, values: pa.ChunkedArray, codes: dict[str, int], most: int) -> NDArray[np.int64]:
+        if pa.types.is_nested(values.type):  # Arrow has no text for lists
+            values = pa.chunked_array(
+                [pa.array([None if v is None else str(v) for v in values.to_pylist()], pa.string())]
+            )
         names = pc.fill_null(values.cast(pa.string()), "")
         names = pc.if_else(pc.equal(names, ""), self.NOT_GIVEN, names)
         encoded = names.combine_chunks().dictionary_encode()

@@ -276,7 +276,7 @@ def _from_parquet(path: Path) -> Table:
 def plain(table: pa.Table) -> pa.Table:
     """Return the columns that have a name, as what all readers know.
 
-    Durations, times of day, years beyond 9999, lists and bytes become text.
+    Durations, times of day, years beyond 9999, lists of times and bytes become text.
 
     Raises
     ------
@@ -316,7 +316,8 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         texts = (value if value is None else value.decode(errors="backslashreplace") for value in column.to_pylist())
         return pa.chunked_array([pa.array(texts, pa.string())])
     is_plain_time = (types.is_date32(kind) or types.is_timestamp(kind)) and _is_of_calendar(column)
-    if is_plain_time or not (types.is_temporal(kind) or types.is_nested(kind)):
+    is_time = types.is_temporal(kind) or (types.is_nested(kind) and re.search("time|date|duration|interval", str(kind)))
+    if is_plain_time or not is_time:
         return column
     return pa.chunked_array([pa.array([text or None for text in _as_text(column)], pa.string())])
 

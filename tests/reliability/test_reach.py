@@ -36,7 +36,7 @@ def linked(archive: Path, folder: Path) -> Path:
 
 
 def listed(archive: Path, path: Path) -> Path:
-    path.write_text("".join(f"{file}\n" for file in sorted(archive.rglob("*.*"))))
+    path.write_text("".join(f"{file}\n" for file in sorted(archive.rglob("*.*")) if file.suffix != ".rttm"))
     return path
 
 
