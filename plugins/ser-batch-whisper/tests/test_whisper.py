@@ -101,7 +101,7 @@ def test_a_scan_gives_the_same_table_with_one_and_with_two_workers(tmp_path: Pat
         tables.append(table.drop(columns=[name for name in table if name.startswith("time_")]))
     pd.testing.assert_frame_equal(*tables)
     ok = tables[0][tables[0]["status"] == "ok"]
-    assert len(ok) > 3
+    assert len(ok) >= 3
     shares = ok[[name for name in ok if name.startswith("p_")]]
     assert list(shares) == [f"p_{label}" for label in MODELS["ser6-large"] or ()]
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
