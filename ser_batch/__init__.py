@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ser_batch.records import Prediction as Prediction
     from ser_batch.records import Segment as Segment
     from ser_batch.records import Status as Status
-    from ser_batch.run.read import load_results as load_results
+    from ser_batch.run.load import load_results as load_results
 
 _LAZY = {
     "Clip": "ser_batch.records",
@@ -46,7 +46,7 @@ _LAZY = {
     "hookimpl": "ser_batch.hookspecs",
     "label": "ser_batch.labelling",
     "load_config": "ser_batch.config",
-    "load_results": "ser_batch.run.read",
+    "load_results": "ser_batch.run.load",
     "scan": "ser_batch.engine",
 }
 

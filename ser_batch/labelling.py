@@ -40,12 +40,8 @@ def label(
         `ser-batch adapt` do; by default the model of the run.
     labels : sequence of str
         Answer among these labels of the model only; none means all.
-    plugins : PluginRecipe, optional
-        Built-in and installed plugins, unless given.
-    progress : Progress, optional
-        Is told how it goes.
-    report : bool
-        Build ``report.html`` at the end.
+    plugins, progress, report
+        As for `ser_batch.engine.scan`.
 
     Returns
     -------

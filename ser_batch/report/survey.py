@@ -17,7 +17,8 @@ from ser_batch.doubts import doubts_of_run
 from ser_batch.report.flags import FLAGS, Flag
 from ser_batch.report.grouping import Grouping, plan_groupings
 from ser_batch.report.tallies import Chunk, Extremes, FeatureSample, Groups, Reasons, ShareRow
-from ser_batch.run.read import Run, with_metadata
+from ser_batch.run.join import with_metadata
+from ser_batch.run.read import Run
 from ser_batch.run.schema import TIMING_COLUMNS
 
 __all__ = ["LOW_MARGIN", "N_CONFIDENCE_BINS", "Outlier", "Survey", "survey_run"]

@@ -1,4 +1,4 @@
-"""Reads a run: `load_results` for pandas, and `open_run` for everything else that looks at one.
+"""Reads a run, as all that looks at one does: `open_run` gives its tables in Arrow, whole or piece by piece.
 
 A run is read from ``run.json`` and Parquet alone, so any run of this schema version or an older one can be read, also
 one that is still being written or was interrupted: what is committed is whole, and what is not is said in a notice.
@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,13 +21,14 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from ser_batch.errors import DataError, RunError, SerBatchError
+from ser_batch.errors import RunError, SerBatchError
 from ser_batch.records import Status
+from ser_batch.run.join import Selection, apart, keyed
 from ser_batch.run.layout import TABLES, TableName
 from ser_batch.run.manifest import read_manifest
 from ser_batch.run.parquet import openable
 from ser_batch.run.parts import PARQUET, Parts
-from ser_batch.run.schema import Contents, matrix_of, schema_of
+from ser_batch.run.schema import Contents, schema_of
 from ser_batch.run.store import RunStore
 from ser_batch.run.where import (
     Where,
@@ -40,118 +40,15 @@ from ser_batch.run.where import (
 )
 from ser_batch.tables.table import plain, read_table
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = [
-    "Run",
-    "RunWarning",
-    "TableName",
-    "load_results",
-    "open_run",
-    "run_info",
-    "with_metadata",
-]
+__all__ = ["ReplacedError", "Run", "open_run", "run_info"]
 
 _DISK = pafs.LocalFileSystem()
 _PARTS_AT_ONCE = 256
 _ROWS_AT_ONCE = 65_536
 
-#: Names by which earlier versions found the key column of a metadata table; they kept it as it was given.
-_METADATA_KEYS = ("clip_id", "path", "file", "filename")
 
-
-class _ReplacedError(RunError):
+class ReplacedError(RunError):
     """A scan has replaced a part that was about to be read."""
-
-
-class RunWarning(UserWarning):
-    """Something of a run cannot be read or is not finished; the rest is returned."""
-
-
-def load_results(
-    run: str | os.PathLike[str],
-    table: TableName = "files",
-    columns: Sequence[str] | None = None,
-    where: Where | None = None,
-    metadata: bool = True,
-) -> pd.DataFrame:
-    """Load the results of a run into pandas.
-
-    Parameters
-    ----------
-    run : path
-        Folder that ``ser-batch scan`` wrote.
-    table : {"files", "windows", "segments", "embeddings"}
-        One row per file found, or one row per window, or segment, of every analysed file.
-    columns : sequence of str, optional
-        Columns to read; only these are read from disk. All by default.
-    where : sequence of tuples, optional
-        Rows to keep, as ``[(column, operator, value), …]`` with operators ``== != < <= > >= in`` and ``not in``; all
-        conditions must hold. A list of such lists keeps rows for which one of them holds. Row groups whose statistics
-        rule a condition out are not read; rows are stored in the order of ``clip_id``, so this helps most there.
-    metadata : bool
-        Add the columns of the table given to ``scan --metadata``, missing where a file is not in it. A column whose
-        name is taken gets the suffix ``_metadata``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        In the order of ``clip_id``, then ``window_index`` or ``segment_index``. ``status``, ``emotion`` and the like
-        are categorical, ``modified`` is a UTC timestamp, undefined numbers are NaN; whole numbers and truth values are
-        of pandas' nullable types (``Int32``, ``boolean``), so a missing one does not change the type of its column.
-        docs/results-schema.md lists all columns. Of ``embeddings``, unless `columns` are given: one float16 column
-        per number, with ``clip_id`` and ``window_index`` as the index, so that ``frame.to_numpy()`` is the matrix
-        (n_windows, n_numbers) and ``frame.index`` says whose rows they are.
-
-    Raises
-    ------
-    RunError
-        Not a run, a run of a newer schema, a table that the run does not have, an unknown column or operator, or a
-        status or emotion that no row can have.
-
-    Warns
-    -----
-    RunWarning
-        The run is not finished, or parts of it cannot be read; what can be read is returned.
-
-    Examples
-    --------
-    >>> frame = load_results("runs/archive", columns=["clip_id", "confidence"], where=[("emotion", "==", "fear")])
-    >>> windows = load_results("runs/archive", "windows", where=[("clip_id", "==", "tapes/014.flac")])
-    """
-    for attempts_left in (2, 1, 0):
-        opened = open_run(run)
-        try:
-            result = opened.read(table, columns=columns, where=where, metadata=metadata)
-            break
-        except _ReplacedError:
-            if not attempts_left:
-                raise
-    for notice in opened.notices:
-        warnings.warn(notice, RunWarning, stacklevel=2)
-    if table == "embeddings" and columns is None:
-        return _matrix_frame(result)
-    return result.to_pandas(split_blocks=True, self_destruct=True, types_mapper=_nullable)
-
-
-def _matrix_frame(rows: pa.Table) -> pd.DataFrame:
-    import pandas as pd  # noqa: PLC0415 - reports read runs without pandas
-
-    ids = rows.select(TABLES["embeddings"].keys).to_pandas()
-    return pd.DataFrame(matrix_of(rows.column("embedding")), index=pd.MultiIndex.from_frame(ids), copy=False)
-
-
-def _nullable(kind: pa.DataType) -> Any:
-    import pandas as pd  # noqa: PLC0415 - reports read runs without pandas
-
-    types = {
-        pa.int16(): pd.Int16Dtype,
-        pa.int32(): pd.Int32Dtype,
-        pa.int64(): pd.Int64Dtype,
-        pa.bool_(): pd.BooleanDtype,
-    }
-    return types[kind]() if kind in types else None
 
 
 def run_info(run: str | os.PathLike[str]) -> dict[str, Any]:
@@ -370,38 +267,15 @@ class Run:
             else:  # as it was given to an earlier version
                 given = read_table(path)
                 table = pa.table({name: given.typed(name) for name in given.columns})
-            return self._keyed(table, str(path))
+            taken = {name for table, kind in TABLES.items() if kind.is_required for name in self.schema(table).names}
+            joined, n_more = keyed(table, str(self.info.get("root") or ""), taken)
+            if n_more:
+                self.notices.append(f"{path} names {n_more} paths more than once; the first row of each is used.")
+            return joined
         except (OSError, ValueError, pa.ArrowException, SerBatchError) as error:
             reason = str(error).splitlines()[0]
             self.notices.append(f"The metadata table {path} cannot be read, so its columns are missing: {reason}")
             return None
-
-    def _keyed(self, table: pa.Table, path: str) -> pa.Table:
-        if len(set(table.column_names)) < max(len(table.column_names), 1):
-            raise DataError("it has no columns, or two of one name.")
-        key = next((name for name in _METADATA_KEYS if name in table.column_names), table.column_names[0])
-        keys = self._clip_ids(table.column(key).cast(pa.string()))
-        rows = pa.table({"key": keys, "row": pa.array(range(len(keys)))}).group_by("key").aggregate([("row", "min")])
-        if len(rows) < len(keys):
-            n_more = len(keys) - len(rows)
-            self.notices.append(f"{path} names {n_more} paths more than once; the first row of each is used.")
-        first = rows.column("row_min").combine_chunks().sort()
-        taken = {name for table, kind in TABLES.items() if kind.is_required for name in self.schema(table).names}
-        columns = {"clip_id": keys.take(first)}
-        for name in table.column_names:
-            if name != key:
-                free = name
-                while free in taken or free in columns:
-                    free = f"{free}_metadata"
-                columns[free] = table.column(name).take(first)
-        return pa.table(columns)
-
-    def _clip_ids(self, paths: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Bring the paths of a metadata table to the form of clip_id: relative to the root, with slashes."""
-        root = str(self.info.get("root") or "").rstrip("/") + "/"
-        inside = pc.starts_with(paths, root)
-        paths = pc.if_else(inside, pc.utf8_slice_codeunits(paths, len(root)), paths)
-        return pc.replace_substring_regex(paths, r"^(\./)+", "")
 
     def read(
         self,
@@ -428,9 +302,9 @@ class Run:
 
     def _selection(
         self, table: TableName, columns: Sequence[str] | None, where: Where | None, metadata: bool
-    ) -> _Selection:
+    ) -> Selection:
         stored = self.schema(table).names
-        extra = _apart(self.metadata, stored) if metadata and self.metadata is not None else None
+        extra = apart(self.metadata, stored) if metadata and self.metadata is not None else None
         extra_names = [name for name in (extra.column_names if extra is not None else ()) if name != "clip_id"]
         clauses = clauses_of(where)
         conditioned = {condition[0] for clause in clauses for condition in clause}
@@ -440,7 +314,7 @@ class Run:
         check_clauses(clauses, self.enums(extra) if clauses else {}, str(self.folder / table))
         joined = conditioned & set(extra_names)
         needed = set(wanted) | set(TABLES[table].keys) | (conditioned if joined else set())
-        return _Selection(
+        return Selection(
             wanted=wanted,
             stored=[name for name in stored if name in needed],
             pushed=expression_of(pushed_down(clauses, joined)),
@@ -463,7 +337,7 @@ class Run:
         try:
             yield
         except FileNotFoundError:
-            raise _ReplacedError(f"A part of {self.folder / table} was replaced meanwhile: read again.") from None
+            raise ReplacedError(f"A part of {self.folder / table} was replaced meanwhile: read again.") from None
         except OSError as error:
             raise self._damaged(table, error) from error
 
@@ -472,46 +346,6 @@ class Run:
             f"A part of {self.folder / table} is damaged ({str(error).splitlines()[0]}). `ser-batch verify` says "
             f"which. Delete it and scan again: its files are processed again."
         )
-
-
-@dataclass(frozen=True)
-class _Selection:
-    """Which columns and rows are read, and what is done to them after the join with the metadata."""
-
-    wanted: list[str]
-    stored: list[str]
-    pushed: pc.Expression | None
-    extra: pa.Table | None
-    extra_names: set[str]
-    late: pc.Expression | None
-
-    def finished(self, rows: pa.Table) -> pa.Table:
-        if self.extra is not None and self.extra_names:
-            rows = with_metadata(rows, self.extra, self.extra_names)
-        return rows if self.late is None else rows.filter(self.late)
-
-
-def _apart(metadata: pa.Table, stored: Sequence[str]) -> pa.Table:
-    """Rename the columns of a metadata table that the rows to be joined, such as segments with speakers, have too."""
-    taken = ({*stored} - {"clip_id"}) | {*metadata.column_names}
-    names: list[str] = []
-    for name in metadata.column_names:
-        free = name
-        while free != "clip_id" and free in stored:
-            free = f"{free}_metadata"
-            while free in taken:
-                free = f"{free}_metadata"
-        names.append(free)
-    return metadata.rename_columns(names)
-
-
-def with_metadata(rows: pa.Table, metadata: pa.Table, names: set[str]) -> pa.Table:
-    """Add columns `names` of `metadata` to `rows`, matched by ``clip_id``; null where there is no match."""
-    places = pc.index_in(rows.column("clip_id"), value_set=metadata.column("clip_id").combine_chunks())
-    for name in metadata.column_names:
-        if name in names and name != "clip_id":
-            rows = rows.append_column(name, metadata.column(name).take(places))
-    return rows
 
 
 def _ordered(rows: pa.Table, keys: Sequence[str]) -> pa.Table:

@@ -17,7 +17,8 @@ from harness import ONE_JOB, assert_same, assert_sound, make_corpus
 from ser_batch import load_results
 from ser_batch.errors import RunError
 from ser_batch.run.layout import TABLES
-from ser_batch.run.read import RunWarning, open_run
+from ser_batch.run.load import RunWarning
+from ser_batch.run.read import open_run
 from ser_batch.run.schema import METADATA_KEY, SCHEMA_VERSION
 from ser_batch.run.verify import check_run
 

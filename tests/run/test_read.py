@@ -20,7 +20,8 @@ from synthetic_run import LABELS, SPECS, RunPlan, make_run
 
 from ser_batch import load_results
 from ser_batch.errors import RunError
-from ser_batch.run.read import RunWarning, open_run, run_info
+from ser_batch.run.load import RunWarning
+from ser_batch.run.read import open_run, run_info
 from ser_batch.run.schema import SCHEMA_VERSION, files_schema, windows_schema
 from ser_batch.run.where import parse_conditions
 
