@@ -66,6 +66,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     from ser_batch.cli.progress import working  # noqa: PLC0415 - commands load what they need
     from ser_batch.errors import ConfigError  # noqa: PLC0415
     from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
+    from ser_batch.training.metrics import chance_told  # noqa: PLC0415
     from ser_batch.training.report import write_report  # noqa: PLC0415
     from ser_batch.training.train import TrainOptions, for_strangers, train_model  # noqa: PLC0415
 
@@ -102,7 +103,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     interval = f"95 % by speaker: {low:.3f}-{high:.3f}; " if low is not None else ""
     click.echo(
         f"UAR on {overall['n_speakers']} {side.replace('_', '-')} speakers: {overall['uar']:.3f} "
-        f"({interval}chance: {overall['chance']:.3f})"
+        f"({interval}{chance_told(overall['chance'])})"
     )
     warn_of(overall)
     click.echo(f"Model:  {options.output}\nReport: {options.report_dir}")

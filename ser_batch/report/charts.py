@@ -405,7 +405,8 @@ def timeline_chart(labels: Sequence[str], timeline: Timeline) -> Chart:
             },
         }
 
-    return _chart(f"Timeline of the emotions in {timeline.clip_id}; its strongest moments are listed below.", spec)
+    where = f"channel {timeline.channel} of {timeline.clip_id}" if timeline.channel else timeline.clip_id
+    return _chart(f"Timeline of the emotions in {where}; its strongest moments are listed below.", spec)
 
 
 def stages_chart(stage_s: dict[str, float]) -> Chart:

@@ -242,6 +242,8 @@ def _confidence(run: Run, survey: Survey) -> dict[str, Any]:
 
 def _timeline(survey: Survey, timeline: Any) -> dict[str, Any]:
     text = f"{timeline.reason}: {clock(timeline.duration_s)}, {plural(timeline.n_changes, 'change')}"
+    if timeline.channel:
+        text = f"channel {timeline.channel} of {timeline.n_channels} in which somebody is heard; {text}"
     if timeline.windows_per_step > 1:
         text += f"; drawn as means of {timeline.windows_per_step} windows each"
     order = np.argsort([-probability for _, probability in timeline.peaks])[:3]

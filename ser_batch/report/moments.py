@@ -17,6 +17,8 @@ __all__ = ["Moments", "Timeline", "find_moments"]
 
 _N_LONGEST = 3
 _N_EVENTFUL = 3
+#: Of a recording whose channels were split, so many are drawn.
+_MOST_CHANNELS = 4
 
 #: A timeline with more windows is averaged down to this many steps.
 MOST_STEPS = 180
@@ -24,9 +26,13 @@ MOST_STEPS = 180
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """The emotions of one long recording."""
+    """The emotions of one long recording, or of one channel of it."""
 
     clip_id: str
+    #: From 1; 0 where channels are not told apart.
+    channel: int
+    #: How many channels have windows; 1 where they are not told apart.
+    n_channels: int
     #: Why it is shown: "longest" or "most eventful".
     reason: str
     duration_s: float
@@ -84,9 +90,6 @@ def find_moments(run: Run, rows: Sequence[dict[str, Any]], longest: Sequence[dic
             continue
         _keep_best(part, np.asarray(pc.drop_null(place)), emotions, best, best_s)
         long_ones = part.filter(pc.is_in(part.column("clip_id"), pa.array(durations_s, pa.string())))
-        if split:
-            # Of a recording whose channels were split, the first is drawn.
-            long_ones = long_ones.filter(pc.fill_null(pc.less_equal(long_ones.column("channel"), 1), True))
         for name in long_ones.column("clip_id").unique():
             held[name.as_py()].append(long_ones.filter(pc.equal(long_ones.column("clip_id"), name)))
     strongest = {name: float(best_s[i]) for i, name in enumerate(names.to_pylist()) if best[i] >= 0}
@@ -122,16 +125,34 @@ def _matrix(table: pa.Table) -> NDArray[np.float64]:
 
 
 def _choose(held: dict[str, list[pa.Table]], durations_s: dict[str, float | None]) -> list[Timeline]:
-    tables = {name: pa.concat_tables(parts).sort_by("start_s") for name, parts in held.items() if parts}
-    n_changes = {name: int(np.count_nonzero(np.diff(_matrix(table).argmax(axis=1)))) for name, table in tables.items()}
+    tables = {name: _by_channel(pa.concat_tables(parts)) for name, parts in held.items() if parts}
+    n_changes = {name: sum(map(_n_changes, channels.values())) for name, channels in tables.items()}
     longest = list(tables)[:_N_LONGEST]
     eventful = sorted((name for name in tables if name not in longest), key=lambda name: (-n_changes[name], name))
     chosen = [(name, "longest") for name in longest]
     chosen += [(name, "most eventful") for name in eventful[:_N_EVENTFUL] if n_changes[name] > 0]
-    return [_timeline(name, reason, tables[name], durations_s[name]) for name, reason in chosen]
+    return [
+        _timeline((name, channel, len(tables[name])), reason, table, durations_s[name])
+        for name, reason in chosen
+        for channel, table in list(tables[name].items())[:_MOST_CHANNELS]
+    ]
 
 
-def _timeline(clip_id: str, reason: str, table: pa.Table, duration_s: float | None) -> Timeline:
+def _by_channel(windows: pa.Table) -> dict[int, pa.Table]:
+    """Return the windows of each channel in the order of time; under 0 those of a recording that was not split."""
+    windows = windows.sort_by("start_s")
+    if "channel" not in windows.column_names:
+        return {0: windows}
+    channel = pc.fill_null(windows.column("channel"), 0)
+    return {number: windows.filter(pc.equal(channel, number)) for number in sorted(channel.unique().to_pylist())}
+
+
+def _n_changes(windows: pa.Table) -> int:
+    return int(np.count_nonzero(np.diff(_matrix(windows).argmax(axis=1))))
+
+
+def _timeline(which: tuple[str, int, int], reason: str, table: pa.Table, duration_s: float | None) -> Timeline:
+    """Make the timeline of `which`: a recording, a channel of it, and how many channels it has."""
     probabilities = _matrix(table)
     start_s, end_s = table.column("start_s").to_numpy(), table.column("end_s").to_numpy()
     peaks = probabilities.argmax(axis=0)
@@ -141,11 +162,13 @@ def _timeline(clip_id: str, reason: str, table: pa.Table, duration_s: float | No
     # Windows may overlap: a step ends where the next one begins.
     ends_s = np.append(start_s[first[1:]], end_s[last[-1]])
     return Timeline(
-        clip_id=clip_id,
+        clip_id=which[0],
+        channel=which[1],
+        n_channels=which[2],
         reason=reason,
         # The last window is padded: it ends after the audio does.
         duration_s=float(np.fmin(end_s[-1], np.nan if duration_s is None else duration_s)),
-        n_changes=int(np.count_nonzero(np.diff(probabilities.argmax(axis=1)))),
+        n_changes=_n_changes(table),
         steps_s=np.column_stack([start_s[first], ends_s]),
         probabilities=np.stack([probabilities[a : b + 1].mean(axis=0) for a, b in zip(first, last, strict=True)]),
         windows_per_step=per_step,

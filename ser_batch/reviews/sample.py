@@ -24,6 +24,8 @@ from ser_batch.kinds import COUNT, TEXT, Kind, is_count, is_number, problem_with
 from ser_batch.reviews.answers import reviews_folder
 from ser_batch.run.folder import writing
 from ser_batch.run.read import Run
+from ser_batch.run.where import expression_of
+from ser_batch.stages.channels import WHOLE_CHANNEL
 
 __all__ = [
     "Z_95",
@@ -127,8 +129,11 @@ class Population(NamedTuple):
 
 
 def choose_unit(run: Run) -> UnitKind:
-    """Ask about segments where the run has some, else about whole files where nearly all can be heard in one go."""
-    if run.has_table("segments") and run.n_rows("segments"):
+    """Ask about segments where the run has some, else about whole files where nearly all can be heard in one go.
+
+    A whole channel is a segment of the run, and nothing that is heard in one go.
+    """
+    if run.has_table("segments") and any(map(len, run.tables("segments", ["source"], _asked("segments")))):
         return "segments"
     n_files = n_short = 0
     for rows in run.tables("files", ["n_windows"]):
@@ -136,6 +141,11 @@ def choose_unit(run: Run) -> UnitKind:
         n_files += int((n_windows > 0).sum())
         n_short += int(((n_windows > 0) & (n_windows <= _HEARD_AT_ONCE)).sum())
     return "files" if n_short >= _MOSTLY * n_files else "windows"
+
+
+def _asked(unit: UnitKind) -> Any:
+    """Return the condition on rows that can be asked about."""
+    return expression_of([[("source", "!=", WHOLE_CHANNEL)]]) if unit == "segments" else None
 
 
 class _Rows(NamedTuple):
@@ -157,7 +167,7 @@ def _labelled(run: Run, unit: UnitKind) -> Iterator[_Rows]:
     columns = [f"p_{label}" for label in run.labels]
     gone = _vanished(run)
     times = ["duration_s"] if unit == "files" else ["start_s", "end_s"]
-    for rows in run.tables(unit, ["clip_id", *times, *columns]):
+    for rows in run.tables(unit, ["clip_id", *times, *columns], _asked(unit)):
         table = np.column_stack([rows.column(name).to_numpy() for name in columns])
         kept = np.isfinite(table).all(axis=1)
         if gone:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ser_batch.errors import DataError, SerBatchError
-from ser_batch.segments.marked import Marked, Tiers, checked
+from ser_batch.segments.marked import Marked, Noted, Tiers, checked
 from ser_batch.segments.markup import read_eaf, read_rttm, read_subtitles, read_textgrid
 from ser_batch.segments.table import read_segment_table
 from ser_batch.segments.transcript import read_transcript
@@ -18,7 +18,7 @@ __all__ = ["SEGMENT_SUFFIXES", "read_segments"]
 
 #: Suffix -> reader. Of several files beside a recording the first of this order counts: what people marked by hand,
 #: what has words and speakers, words, speakers. A reader gives None for a file about something else.
-_READERS: dict[str, Callable[[Path], Tiers | None]] = {
+_READERS: dict[str, Callable[[Path], Tiers | Noted | None]] = {
     ".eaf": read_eaf,
     ".textgrid": read_textgrid,
     ".json": read_transcript,
@@ -59,7 +59,8 @@ def read_segments(paths: Sequence[str | os.PathLike[str]]) -> Marked:
                 raise DataError(f"it is larger than {_MOST_BYTES // 2**20} MB")
             found = _READERS[suffix](path)
             if found is not None:
-                return checked((tier, replace(item, source=suffix[1:])) for tier, item in found)
+                tiers, note = found if isinstance(found, Noted) else (found, "")
+                return checked(((tier, replace(item, source=suffix[1:])) for tier, item in tiers), note)
         except SerBatchError as error:
             # Errors of tables name the file themselves.
             text = str(error)

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import pairwise
+from typing import NamedTuple
 
 from ser_batch.errors import DataError
 from ser_batch.records import Segment
 from ser_batch.text import printable
 
-__all__ = ["Marked", "Tiers", "checked", "state_key"]
+__all__ = ["Marked", "Noted", "Tiers", "checked", "state_key"]
 
 #: Name of a tier, on which one speaks at a time, or "" -> a segment on it.
 Tiers = Iterable[tuple[str, Segment]]
@@ -22,18 +23,25 @@ Tiers = Iterable[tuple[str, Segment]]
 _ROUNDING_S = 0.2
 
 
+class Noted(NamedTuple):
+    """Segments that were not marked as such, and what was made of what was marked."""
+
+    tiers: Tiers
+    note: str
+
+
 @dataclass(frozen=True, slots=True)
 class Marked:
     """What a file says."""
 
     #: By start, then end.
     segments: tuple[Segment, ...] = ()
-    #: What was left out; ``""`` for nothing.
+    #: What was left out, or joined; ``""`` for nothing.
     note: str = ""
 
 
-def checked(found: Tiers) -> Marked:
-    """Sort segments, and see that they are possible.
+def checked(found: Tiers, note: str = "") -> Marked:
+    """Sort segments, and see that they are possible; `note` is what is to be said of them anyway.
 
     Raises
     ------
@@ -67,8 +75,8 @@ def checked(found: Tiers) -> Marked:
         (item for items in tiers.values() for item in items),
         key=lambda item: (item.start_s, item.end_s, item.channel, item.speaker),
     )
-    note = f"{n_empty} segments without length were left out" if n_empty else ""
-    return Marked(tuple(segments), note)
+    notes = [note, f"{n_empty} segments without length were left out" if n_empty else ""]
+    return Marked(tuple(segments), "; ".join(filter(None, notes)))
 
 
 def state_key(*state: object) -> int:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from html import unescape
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 from ser_batch.errors import DataError
 from ser_batch.records import Segment
+from ser_batch.segments.marked import Noted, Tiers
 from ser_batch.tables.table import decoded
 from ser_batch.text import printable
 
@@ -19,19 +22,24 @@ __all__ = ["read_eaf", "read_rttm", "read_subtitles", "read_textgrid", "rttm_row
 
 #: Names of tiers that hold parts of utterances, as forced aligners call them; a speaker may stand before.
 _PARTS = re.compile(r"(.* - |.*[_@])?(words?|phones?|phonemes?|syllables?)", re.IGNORECASE)
+#: Words that are apart by less belong to one utterance: as stretches of voice do, see docs/segments.md.
+_PAUSE_S = 0.3
 #: What marks a stretch in which nobody speaks.
 _SILENCE = frozenset({"", "sil", "sp", "silence", "silent", "<sil>", "<p:>"})
 #: How WhisperX names the speaker of a subtitle.
 _SPEAKER = re.compile(r"\[([^\]\n]{1,80})\]:\s*")
 
 
-def read_textgrid(path: Path) -> Iterator[tuple[str, Segment]]:
+def read_textgrid(path: Path) -> Tiers | Noted:
     """Praat's TextGrid, long or short: tiers of intervals, each a speaker; tiers of words and phones are left out.
+
+    Where there is none but of words, as forced aligners write them, words that follow each other with hardly a pause
+    are an utterance.
 
     Raises
     ------
     DataError
-        There is no tier of utterances.
+        There is no tier of utterances or words.
     """
     from praatio import textgrid  # noqa: PLC0415 - for those who have such files
 
@@ -39,13 +47,43 @@ def read_textgrid(path: Path) -> Iterator[tuple[str, Segment]]:
         str(path), includeEmptyIntervals=False, reportingMode="silence", duplicateNamesMode="rename"
     )
     tiers = [tier for tier in grid.tiers if isinstance(tier, textgrid.IntervalTier)]
-    spoken = [tier for tier in tiers if not _PARTS.fullmatch(tier.name)]
-    if tiers and not spoken:
-        raise DataError("it has no tier of utterances, only of words and phones")
-    for tier in spoken:
-        for start_s, end_s, label in tier.entries:
-            if label.strip().casefold() not in _SILENCE:
-                yield tier.name, Segment(float(start_s), float(end_s), speaker=tier.name, text=label)
+    part_of = {tier.name: _PARTS.fullmatch(tier.name) for tier in tiers}
+    spoken = [_labelled(tier.name, tier.name, tier.entries) for tier in tiers if not part_of[tier.name]]
+    if spoken or not tiers:
+        return chain.from_iterable(spoken)
+    words = [
+        (tier.name, list(_labelled(tier.name, (part[1] or "").rstrip(" -_@"), tier.entries)))
+        for tier in tiers
+        if (part := part_of[tier.name]) and part[2].casefold().startswith("word")
+    ]
+    if not words:
+        raise DataError("it has no tier of utterances or words, only of parts of words")
+    joined = [(name, item) for name, items in words for item in _utterances([word for _, word in items])]
+    n_words = sum(len(items) for _, items in words)
+    return Noted(joined, f"{n_words} words were joined to {len(joined)} segments, by pauses of {_PAUSE_S} s")
+
+
+def _labelled(name: str, speaker: str, entries: Iterable[tuple[Any, Any, str]]) -> Tiers:
+    """Yield the intervals of a tier in which somebody speaks."""
+    for start_s, end_s, label in entries:
+        if label.strip().casefold() not in _SILENCE:
+            yield name, Segment(float(start_s), float(end_s), speaker=speaker, text=label)
+
+
+def _utterances(words: Iterable[Segment]) -> Iterator[Segment]:
+    """Join words, in the order of time, over short pauses."""
+    utterance: Segment | None = None
+    for word in words:
+        if utterance is None:
+            utterance = word
+        elif word.start_s - utterance.end_s < _PAUSE_S:
+            text = f"{utterance.text.strip()} {word.text.strip()}"
+            utterance = replace(utterance, end_s=max(word.end_s, utterance.end_s), text=text)
+        else:
+            yield utterance
+            utterance = word
+    if utterance is not None:
+        yield utterance
 
 
 def read_eaf(path: Path) -> Iterator[tuple[str, Segment]]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ser_batch.records import Clip
 
-__all__ = ["by_channel", "check_channel", "of_channel"]
+__all__ = ["WHOLE_CHANNEL", "by_channel", "check_channel", "of_channel"]
 
 #: Where a segment comes from that is a whole channel.
 WHOLE_CHANNEL = "channel"

@@ -17,6 +17,7 @@ __all__ = [
     "bootstrap_by_group",
     "brier_score",
     "chance",
+    "chance_told",
     "class_scores",
     "confusion_matrix",
     "expected_calibration_error",
@@ -60,6 +61,11 @@ def chance(truth: ArrayLike) -> float:
     """UAR of whoever gives every clip the same label: 1 over the number of labels that occur; NaN without clips."""
     n_labels = len(np.unique(np.asarray(truth)))
     return 1 / n_labels if n_labels else float("nan")
+
+
+def chance_told(value: float) -> str:
+    """Say what a UAR is to be held against, in words: of clips of one label, nothing."""
+    return f"chance {value:.3f}" if value < 1 else "of one label alone, which is no test"
 
 
 def class_scores(confusion: ArrayLike) -> list[dict[str, float]]:

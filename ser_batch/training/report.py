@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ser_batch.atomic import open_atomic, write_atomic
+from ser_batch.training.metrics import chance_told
 
 __all__ = ["write_report"]
 
@@ -68,7 +69,7 @@ def _confusion(axes: Any, table: dict[str, Any]) -> None:
     axes.set(
         xlabel="predicted",
         ylabel="true",
-        title=f"UAR {table['overall']['uar']:.3f} (chance {table['overall']['chance']:.3f})",
+        title=f"UAR {table['overall']['uar']:.3f} ({chance_told(table['overall']['chance'])})",
     )
 
 

@@ -282,7 +282,7 @@ def _say_batch_size(n_windows: int, n_clips: int, config: TrainConfig, progress:
 def _epoch_line(record: Mapping[str, float], truth: Indices) -> str:
     line = f"epoch {record['epoch']}: loss {record['loss']:.3f}"
     if "validation_uar" in record:
-        line += f", validation UAR {record['validation_uar']:.3f} (chance {metrics.chance(truth):.3f})"
+        line += f", validation UAR {record['validation_uar']:.3f} ({metrics.chance_told(metrics.chance(truth))})"
     return line
 
 

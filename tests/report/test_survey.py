@@ -223,3 +223,28 @@ def test_timelines_are_the_longest_and_the_most_eventful(tmp_path: Path) -> None
         assert timeline.duration_s == load_results(folder).set_index("clip_id").duration_s[timeline.clip_id]
     changes = [timeline.n_changes for timeline in timelines[3:]]
     assert changes == sorted(changes, reverse=True)
+
+
+def test_each_channel_of_a_split_recording_has_a_timeline(tmp_path: Path) -> None:
+    names = [f"{i:03}.flac" for i in range(4)]
+    folder = make_run(tmp_path, 0, RunPlan(clip_ids=names, long_every=1, long_windows=40, failed_share=0.0))
+    for path in (folder / "windows").iterdir():
+        rows = pq.read_table(path)
+        channel = [1 + place % 2 if name == "000.flac" else None
+                   for place, name in enumerate(rows.column("clip_id").to_pylist())]  # fmt: skip
+        place = rows.schema.get_field_index("channel")
+        pq.write_table(rows.set_column(place, rows.schema.field(place), pa.array(channel, pa.int16())), path)
+    opened = open_run(folder)
+    timelines = find_moments(opened, [], survey_run(opened).longest).timelines
+    windows = load_results(folder, "windows")
+    others = sorted({*windows.clip_id} - {"000.flac"})
+    assert len(others) > 1
+    assert sorted((item.clip_id, item.channel, item.n_channels) for item in timelines) == [
+        ("000.flac", 1, 2),
+        ("000.flac", 2, 2),
+        *((name, 0, 1) for name in others),
+    ]
+    columns = [f"p_{label}" for label in LABELS]
+    for item in timelines:
+        own = windows[(windows.clip_id == item.clip_id) & (windows.channel.fillna(0) == item.channel)]
+        np.testing.assert_allclose(item.probabilities, own[columns].to_numpy(), rtol=1e-5)

@@ -104,7 +104,10 @@ def test_files_of_a_list_by_path_or_name_in_its_order(run: Run) -> None:
         tasks_for_files(run, ["missing.wav"])
 
 
-def test_segments_are_asked_about_where_a_run_has_some(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whole_channels", [0.0, 0.5, 1.0])
+def test_segments_are_asked_about_where_a_run_has_some_but_no_whole_channels(
+    tmp_path: Path, whole_channels: float
+) -> None:
     tables = {"tables": ["embeddings", "segments", "windows", "files"], "embeddings": {"n_numbers": 8}}
     folder = make_run(tmp_path / "run", 60, RunPlan(failed_share=0.0, long_every=2, long_windows=5, info=tables))
     embed(folder)
@@ -116,17 +119,21 @@ def test_segments_are_asked_about_where_a_run_has_some(tmp_path: Path) -> None:
     # Each of half a window, from its middle on.
     columns["start_s"] = pc.add(rows.column("start_s"), 1.5)
     nothing = {name: pa.nulls(len(rows), schema.field(name).type) for name in schema.names if name not in columns}
-    nothing["source"] = pa.array(["test"] * len(rows)).dictionary_encode()
+    is_whole = np.arange(len(rows)) < whole_channels * len(rows)
+    nothing["source"] = pa.array(np.where(is_whole, "channel", "test")).dictionary_encode()
     nothing["context_s"] = pa.array(np.zeros(len(rows), np.float32))
     table = pa.table(columns | nothing).select(schema.names).cast(schema)
     (folder / "segments").mkdir()
     pq.write_table(table, folder / "segments" / path.name)
     made = open_run(folder)
     sample, tasks = tasks_for_audit(made)
+    if whole_channels == 1:
+        assert sample.unit == "files"
+        return
     assert sample.unit == "segments"
-    assert sample.n_units == len(rows)
+    assert sample.n_units == (~is_whole).sum()
     assert {task.unit.end_s - task.unit.start_s for task in tasks} == {1.5}
-    assert len(tasks_for_adapt(made)) == len(rows)
+    assert len(tasks_for_adapt(made)) == (~is_whole).sum()
     clip = tasks[0].unit.clip_id
     assert clip not in {task.unit.clip_id for task in tasks_like(made, clip)}
     listen(folder, lambda item: item.model_label, 40)

@@ -44,6 +44,28 @@ def test_textgrid(tmp_path: Path) -> None:
         assert {item.source for item in segments} == {"textgrid"}
 
 
+def test_words_of_a_forced_aligner_are_joined_over_short_pauses(tmp_path: Path) -> None:
+    grid = textgrid.Textgrid()
+    words = [(0.25, 0.8, "guten"), (0.8, 1.5, "Tag"), (1.5, 1.79, "sp"), (1.79, 2.0, "Frau"), (2.35, 3.0, "Meier")]
+    grid.addTier(textgrid.IntervalTier("anna - words", words, 0, 5))
+    grid.addTier(textgrid.IntervalTier("ben - words", [(1.0, 1.5, "ja")], 0, 5))
+    grid.addTier(textgrid.IntervalTier("anna - phones", [(0.25, 0.4, "g")], 0, 5))
+    path = tmp_path / "aligned.TextGrid"
+    grid.save(str(path), "long_textgrid", includeBlankSpaces=True)
+    marked = read_segments([path])
+    assert as_told(marked.segments) == [
+        (0.25, 2.0, "anna", "guten Tag Frau"),
+        (1.0, 1.5, "ben", "ja"),
+        (2.35, 3.0, "anna", "Meier"),
+    ]
+    assert marked.note == "5 words were joined to 3 segments, by pauses of 0.3 s"
+    grid.removeTier("anna - words")
+    grid.removeTier("ben - words")
+    grid.save(str(path), "long_textgrid", includeBlankSpaces=True)
+    with pytest.raises(DataError, match="no tier of utterances or words, only of parts of words"):
+        read_segments([path])
+
+
 def test_elan(tmp_path: Path) -> None:
     document = Elan.Eaf()
     document.remove_tier("default")

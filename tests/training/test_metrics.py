@@ -38,6 +38,11 @@ def test_uar_counts_each_class_the_same_whatever_its_size() -> None:
     assert metrics.uar([0] * 10 + [1], [0] * 9 + [1, 0]) == pytest.approx(0.45)
 
 
+def test_of_one_label_there_is_no_chance_to_compare_with() -> None:
+    assert metrics.chance_told(metrics.chance([0, 3, 3])) == "chance 0.500"
+    assert metrics.chance_told(metrics.chance([2, 2])) == "of one label alone, which is no test"
+
+
 def test_a_class_that_never_occurs_has_no_recall() -> None:
     scores = metrics.class_scores(metrics.confusion_matrix([0, 0], [0, 1], 3))
     assert np.isnan(scores[1]["recall"]) and scores[1]["precision"] == 0
