@@ -32,7 +32,6 @@ from ser_batch.doubts import doubts_of_run
 from ser_batch.errors import RunError
 from ser_batch.interrupt import Interruptions
 from ser_batch.run.folder import claim, clear_scratch, writing
-from ser_batch.run.journal import Filesystem
 from ser_batch.run.layout import TABLES, TableName
 from ser_batch.run.lock import lock_for_reading, lock_for_writing
 from ser_batch.run.manifest import read_manifest
@@ -90,8 +89,8 @@ def label_run(
             raise RunError(f"{target} is the run itself. Give a new folder with -o: what is there stays as it is.")
         claim(target)
         with writing("the lock"):
-            stack.enter_context(lock_for_writing(target))
-        work = _Labelling(source, info, target, classifier, model)
+            store = RunStore(target, stack.enter_context(lock_for_writing(target)))
+        work = _Labelling(source, info, store, classifier, model)
         return work.run(interruptions, progress or Progress())
 
 
@@ -120,12 +119,12 @@ class _Labelling:
     """One run in the making."""
 
     def __init__(
-        self, source: Path, info: dict[str, Any], target: Path, classifier: CheckedClassifier, model: str
+        self, source: Path, info: dict[str, Any], store: RunStore, classifier: CheckedClassifier, model: str
     ) -> None:
-        self._source, self._target, self._classifier = source, target, classifier
-        self._reader, self._store = RunStore(source), RunStore(target)
+        self._source, self._target, self._classifier = source, store.run_dir, classifier
+        self._reader, self._store = RunStore(source), store
         self._reader.look(info.get("replaces", ""))
-        self._old = read_manifest(target) if (target / "run.json").exists() else {}
+        self._old = read_manifest(self._target) if (self._target / "run.json").exists() else {}
         self._begin_s = time.monotonic()
         #: Whether run.json says what this is.
         self._is_written = False
@@ -328,7 +327,9 @@ class _Labelling:
     def _write_manifest(self) -> None:
         self._manifest["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
         with writing("run.json"):
-            Filesystem().replace(self._target / "run.json", json.dumps(self._manifest, indent=2).encode() + b"\n")
+            self._store.filesystem.replace(
+                self._target / "run.json", json.dumps(self._manifest, indent=2).encode() + b"\n"
+            )
 
 
 #: Tables whose labels are made here.

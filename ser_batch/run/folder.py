@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ser_batch.errors import RunError
-from ser_batch.run.journal import Entry
+from ser_batch.run.journal import JOURNAL, Entry, is_reign
 from ser_batch.run.layout import TABLES
 from ser_batch.run.lock import LOCK_FILE
 from ser_batch.run.parquet import openable
@@ -62,7 +62,7 @@ def check_ours(run_dir: Path) -> None:
         raise RunError(f"{run_dir} cannot be used for a run: {error.strerror}.") from None
     visible = {name for name in names if not name.startswith(".")}
     foreign = visible - _BEGINNINGS if LOCK_FILE in names else visible
-    if "run.json" in names or ("journal.jsonl" in names and _is_journal(run_dir / "journal.jsonl")) or not foreign:
+    if "run.json" in names or (JOURNAL in names and _is_journal(run_dir / JOURNAL)) or not foreign:
         return
     raise RunError(
         f"{run_dir} exists and is not a run of ser-batch (it holds {sorted(foreign)[0]!r}). "
@@ -74,7 +74,10 @@ def _is_journal(path: Path) -> bool:
     """Tell whether a file without its ``run.json`` is the journal of a run."""
     try:
         with path.open("rb") as lines:
-            Entry.parse(lines.readline(10_000))
+            line = lines.readline(10_000)
+            while is_reign(line):
+                line = lines.readline(10_000)
+            Entry.parse(line)
     except (OSError, ValueError):
         return False
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +17,21 @@ from ser_batch.errors import RunError
 from ser_batch.kinds import COUNT, TEXT, TIME, Kind, problem_with, read_json
 from ser_batch.run.layout import TABLES, TableName
 
-__all__ = ["Entry", "Filesystem", "Journal", "Written", "sha256_of"]
+__all__ = [
+    "JOURNAL",
+    "Entry",
+    "Filesystem",
+    "Journal",
+    "Written",
+    "highest_generation",
+    "is_reign",
+    "reign",
+    "sha256_of",
+]
+
+#: Name of the journal in the folder of a run.
+JOURNAL = "journal.jsonl"
+_REIGN = re.compile(rb'\{"generation": (\d{1,9})\}')
 
 
 class Filesystem:
@@ -180,7 +195,12 @@ class Journal:
         whole, _, rest = data.rpartition(b"\n")
         if rest and mend:
             os.truncate(self.path, len(data) - len(rest))
+        highest = own = 0
         for number, line in enumerate(whole.splitlines(), start=1):
+            if found := _REIGN.fullmatch(line):
+                own = int(found[1])
+                highest = max(highest, own)
+                continue
             try:
                 entry = Entry.parse(line)
             except ValueError as error:
@@ -188,7 +208,9 @@ class Journal:
                     f"{self.path}, line {number} is damaged ({error}). Delete the file: the next scan rebuilds it "
                     f"from the parts."
                 ) from None
-            commits.append(entry)
+            # By a process that had been succeeded: see `ser_batch.run.owner`.
+            if own == highest:
+                commits.append(entry)
         self.commits = commits
         self._entries = {entry.part: entry for entry in commits}
         return dict(self._entries)
@@ -209,6 +231,25 @@ class Journal:
         self._filesystem.replace(self.path, lines)
         self._entries = {entry.part: entry for entry in entries}
         self.commits = list(entries)
+
+
+def reign(generation: int) -> bytes:
+    """Return the line that says by which owner of a run the lines after it are, on a disk without ``flock``."""
+    return b'{"generation": %d}\n' % generation
+
+
+def is_reign(line: bytes) -> bool:
+    """Tell whether a line is one of `reign`."""
+    return _REIGN.fullmatch(line.rstrip(b"\n")) is not None
+
+
+def highest_generation(path: Path) -> int:
+    """Return the highest generation that has written to a journal, 0 for none."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return 0
+    return max((int(found[1]) for line in lines if (found := _REIGN.fullmatch(line))), default=0)
 
 
 def sha256_of(path: Path) -> str:

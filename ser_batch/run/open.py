@@ -18,7 +18,6 @@ from ser_batch.errors import RunError
 from ser_batch.interrupt import Interruptions
 from ser_batch.records import ClipOutcome, Status
 from ser_batch.run.folder import check_ours, claim, clear_scratch, writing
-from ser_batch.run.journal import Filesystem
 from ser_batch.run.layout import tables_of
 from ser_batch.run.lock import lock_for_writing, refuse_if_written
 from ser_batch.run.manifest import new_manifest, read_manifest
@@ -68,10 +67,10 @@ def open_run(
     claim(run_dir)
     with ExitStack() as stack:
         with writing("the lock"):
-            stack.enter_context(lock_for_writing(run_dir))
+            filesystem = stack.enter_context(lock_for_writing(run_dir))
         reached("locked")
         manifest = _manifest_for(run_dir, mode, ingredients, found)
-        store = RunStore(run_dir)
+        store = RunStore(run_dir, filesystem)
         with writing("the folder"):
             store.create(tables_of(ingredients.n_embedding, ingredients.has_segments))
             notices = store.recover(manifest.get("run_id", ""), manifest.get("replaces", ""))
@@ -236,7 +235,7 @@ class OpenRun:
     def _write_down(self) -> None:
         for name, data in self._beside.items():
             with writing(name):
-                Filesystem().replace(self.run_dir / name, data)
+                self._store.filesystem.replace(self.run_dir / name, data)
         self._beside.clear()
         self._write_manifest()
         self._is_written = True
@@ -340,4 +339,4 @@ class OpenRun:
         self._manifest["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
         data = json.dumps(self._manifest, indent=2).encode() + b"\n"
         with writing("run.json"):
-            Filesystem().replace(self.run_dir / "run.json", data)
+            self._store.filesystem.replace(self.run_dir / "run.json", data)

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ser_batch.errors import RunError
-from ser_batch.run.journal import Entry, Filesystem, Journal, Written, sha256_of
+from ser_batch.run.journal import JOURNAL, Entry, Filesystem, Journal, Written, sha256_of
 from ser_batch.run.layout import TABLES, TableName
 from ser_batch.run.parquet import as_parquet, footer_crc32, openable
 from ser_batch.run.schema import SCHEMA_VERSION, read_metadata
@@ -56,11 +56,16 @@ class RunStore:
     def __init__(self, run_dir: Path, filesystem: Filesystem | None = None) -> None:
         self.run_dir = run_dir = openable(run_dir)
         self._filesystem = filesystem or Filesystem()
-        self._journal = Journal(run_dir / "journal.jsonl", self._filesystem)
+        self._journal = Journal(run_dir / JOURNAL, self._filesystem)
         #: Tables of the last commit whose renames are left; for whoever only looks.
         self._unrenamed: set[tuple[TableName, int]] = set()
         #: Whether the next commit begins the run anew.
         self._begins_anew = False
+
+    @property
+    def filesystem(self) -> Filesystem:
+        """What writes the run."""
+        return self._filesystem
 
     def create(self, tables: Iterable[TableName] = ("windows", "files")) -> None:
         """Make the folders of tables."""
