@@ -26,6 +26,7 @@ from ser_batch.stages.predict import predict_outcomes
 from ser_batch.stages.processes import worker_count
 from ser_batch.stages.progress import Progress
 from ser_batch.stages.reach import Archive, can_be_read, is_out_of_reach
+from ser_batch.storage.address import is_url, on_disk
 from ser_batch.text import printable
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def scan(
     Parameters
     ----------
     inputs : path, sequence of paths, or FileList
-        Directories and files.
+        Directories and files; or addresses of objects and what is below them, all of one bucket.
     run_dir : path
         Folder of the run; made where it does not exist.
     config : Config, optional
@@ -98,12 +99,13 @@ def scan(
     begin = time.monotonic()
     if mode not in MODES:
         raise ConfigError(f"Unknown mode {mode!r}; it must be one of {', '.join(MODES)}.")
+    folder = on_disk(run_dir)
     if isinstance(inputs, str | os.PathLike):
         inputs = [inputs]
     config, plugins, progress = config or Config(), plugins or PluginRecipe(), progress or Progress()
     with Interruptions() as interruptions, ReportProcess() as reporter:
         manager, found, about, ingredients, told = prepare(inputs, config, plugins, metadata)
-        with open_run(Path(run_dir), ingredients, found, mode, interruptions) as run:
+        with open_run(folder, ingredients, found, mode, interruptions) as run:
             unlisted = (f"Cannot list {folder}" for folder in found.unreadable)
             for notice in [*unlisted, *run.notices, *told]:
                 progress.say(notice)
@@ -203,9 +205,12 @@ def find_audio(inputs: Any, config: Config) -> Found:
     if not found.is_seen:
         raise InputError(
             f"None of {len(found):,} files below {printable(found.root)} can be looked at, such as "
-            f"{printable(found.clip_ids[0])}. Is the archive mounted? Nothing was changed."
+            f"{printable(found.clip_ids[0])}. {_ARE_THEY_THERE[is_url(found.root)]} Nothing was changed."
         )
     return found
+
+
+_ARE_THEY_THERE = {False: "Is the archive mounted?", True: "Are they in the bucket, and may they be read?"}
 
 
 def _choose_device(

@@ -80,11 +80,12 @@ class SegmentSource:
 
 @dataclass(frozen=True, slots=True)
 class ClipRef:
-    """One audio file as found on disk."""
+    """One audio file as found on disk, or one object in a bucket."""
 
     #: POSIX path relative to the input root, with suffix; bytes that are not UTF-8 appear as ``\\xNN``.
     clip_id: str
-    #: Path to open; may hold surrogate escapes where the name is not UTF-8.
+    #: Path to open; may hold surrogate escapes where the name is not UTF-8. Of an object its address; whoever reads it
+    #: is given the path of a copy.
     path: str
     size_bytes: int
     mtime_ns: int
@@ -92,6 +93,8 @@ class ClipRef:
     segments: SegmentSource | None = None
     #: The channel to be read, from 1, alone; 0 for all of them, mixed.
     channel: int = 0
+    #: Of an object in a bucket: its version, as the store names it; ``""`` for a file, or where the store does not say.
+    etag: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -32,9 +32,24 @@ HOMES = {
     "av": ("audio/media.py",),
     "praatio": ("segments/",),
     "webvtt": ("segments/",),
+    "obstore": ("storage/objects.py",),
+    "boto3": (),
 }
 
-HEAVY = ("torch", "librosa", "pandas", "numba", "scipy", "pyarrow", "onnxruntime", "joblib", "soundfile", "av")
+HEAVY = (
+    "torch",
+    "librosa",
+    "pandas",
+    "numba",
+    "scipy",
+    "pyarrow",
+    "onnxruntime",
+    "joblib",
+    "soundfile",
+    "av",
+    "obstore",
+    "boto3",
+)
 
 
 def floors() -> dict[str, int]:

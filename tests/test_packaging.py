@@ -138,7 +138,11 @@ def test_constraints_hold_every_dependency() -> None:
     wanted = config["options"]["install_requires"].splitlines()
     for lines in config["options.extras_require"].values():
         wanted += lines.splitlines()
-    names = {line.split()[0].lower() for line in wanted if line.strip() and not line.startswith("ser-batch[")}
+    names = {
+        line.split()[0].partition("[")[0].lower()
+        for line in wanted
+        if line.strip() and not line.startswith("ser-batch[")
+    }
     pinned = {
         line.split("==")[0]
         for line in (REPOSITORY / "constraints.txt").read_text().splitlines()

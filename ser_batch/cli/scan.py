@@ -45,7 +45,7 @@ __all__ = ["command", "run_scan"]
 )
 @analysis_options
 def command(**options: Any) -> int:
-    """Label every audio file below the INPUTs: directories, or single files.
+    """Label every audio file below the INPUTs: directories, single files, or addresses such as s3://bucket/prefix.
 
     Results go to the folder RUN: one row per file in RUN/files, one per window in RUN/windows and RUN/embeddings
     (Parquet), and RUN/report.html. The same command again goes on where it ended, whatever ended it, and does only what
@@ -100,9 +100,11 @@ def _target(options: dict[str, Any]) -> tuple[Path, str]:
                 "--restart and --recompute exclude each other: one deletes results, the other keeps some."
             )
         mode = "recompute"
+    from ser_batch.storage.address import on_disk  # noqa: PLC0415 - imports for a call, not for --help
+
     if not options["new_run"]:
-        return Path(options["run_dir"]), mode
-    folder = Path(options["new_run"])
+        return on_disk(options["run_dir"]), mode
+    folder = on_disk(options["new_run"])
     if (folder / "run.json").exists():
         raise ConfigError(f"--new-run {folder}: there is a run already. Name a new folder, or give it as -o.")
     return folder, mode

@@ -10,6 +10,8 @@ from itertools import count
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
+from ser_batch.storage.address import is_url
+
 __all__ = ["TRACK_FORMATS", "Stretch", "Track"]
 
 
@@ -153,7 +155,8 @@ def _elan(track: Track) -> str:
     document.set("xsi:noNamespaceSchemaLocation", "http://www.mpi.nl/tools/elan/EAFv3.0.xsd")
     header = ET.SubElement(document, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
     if track.root:
-        url = f"file://{quote(f'{track.root}/{track.clip_id}')}"
+        place = f"{track.root}/{track.clip_id}"
+        url = quote(place, safe="/:") if is_url(place) else f"file://{quote(place)}"
         ET.SubElement(header, "MEDIA_DESCRIPTOR", MEDIA_URL=url, MIME_TYPE="unknown", RELATIVE_MEDIA_URL="")
     order = ET.SubElement(document, "TIME_ORDER")
     names = count(1)

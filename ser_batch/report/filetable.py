@@ -17,6 +17,7 @@ from markupsafe import Markup
 from ser_batch.report.survey import Survey
 from ser_batch.report.tallies import Chunk
 from ser_batch.run.read import Run
+from ser_batch.storage.address import is_url
 
 __all__ = ["AudioPlace", "FileTable", "as_script_json", "file_table", "find_audio"]
 
@@ -63,6 +64,9 @@ def find_audio(run: Run, report_folder: Path, root: Path | None, sample: pa.Tabl
     told = str(root) if root else str(run.info.get("root") or "")
     if not told:
         return AudioPlace("", "The run does not say where its recordings are: they cannot be played from here.")
+    if is_url(told):
+        notice = f"The recordings are in {told}, from where a page cannot play them."
+        return AudioPlace("", f"{notice} `ser-batch report --audio FOLDER` says where a copy of them is.")
     folder = Path(told).absolute()
     # os.path and not Path, which raises where a folder may not be looked into or has a name that none can have.
     if not os.path.isdir(folder):  # noqa: PTH112

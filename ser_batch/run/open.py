@@ -31,6 +31,7 @@ from ser_batch.stages.discover import FileList, Found
 from ser_batch.stages.ingredients import Ingredients, differences
 from ser_batch.stages.progress import Progress
 from ser_batch.stages.reach import is_out_of_reach
+from ser_batch.storage.address import is_url, local_or_url
 
 if TYPE_CHECKING:
     import pluggy
@@ -202,7 +203,8 @@ class OpenRun:
         old = self._manifest
         manifest = new_manifest(self._ingredients, manager, old)
         if not isinstance(inputs, FileList):
-            manifest["inputs"] = [os.path.abspath(os.fspath(path)) for path in inputs]  # noqa: PTH100
+            paths = map(local_or_url, map(os.fspath, inputs))
+            manifest["inputs"] = [path if is_url(path) else os.path.abspath(path) for path in paths]  # noqa: PTH100
         elif inputs.source != "-":
             manifest["files_from"] = os.path.abspath(inputs.source)  # noqa: PTH100 - resolve() would follow links
         else:
@@ -228,6 +230,7 @@ class OpenRun:
             self.config.predict.abstain,
             self._ingredients.n_embedding,
             self._ingredients.has_segments,
+            has_etags=is_url(self.plan.found.root),
         )
         if "replaces" not in manifest and old.get("fingerprint", manifest["fingerprint"]) == manifest["fingerprint"]:
             self._write_down()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ser_batch.audio.formats import PYAV, pyav_reader
 from ser_batch.records import ClipRef, Status
 from ser_batch.run.store import INDEX_COLUMNS, RunStore
+from ser_batch.segments.marked import state_key
 from ser_batch.stages.discover import NOT_SEEN_NS, Found
 from ser_batch.stages.reach import can_be_read, out_of_reach
 
@@ -59,6 +60,8 @@ class Index:
     is_current: NDArray[np.bool_]
     #: What the segments of the file came from; 0 for nothing.
     segments_key: NDArray[np.int64]
+    #: Stands for the version of an object; 0 for a file.
+    etag_key: NDArray[np.int64]
 
     @classmethod
     def empty(cls) -> Index:
@@ -66,7 +69,7 @@ class Index:
         numbers, marks = np.zeros(0, np.int64), np.zeros(0, bool)
         no_ids = pa.StringArray.from_buffers(0, pa.py_buffer(numbers), pa.py_buffer(b""))
         words = np.zeros(0, "U1")
-        return cls(no_ids, numbers, numbers, words, marks, numbers, words, marks, marks, numbers)
+        return cls(no_ids, numbers, numbers, words, marks, numbers, words, marks, marks, numbers, numbers)
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -134,9 +137,9 @@ def read_index(store: RunStore, fingerprint: str) -> Index:
     """Read what the run has; files made under another fingerprint than `fingerprint` are told from the others."""
     ids: list[pa.Array] = []
     columns: dict[str, list[NDArray[Any]]] = {
-        name: []
-        for name in ("size_bytes", "modified", "status", "vanished", "part", "reader", "out_of_reach", "segments_key")
+        name: [] for name in ("size_bytes", "modified", "status", "vanished", "part", "reader", "out_of_reach")
     }
+    columns |= {"segments_key": [], "etag_key": []}
     current = {part for part, entry in store.entries.items() if entry.fingerprint == fingerprint}
     for part, table in store.columns(INDEX_COLUMNS):
         ids.extend(table.column("clip_id").chunks)
@@ -149,6 +152,8 @@ def read_index(store: RunStore, fingerprint: str) -> Index:
         columns["vanished"].append(_numbers(table.column("vanished"), pa.uint8()).astype(bool))
         columns["part"].append(np.full(len(table), part))
         columns["segments_key"].append(_keys(table))
+        etags = table.column("etag").to_pylist() if "etag" in table.column_names else [""] * len(table)
+        columns["etag_key"].append(_etag_keys(etags))
     if not ids:
         return Index.empty()
     joined = {name: np.concatenate(found) for name, found in columns.items()}
@@ -163,6 +168,7 @@ def read_index(store: RunStore, fingerprint: str) -> Index:
         out_of_reach=joined["out_of_reach"],
         is_current=np.isin(joined["part"], sorted(current)),
         segments_key=joined["segments_key"],
+        etag_key=joined["etag_key"],
     )
 
 
@@ -181,10 +187,10 @@ def make_plan(found: Found, index: Index, shard_size: int, retry: bool = False) 
     Returns
     -------
     plan : Plan
-        A file is processed if it is new, if its size or time of modification changed, or its fingerprint, or what says
-        which segments it has; or if PyAV, which reads it, is here now or has another version; or if it could not be
-        looked at before, and can be now. A file of the run that was not found is marked as vanished, and unmarked once
-        it is back. What cannot be looked at now stays as it is, whatever the run has of it.
+        A file is processed if it is new, if its size or time of modification changed (of an object, its ETag), or its
+        fingerprint, or what says which segments it has; or if PyAV, which reads it, is here now or has another version;
+        or if it could not be looked at before, and can be now. A file of the run that was not found is marked as
+        vanished, and unmarked once it is back. What cannot be looked at now stays as it is, whatever the run has of it.
     """
     place = pc.index_in(_strings(found.clip_ids), value_set=index.clip_ids.cast(pa.large_string()))
     is_known = _numbers(place.is_valid(), pa.uint8()).astype(bool)
@@ -203,7 +209,10 @@ def make_plan(found: Found, index: Index, shard_size: int, retry: bool = False) 
         changed = index.status[row] == str(Status.FAILED)
     else:
         changed = np.asarray(found.sizes_bytes)[known] != index.size_bytes[row]
-        changed |= mtimes_ns[known] != index.mtime_ns[row]
+        etag_keys = _etag_keys(found.etags or [""] * len(found))[known]
+        # Of an object, its version counts where both are known: copied with what it holds, it has another time.
+        by_etag = (etag_keys != 0) & (index.etag_key[row] != 0)
+        changed |= np.where(by_etag, etag_keys != index.etag_key[row], mtimes_ns[known] != index.mtime_ns[row])
         changed |= _segment_keys(found)[known] != index.segments_key[row]
         changed |= ~index.is_current[row]
         # What PyAV would read, and what another version of it has read.
@@ -237,6 +246,11 @@ def make_plan(found: Found, index: Index, shard_size: int, retry: bool = False) 
         shard_size=shard_size,
         held=sorted(held),
     )
+
+
+def _etag_keys(etags: Sequence[str | None]) -> NDArray[np.int64]:
+    """Return numbers that stand for the versions of objects; 0 for none."""
+    return np.fromiter((state_key(etag) if etag else 0 for etag in etags), np.int64, len(etags))
 
 
 def _segment_keys(found: Found) -> NDArray[np.int64]:

@@ -40,6 +40,8 @@ class RowMaker:
         Numbers in the embedding of a window; 0 = there is no table of them.
     has_segments : bool
         Whether there is a table of segments.
+    has_etags : bool
+        Whether the files are objects in a bucket, whose versions have names.
     """
 
     labels: tuple[str, ...]
@@ -48,6 +50,7 @@ class RowMaker:
     abstain: float = 0.0
     n_embedding: int = 0
     has_segments: bool = False
+    has_etags: bool = False
 
     @cached_property
     def _makers(self) -> dict[TableName, _Maker]:
@@ -61,7 +64,7 @@ class RowMaker:
 
     @cached_property
     def _schemas(self) -> dict[TableName, pa.Schema]:
-        contents = Contents(self.labels, self.specs, self.n_embedding)
+        contents = Contents(self.labels, self.specs, self.n_embedding, self.has_etags)
         provenance = {**self.provenance, "tables": sorted(self._makers)}
         return {name: schema_of(name, contents, provenance) for name in self._makers}
 
@@ -80,6 +83,7 @@ class RowMaker:
             "vanished": np.zeros(len(outcomes), bool),
             "size_bytes": [outcome.ref.size_bytes for outcome in outcomes],
             "modified": [0 if outcome.ref.mtime_ns == NOT_SEEN_NS else outcome.ref.mtime_ns for outcome in outcomes],
+            "etag": [_stored(outcome.ref.etag) for outcome in outcomes],
             "duration_s": [None if np.isnan(outcome.duration_s) else outcome.duration_s for outcome in outcomes],
             "source_rate_hz": [outcome.source_rate_hz or None for outcome in outcomes],
             "source_channels": [outcome.source_channels or None for outcome in outcomes],

@@ -52,6 +52,8 @@ class Contents:
     specs: tuple[FeatureSpec, ...] = ()
     #: Numbers in the embedding of a window; 0 for none.
     n_embedding: int = 0
+    #: Whether the files are objects in a bucket, whose versions have names.
+    has_etags: bool = False
 
 
 def _feature_fields(specs: Sequence[FeatureSpec]) -> list[pa.Field]:
@@ -79,7 +81,9 @@ def _metadata(provenance: Mapping[str, Any]) -> dict[bytes, bytes]:
     return {METADATA_KEY: json.dumps({"schema_version": SCHEMA_VERSION, **provenance}, sort_keys=True).encode()}
 
 
-def files_schema(labels: Sequence[str], specs: Sequence[FeatureSpec], provenance: Mapping[str, Any]) -> pa.Schema:
+def files_schema(
+    labels: Sequence[str], specs: Sequence[FeatureSpec], provenance: Mapping[str, Any], has_etags: bool = False
+) -> pa.Schema:
     """Schema of ``files/``: one row per file found.
 
     Parameters
@@ -90,6 +94,8 @@ def files_schema(labels: Sequence[str], specs: Sequence[FeatureSpec], provenance
         Extractors that run, sorted by name.
     provenance : mapping
         JSON-able; stored in the metadata beside the schema version.
+    has_etags : bool
+        The files are objects in a bucket, whose versions have names.
     """
     fields = [
         pa.field("clip_id", pa.string(), nullable=False),
@@ -100,6 +106,7 @@ def files_schema(labels: Sequence[str], specs: Sequence[FeatureSpec], provenance
         pa.field("vanished", pa.bool_(), nullable=False),
         pa.field("size_bytes", pa.int64(), nullable=False),
         pa.field("modified", pa.timestamp("ns", tz="UTC"), nullable=False),
+        *([pa.field("etag", pa.string())] if has_etags else []),
         pa.field("duration_s", pa.float64()),
         pa.field("source_rate_hz", pa.int32()),
         pa.field("source_channels", pa.int16()),
@@ -161,7 +168,9 @@ def schema_of(table: TableName, contents: Contents, provenance: Mapping[str, Any
     """Return the schema of a table of a run; `provenance` is stored in it beside the schema version."""
     if table == "embeddings":
         return _embeddings_schema(contents.n_embedding, provenance)
-    make = {"files": files_schema, "windows": windows_schema, "segments": segments_schema}[table]
+    if table == "files":
+        return files_schema(contents.labels, contents.specs, provenance, contents.has_etags)
+    make = {"windows": windows_schema, "segments": segments_schema}[table]
     return make(contents.labels, contents.specs, provenance)
 
 

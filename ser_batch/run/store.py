@@ -35,7 +35,8 @@ __all__ = ["INDEX_COLUMNS", "RunStore"]
 
 #: What is known of a file without opening it: enough to see what is to be done.
 INDEX_COLUMNS = (
-    *("clip_id", "size_bytes", "modified", "status", "stage", "error_type", "vanished", "reader", "segments_key"),
+    *("clip_id", "size_bytes", "modified", "etag", "status", "stage", "error_type", "vanished", "reader"),
+    "segments_key",
 )
 
 _PART_NAME = re.compile(r"part-(\d{5,9})\.parquet")

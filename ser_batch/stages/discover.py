@@ -19,13 +19,19 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from operator import eq
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from ser_batch.audio import AUDIO_SUFFIXES
 from ser_batch.errors import InputError
 from ser_batch.records import ClipRef, SegmentSource
 from ser_batch.segments.files import SEGMENT_SUFFIXES
 from ser_batch.segments.marked import state_key
+from ser_batch.storage.address import is_url, local_or_url
+from ser_batch.storage.objects import Listed, Unlisted
 from ser_batch.text import printable
+
+if TYPE_CHECKING:
+    from ser_batch.stages.bucket import Objects
 
 #: Folders of systems and servers: waste baskets, thumbnails, copies of what is elsewhere.
 _SYSTEM_FOLDERS = frozenset(("$recycle.bin", "lost+found", "@eadir", "system volume information", "__macosx"))
@@ -39,7 +45,7 @@ NOT_SEEN_NS = -(2**63)
 #: Times that a table can hold, years 1677 to 2262.
 _TIMES_NS = (-(2**63) + 1, 2**63 - 1)
 
-__all__ = ["NOT_SEEN_NS", "FileList", "Found", "discover", "read_file_list"]
+__all__ = ["NOT_SEEN_NS", "FileList", "Found", "discover", "plain_inputs", "read_file_list"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ class FileList:
 class Found:
     """All audio files found, in the order of clip_id, as columns: a million files take about 200 MB."""
 
-    #: Absolute; `root` / clip_id is the file, names that are not UTF-8 apart.
+    #: Absolute, or an address; `root` / clip_id is the file, names that are not UTF-8 apart.
     root: str
     clip_ids: list[str] = field(default_factory=list)
     sizes_bytes: array[int] = field(default_factory=lambda: array("q"))
@@ -72,6 +78,8 @@ class Found:
     unlisted: list[str] = field(default_factory=list)
     #: clip_id -> where its segments come from; of files that have any.
     segments: dict[str, SegmentSource] = field(default_factory=dict)
+    #: Versions of objects in a bucket, as the store names them; empty for files.
+    etags: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -84,7 +92,9 @@ class Found:
     def ref(self, index: int) -> ClipRef:
         clip_id = self.clip_ids[index]
         path = os.path.join(self.root, self.odd_names.get(clip_id, clip_id))  # noqa: PTH118 - Path normalises names
-        return ClipRef(clip_id, path, self.sizes_bytes[index], self.mtimes_ns[index], self.segments.get(clip_id))
+        etag = self.etags[index] if self.etags else ""
+        segments = self.segments.get(clip_id)
+        return ClipRef(clip_id, path, self.sizes_bytes[index], self.mtimes_ns[index], segments, etag=etag)
 
     def only(self, positions: Iterable[int]) -> Found:
         """Return some of the files; what was left out, and why, stays."""
@@ -94,6 +104,7 @@ class Found:
             clip_ids=[self.clip_ids[place] for place in places],
             sizes_bytes=array("q", (self.sizes_bytes[place] for place in places)),
             mtimes_ns=array("q", (self.mtimes_ns[place] for place in places)),
+            etags=[self.etags[place] for place in places] if self.etags else [],
         )
 
     def by_suffix(self) -> Counter[str]:
@@ -128,6 +139,19 @@ def read_file_list(path: Path) -> FileList:
     return FileList(tuple(os.fsdecode(name) for name in names if name.strip()), str(path))
 
 
+def plain_inputs(inputs: Sequence[str | os.PathLike[str]] | FileList) -> list[str] | FileList:
+    """Return inputs as paths and addresses that may be shown and kept.
+
+    Raises
+    ------
+    InputError
+        An address holds a password, or is of something that cannot be read.
+    """
+    if isinstance(inputs, FileList):
+        return replace(inputs, paths=tuple(map(local_or_url, inputs.paths)))
+    return [local_or_url(os.fspath(path)) for path in inputs]
+
+
 def discover(
     inputs: Sequence[str | os.PathLike[str]] | FileList,
     include: Sequence[str] = (),
@@ -139,7 +163,8 @@ def discover(
     Parameters
     ----------
     inputs : sequence of path, or FileList
-        Directories, walked with everything below; or files, taken whatever their suffix.
+        Directories, walked with everything below; or files, taken whatever their suffix. Or all of them addresses of
+        one bucket, such as ``s3://bucket/prefix``.
     include, exclude : sequence of str
         Shell patterns, matched against the clip_id (``*`` crosses ``/``) and, without a ``/``, against the name
         alone. A file is taken if any pattern of `include` matches, or there is none, and no pattern of `exclude`
@@ -156,9 +181,18 @@ def discover(
     Raises
     ------
     InputError
-        An input does not exist or cannot be listed.
+        An input does not exist or cannot be listed; is the address of something that cannot be read; or there are
+        addresses of several buckets, or addresses and paths.
     """
+    inputs = plain_inputs(inputs)
     walk = _Walk(include, exclude, with_segments)
+    is_list = isinstance(inputs, FileList)
+    names = inputs.paths if isinstance(inputs, FileList) else inputs
+    if any(map(is_url, names)):
+        from ser_batch.stages.bucket import look_into_bucket  # noqa: PLC0415 - for those who have buckets
+
+        walk.take_objects(look_into_bucket(names, is_list, with_segments))
+        return walk.sorted()
     if isinstance(inputs, FileList):
         paths = [os.path.abspath(path) for path in inputs.paths]  # noqa: PTH100 - resolve() would follow links
         walk.found.root = _common_root(paths, files=True)
@@ -293,6 +327,53 @@ class _Walk:
             return
         self._add(relative, info.st_size, _time_ns(info), os.path.dirname(path))  # noqa: PTH120
 
+    def take_objects(self, objects: Objects) -> None:
+        """Take what was found in a bucket, by the rules for files."""
+        from ser_batch.stages.bucket import Marks  # noqa: PLC0415 - for those who have buckets
+
+        found, root = self.found, objects.root
+        found.root = root.url
+        depth = len(root.key) + 1 if root.key else 0
+        marks = Marks(root)
+        hidden: set[str] = set()
+        system: set[str] = set()
+        keys: list[str] = []
+        for item in objects.below:
+            if isinstance(item, Unlisted):
+                found.unreadable.append(f"{printable(root.at(item.prefix).url)}: {item.error}")
+                found.unlisted.append(f"{item.prefix[depth:]}/")
+                continue
+            relative = item.key[depth:]
+            if entry := _left_out(relative):
+                (hidden if entry.rpartition("/")[2][0] == "." else system).add(entry)
+                continue
+            marks.take(item)
+            suffix = os.path.splitext(relative)[1].lower()  # noqa: PTH122 - a million
+            if suffix in self._suffixes and self._wanted(relative):
+                self._add_object(relative, item)
+                keys.append(item.key)
+            elif item.size_bytes or suffix:  # or else it stands for a folder
+                found.n_unmatched += 1
+        for item in objects.beside:
+            marks.take(item)
+        for item in objects.named:
+            relative = item.key[depth:]
+            if self._wanted(relative):
+                self._add_object(relative, item)
+                keys.append(item.key)
+            else:
+                found.n_unmatched += 1
+        found.n_hidden, found.n_system = len(hidden), len(system)
+        if self._beside is not None:
+            sources = ((place, marks.of(key)) for place, key in enumerate(keys))
+            self._segments = {place: source for place, source in sources if source}
+
+    def _add_object(self, relative: str, item: Listed) -> None:
+        time = item.modified
+        time_ns = NOT_SEEN_NS if time is None else int(time.timestamp()) * 10**9 + time.microsecond * 1_000
+        self._add(relative, item.size_bytes, time_ns)
+        self.found.etags.append(item.etag)
+
     def _wanted(self, relative: str) -> bool:
         return (not self._include.used or self._include.match(relative)) and not self._exclude.match(relative)
 
@@ -320,6 +401,7 @@ class _Walk:
             found.clip_ids = list(map(ids.__getitem__, order))
         found.sizes_bytes = array("q", map(found.sizes_bytes.__getitem__, order))
         found.mtimes_ns = array("q", map(found.mtimes_ns.__getitem__, order))
+        found.etags = list(map(found.etags.__getitem__, order)) if found.etags else []
         found.odd_names = {ids[index]: relative for index, relative in self._odd.items()}
         found.segments = {ids[index]: source for index, source in self._segments.items()}
         return found
@@ -342,6 +424,15 @@ class _Walk:
             names[ids[index]] = relative
             kept.append(index)
         return sorted(kept, key=ids.__getitem__)
+
+
+def _left_out(relative: str) -> str:
+    """Return the hidden entry, or the folder of a system, by which a path is left out; "" where it is not."""
+    parts = relative.split("/")
+    for place, part in enumerate(parts):
+        if part[:1] == "." or (place < len(parts) - 1 and part.lower() in _SYSTEM_FOLDERS):
+            return "/".join(parts[: place + 1])
+    return ""
 
 
 class _Patterns:

@@ -7,7 +7,6 @@ about audio, and must not take the place of what is known of it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from ser_batch.errors import InputError
 from ser_batch.records import ClipOutcome, Status
 from ser_batch.stages.discover import NOT_SEEN_NS, Found
+from ser_batch.storage.places import storage_of
 from ser_batch.text import printable
 
 __all__ = ["Archive", "can_be_read", "is_out_of_reach", "out_of_reach"]
@@ -54,15 +54,7 @@ def is_out_of_reach(outcome: ClipOutcome) -> bool:
 
 def can_be_read(path: str) -> bool:
     """Tell whether the first byte of a file can be read now."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            os.read(descriptor, 1)
-        finally:
-            os.close(descriptor)
-    except (OSError, ValueError):
-        return False
-    return True
+    return storage_of(path).can_be_read(path)
 
 
 class Archive:
@@ -76,7 +68,8 @@ class Archive:
 
     def __init__(self, found: Found) -> None:
         self._found = found
-        self._identity = _identity(found.root)
+        self._storage = storage_of(found.root)
+        self._identity = self._storage.identity(found.root)
         self._n_in_a_row = 0
 
     def check(self, outcomes: Sequence[ClipOutcome]) -> None:
@@ -102,9 +95,9 @@ class Archive:
             )
 
     def _why_gone(self) -> str:
-        if self._identity is None or _identity(self._found.root) != self._identity:
+        if self._identity is None or self._storage.identity(self._found.root) != self._identity:
             return "its folder is gone, or is another one now"
-        if not any(map(_is_there, self._probes())):
+        if not any(map(self._storage.is_there, self._probes())):
             return "none of its files can be looked at"
         if self._n_in_a_row >= _MOST_IN_A_ROW:
             return f"{self._n_in_a_row:,} files in a row failed so"
@@ -115,20 +108,3 @@ class Archive:
         seen = [place for place, time_ns in enumerate(self._found.mtimes_ns) if time_ns != NOT_SEEN_NS]
         for place in seen[:: max(1, len(seen) // _N_PROBES)]:
             yield self._found.ref(place).path
-
-
-def _is_there(path: str) -> bool:
-    try:
-        os.stat(path)  # noqa: PTH116 - Path cannot hold every name
-    except OSError:
-        return False
-    return True
-
-
-def _identity(folder: str) -> tuple[int, int] | None:
-    """Return what tells a folder from an empty one in its place, as where nothing is mounted any more."""
-    try:
-        info = os.stat(folder)  # noqa: PTH116 - Path cannot hold every name
-    except OSError:
-        return None
-    return info.st_dev, info.st_ino

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,6 +31,7 @@ from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.errors import PluginError, SerBatchError
 from ser_batch.records import Clip, ClipOutcome, ClipRef, Status
 from ser_batch.stages.analyse import Observer, analyse_clip, select_extractors
+from ser_batch.stages.fetch import Fetched
 from ser_batch.stages.ingredients import Setup, differences, ingredients_of
 from ser_batch.text import message_of
 from ser_batch.windows import plan_windows
@@ -254,8 +255,12 @@ def run_chunk(setup: Setup, folder: Path, chunk: int, refs: Sequence[ClipRef]) -
     if workshop.is_used and _is_exhausted():
         return Answer("tired", _held_open())
     timeout_s = setup.config.extract.timeout_s
-    with (folder / f"{_SPOOL_PREFIX}{chunk}").open("wb") as spool:
+    with (folder / f"{_SPOOL_PREFIX}{chunk}").open("wb") as spool, Fetched(refs, folder) as fetched:
         for position, ref in enumerate(refs):
+            # Nobody's time but the network's: requests have limits of their own.
+            waited_s = time.perf_counter()
+            file = fetched.take(position)
+            waited_s = time.perf_counter() - waited_s
             began_s = time.monotonic()
 
             def observe(stage: str, audio_s: float, position: int = position, began_s: float = began_s) -> None:
@@ -263,7 +268,8 @@ def run_chunk(setup: Setup, folder: Path, chunk: int, refs: Sequence[ClipRef]) -
                 heart.beat(chunk, position, stage, began_s, limit_s)
 
             was_used, workshop.is_used = workshop.is_used, True
-            data = _analysed(workshop, ref, observe)
+            data = _analysed(workshop, ref, file, observe, waited_s)
+            fetched.drop(position)
             heart.beat(chunk, position, "idle", time.monotonic(), 0.0)
             if data.failed and was_used and _is_exhausted():
                 return Answer("tired", _held_open())  # perhaps not the fault of this file
@@ -277,10 +283,18 @@ class _Analysed(NamedTuple):
     failed: bool
 
 
-def _analysed(workshop: Workshop, ref: ClipRef, observe: Observer) -> _Analysed:
-    """Analyse one file; whatever a plugin makes of its outcome, there is one that can be sent."""
+def _analysed(
+    workshop: Workshop, ref: ClipRef, file: ClipRef | ClipOutcome, observe: Observer, waited_s: float
+) -> _Analysed:
+    """Analyse one file; whatever a plugin makes of its outcome, there is one that can be sent.
+
+    `file` is what is opened for `ref`, or says that it cannot be; waiting for it is part of decoding.
+    """
     try:
-        outcome = workshop.analyse(ref, observe)
+        outcome = file if isinstance(file, ClipOutcome) else workshop.analyse(file, observe)
+        if file is not ref:
+            seconds = {**outcome.seconds, "decode": outcome.seconds.get("decode", 0.0) + waited_s}
+            outcome = replace(outcome, ref=ref, seconds=seconds)
         return _Analysed(pickle.dumps(outcome, pickle.HIGHEST_PROTOCOL), outcome.status is Status.FAILED)
     except BaseException as error:  # a KeyboardInterrupt is a plugin's: real ones are ignored here
         refusal = ClipOutcome(ref, Status.FAILED, "extract", type(error).__name__, message_of(error))

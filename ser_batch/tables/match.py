@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ser_batch.errors import DataError
+from ser_batch.storage.address import is_url
 from ser_batch.tables.table import Table
 from ser_batch.text import printable, shown
 
@@ -151,7 +152,8 @@ class _Index:
 
     def __init__(self, root: str | os.PathLike[str], table: Path, names: Sequence[str]) -> None:
         self._names = names
-        roots = {os.path.abspath(root), os.path.realpath(root)}  # noqa: PTH100 - tables name a link or what it leads to
+        # Tables name a link or what it leads to.
+        roots = {posixpath.normpath(root)} if is_url(root) else {os.path.abspath(root), os.path.realpath(root)}  # noqa: PTH100
         self._roots = [f"{root.rstrip('/')}/" for root in roots]
         self._beside = os.path.abspath(table.parent)  # noqa: PTH100
         self._by_form: list[dict[str, int]] = []

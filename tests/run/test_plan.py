@@ -28,6 +28,7 @@ def index(vanished=(False,) * 5) -> Index:
         out_of_reach=np.zeros(5, bool),
         is_current=np.ones(5, bool),
         segments_key=np.zeros(5, np.int64),
+        etag_key=np.zeros(5, np.int64),
     )
 
 

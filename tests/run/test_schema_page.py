@@ -53,7 +53,8 @@ def test_every_column_is_described_in_order_with_type_and_null_rule(heading: str
     specs = built_in_specs()
     features = [column for spec in specs for column in spec.columns]
     expected: list[tuple[str, str, bool]] = []
-    for field in make(LABELS, specs, {}):
+    # Of files in a bucket; elsewhere their versions have no names.
+    for field in make(LABELS, specs, {}, has_etags=True) if heading == "files" else make(LABELS, specs, {}):
         name = PROBABILITIES if field.name.startswith("p_") else FEATURES if field.name in features else field.name
         row = (name, type_name(field.type), field.nullable)
         if row not in expected:

@@ -1,0 +1,336 @@
+"""Buckets: objects listed and fetched by obstore, and what goes wrong said in a few words without secrets.
+
+Credentials are the library's business: it takes them from the environment, from the files of Google's tools, and here
+from those of Amazon's, too, where boto3 is installed. A request that fails by the network or with 5xx is made again,
+for a minute; once the store is down, only for some seconds, until it is there again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ser_batch.errors import InputError
+from ser_batch.storage.address import Address, without_secrets
+from ser_batch.text import message_of
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+__all__ = ["Bucket", "Listed", "Unlisted"]
+
+#: Objects are fetched in stretches of this size, each a request with its own time limit.
+_RANGE_BYTES = 8 * 2**20
+#: Objects that a store lists at once.
+_PAGE = 1_000
+#: Requests side by side: for what is listed below each folder, and for what is looked up by name.
+_N_LISTINGS, _N_LOOKS = 16, 32
+#: How long a request may take, and be repeated.
+_PATIENT: dict[str, Any] = {"max_retries": 10, "retry_timeout": timedelta(seconds=60)}
+_IMPATIENT: dict[str, Any] = {"max_retries": 1, "retry_timeout": timedelta(seconds=5)}
+_BACKOFF: dict[str, Any] = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2}
+_TIMEOUTS = {"patient": "60 seconds", "impatient": "10 seconds"}
+
+#: By any of these the library finds Amazon's credentials itself.
+_AWS_CREDENTIALS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SKIP_SIGNATURE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
+#: Of what cannot be reached without credentials: the address at which machines of a cloud ask for them.
+_ASKS_FOR_CREDENTIALS = ("169.254.169.254", "169.254.170.2", "metadata.google.internal", "credential")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+_STATUS = re.compile(r"status code: (\d{3})")
+_CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY give them, AWS_PROFILE where boto3 is installed; "
+    "AWS_SKIP_SIGNATURE=true reads a public bucket",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS or `gcloud auth application-default login` gives them; "
+    "GOOGLE_SKIP_SIGNATURE=true reads a public bucket",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN gives them",
+}
+
+
+class Listed(NamedTuple):
+    """An object as a listing shows it."""
+
+    key: str
+    size_bytes: int
+    #: None for one that could not be looked at.
+    modified: datetime | None
+    #: "" where the store gives none.
+    etag: str
+
+
+class Unlisted(NamedTuple):
+    """A folder of a bucket that could not be listed, and why."""
+
+    #: Without a slash at its end.
+    prefix: str
+    error: OSError
+
+
+class _KeyError(OSError):
+    """An object has a key that the library does not read; a page of a listing with it is lost as a whole."""
+
+
+class Bucket:
+    """One bucket, as a place where files lie.
+
+    Parameters
+    ----------
+    scheme : {"s3", "gs", "az"}
+    name : str
+
+    Raises
+    ------
+    InputError
+        obstore is not installed, or does not take what the environment says.
+    """
+
+    def __init__(self, scheme: str, name: str) -> None:
+        self._scheme, self._name = scheme, name
+        try:
+            import obstore  # noqa: PLC0415 - an extra
+            import obstore.exceptions  # noqa: PLC0415
+        except ImportError:
+            raise InputError(f'{scheme}://{name} is read by obstore: pip install "ser-batch[cloud]"') from None
+        self._obstore: Any = obstore
+        #: Whether the store could not be reached when it was last asked for an object.
+        self._is_down = False
+        try:
+            given = self._given()
+            self._patient, self._impatient = (
+                self._store({"retry_config": {**retry, "backoff": _BACKOFF}, **given}, timeout)
+                for retry, timeout in ((_PATIENT, _TIMEOUTS["patient"]), (_IMPATIENT, _TIMEOUTS["impatient"]))
+            )
+        except PermissionError as error:
+            raise InputError(f"{scheme}://{name} cannot be read: {error}.") from None
+        except Exception as error:
+            reason = without_secrets(message_of(error).splitlines()[0])
+            raise InputError(f"{scheme}://{name} cannot be read with what the environment says: {reason}") from None
+
+    def _given(self) -> Mapping[str, Any]:
+        """Return credentials that the library would not find."""
+        if self._scheme != "s3" or any(os.environ.get(name) for name in _AWS_CREDENTIALS):
+            return {}
+        try:
+            from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415 - where boto3 is
+        except ImportError:
+            return {}
+        try:
+            provider = Boto3CredentialProvider()
+        except ValueError:
+            raise self._no_credentials() from None
+        except Exception as error:  # of boto3, about its files
+            raise PermissionError(f"its credentials cannot be read ({message_of(error)})") from None
+        region = os.environ.get("AWS_REGION")
+        return {"credential_provider": provider, **({"region": region} if region else {})}
+
+    def _store(self, given: Mapping[str, Any], timeout: str) -> ObjectStore:
+        from obstore import store  # noqa: PLC0415
+
+        kind: Any = {"s3": store.S3Store, "gs": store.GCSStore, "az": store.AzureStore}[self._scheme]
+        # Whoever gives an address without TLS means it.
+        is_plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
+        options = {"timeout": timeout, "connect_timeout": "5 seconds", **({"allow_http": True} if is_plain else {})}
+        made: ObjectStore = kind(self._name, client_options=options, **given)
+        return made
+
+    def objects(self, prefix: str) -> Iterator[Listed | Unlisted]:
+        """Yield all objects below a prefix, in no particular order.
+
+        Folders below it are listed side by side, unless the first page shows that there are none.
+
+        Raises
+        ------
+        OSError
+            The bucket cannot be listed at all.
+        """
+        pages = self._pages(prefix)
+        try:
+            first = next(pages, [])
+        except _KeyError:
+            yield from self._by_folder(prefix)
+            return
+        depth = len(prefix) + 1 if prefix else 0
+        if len(first) < _PAGE or not any("/" in item.key[depth:] for item in first):
+            yield from chain(first, chain.from_iterable(pages))
+            return
+        yield from self._by_folder(prefix)
+
+    def _by_folder(self, prefix: str) -> Iterator[Listed | Unlisted]:
+        here, folders = self._within(prefix)
+        yield from here
+        with ThreadPoolExecutor(_N_LISTINGS) as pool:
+            for below in pool.map(self._below, folders):
+                yield from below
+
+    def within(self, prefix: str) -> list[Listed]:
+        """Return the objects of one folder, without those of the folders in it. Raises as `objects`."""
+        return self._within(prefix)[0]
+
+    def _within(self, prefix: str) -> tuple[list[Listed], list[str]]:
+        try:
+            found = self._obstore.list_with_delimiter(self._patient, prefix=prefix or None)
+        except Exception as error:
+            raise self._as_os_error(error) from None
+        return [_listed(meta) for meta in found["objects"]], found["common_prefixes"]
+
+    def _below(self, prefix: str) -> Sequence[Listed | Unlisted]:
+        items: list[Listed | Unlisted] = []
+        try:
+            try:
+                for page in self._pages(prefix):
+                    items += page
+            except _KeyError:
+                here, folders = self._within(prefix)
+                items = [*here, *chain.from_iterable(map(self._below, folders))]
+        except OSError as error:
+            items.append(Unlisted(prefix, error))
+        return items
+
+    def _pages(self, prefix: str) -> Iterator[list[Listed]]:
+        try:
+            for page in self._obstore.list(self._patient, prefix=prefix or None, chunk_size=_PAGE):
+                yield [_listed(meta) for meta in page]
+        except Exception as error:
+            raise self._as_os_error(error) from None
+
+    def look(self, keys: Sequence[str]) -> Iterator[Listed | OSError]:
+        """Yield what is known of some objects, in the order of their keys, or why it is not."""
+        with ThreadPoolExecutor(_N_LOOKS) as pool:
+            yield from pool.map(self._look, keys)
+
+    def _look(self, key: str) -> Listed | OSError:
+        try:
+            return _listed(self._obstore.head(self._patient, key))
+        except Exception as error:
+            return self._as_os_error(error)
+
+    def is_there(self, path: str) -> bool:
+        try:
+            self._obstore.head(self._impatient, Address.of(path).key)
+        except Exception:
+            return False
+        return True
+
+    can_be_read = is_there
+
+    def identity(self, folder: str) -> tuple[str, str] | None:
+        """Return the bucket, None where it cannot be reached or has nothing below the folder any more."""
+        try:
+            pages = self._obstore.list(self._impatient, prefix=Address.of(folder).key or None, chunk_size=1)
+            return (self._scheme, self._name) if next(iter(pages), None) else None
+        except Exception as error:
+            # Whoever may read objects need not be allowed to list them.
+            return (self._scheme, self._name) if isinstance(self._as_os_error(error), PermissionError) else None
+
+    def local(self, path: str, size_bytes: int, etag: str, folder: Path) -> str:
+        address = Address.of(path)
+        target = folder / _file_name(address.key)
+        try:
+            with target.open("wb") as file:
+                for data in self._stretches(address.key, size_bytes, etag):
+                    file.write(data)
+        except OSError:
+            target.unlink(missing_ok=True)
+            raise
+        return str(target)
+
+    def read(self, key: str) -> bytes:
+        """Return a whole object.
+
+        Raises
+        ------
+        OSError
+            It cannot be read.
+        """
+        return b"".join(self._stretches(key, 0, ""))
+
+    def _stretches(self, key: str, size_bytes: int, etag: str) -> Iterator[memoryview]:
+        """Yield the bytes of an object, all of the same version of it."""
+        # A weak tag never matches, by the rules of HTTP.
+        wanted = "" if etag.startswith("W/") else etag
+        n_read = 0
+        while n_read == 0 or n_read < size_bytes:
+            options: dict[str, Any] = {"if_match": wanted} if wanted else {}
+            if size_bytes > _RANGE_BYTES:
+                options["range"] = (n_read, min(n_read + _RANGE_BYTES, size_bytes))
+            try:
+                result = self._obstore.get(self._impatient if self._is_down else self._patient, key, options=options)
+                data = memoryview(result.bytes())
+            except Exception as error:
+                reason = self._as_os_error(error)
+                self._is_down = isinstance(reason, ConnectionError)
+                raise reason from None
+            self._is_down = False
+            if size_bytes and result.meta["size"] != size_bytes:
+                raise _replaced()
+            now = result.meta["e_tag"] or ""
+            wanted = wanted or ("" if now.startswith("W/") else now)
+            n_read += len(data)
+            yield data
+            if not size_bytes or not data:
+                return
+
+    def _as_os_error(self, error: Exception) -> OSError:
+        """Return what the library has raised as what a disk would say, in words without secrets."""
+        from obstore import exceptions  # noqa: PLC0415
+
+        text = str(error)
+        status, code = (found[1] if (found := pattern.search(text)) else "" for pattern in (_STATUS, _CODE))
+        said = " ".join(filter(None, [status, code]))
+        if isinstance(error, exceptions.PreconditionError):
+            return _replaced()
+        if code == "NoSuchBucket" or (status == "404" and "ListRequest" in text):
+            return FileNotFoundError("there is no such bucket")
+        if isinstance(error, FileNotFoundError):
+            return FileNotFoundError("there is no such object, or no longer")
+        is_refused = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
+        if is_refused or status in ("401", "403") or code.endswith("Token"):
+            return PermissionError(f"access is denied ({said}). {_CREDENTIALS[self._scheme]}")
+        if isinstance(error, exceptions.InvalidPathError | ValueError):
+            name = re.search(r'"(.*?)"', text)
+            return _KeyError(
+                f"an object has a name with an empty part, or one of dots alone: {name[1] if name else ''}"
+            )
+        return self._unanswered(text, status, said)
+
+    def _unanswered(self, text: str, status: str, said: str) -> OSError:
+        """Return what is to be said of a store that gives no answer to a request, or none that helps."""
+        if status == "400" or "redirect without LOCATION" in text:
+            refusal = f"the store refuses ({said})" if said else "the store refuses"
+            return OSError(f"{refusal}. Is the bucket in another region? AWS_REGION names it")
+        if status:
+            return ConnectionError(f"the store answers {said}, also when asked again")
+        if any(place in text.lower() for place in _ASKS_FOR_CREDENTIALS):
+            return self._no_credentials()
+        return ConnectionError("the store cannot be reached. Is there a network, and is the endpoint right")
+
+    def _no_credentials(self) -> PermissionError:
+        return PermissionError(f"no credentials were found. {_CREDENTIALS[self._scheme]}")
+
+
+def _listed(meta: Mapping[str, Any]) -> Listed:
+    return Listed(meta["path"], meta["size"], meta["last_modified"], meta["e_tag"] or "")
+
+
+def _replaced() -> OSError:
+    return OSError("the object was replaced after it was listed; the next scan reads it")
+
+
+def _file_name(key: str) -> str:
+    """Return a name for the copy of an object: its own, if a disk takes it."""
+    name = key.rpartition("/")[2]
+    if len(os.fsencode(name)) <= 200 and "\0" not in name and name not in ("", ".", ".."):
+        return name
+    return f"object{os.path.splitext(name)[1][:20]}"  # noqa: PTH122 - not a path
