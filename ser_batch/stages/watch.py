@@ -19,6 +19,8 @@ __all__ = ["Watchdog", "beats", "end_left_behind", "end_orphans"]
 
 #: How often workers are looked at.
 _PERIOD_S = 0.2
+#: How long the system may take to end a process that is killed.
+_DEATH_S = 5.0
 #: Output of a worker beyond this is forgotten: a plugin may print for each of a million files.
 _LOG_BYTES = 2**20
 #: Two readings of when a process began differ by less, even where the clock was set meanwhile.
@@ -93,15 +95,17 @@ def end_orphans(folder: Path) -> None:
 
     A worker notices that its parent is gone within a second, unless native code in it never returns.
     """
-    for beat in beats(folder):
-        if _is_worker(beat):
-            _kill_group(beat.pid)
-            with suppress(psutil.Error):
-                psutil.Process(beat.pid).wait(5)
+    orphans = [beat for beat in beats(folder) if _is_worker(beat)]
+    for beat in orphans:
+        _kill_group(beat.pid)
+    # Not until their numbers are free: whoever inherits them, as the first process of many containers, may never ask.
+    deadline_s = time.monotonic() + _DEATH_S
+    while any(_is_worker(beat) for beat in orphans) and time.monotonic() < deadline_s:
+        time.sleep(0.01)
 
 
 def _is_worker(beat: Beat) -> bool:
-    """Whether the process of this number is still the one that wrote the heartbeat."""
+    """Whether the process of this number is still the one that wrote the heartbeat, and not only what is left of it."""
     try:
         process = psutil.Process(beat.pid)
         began_then = abs(process.create_time() - beat.born_s) < _BIRTH_TOLERANCE_S

@@ -16,6 +16,7 @@ import pytest
 from harness import CONFIG, LONG, ONE_JOB, Scanner, assert_readable, assert_same, assert_sound
 
 from ser_batch.run.steps import STEPS
+from ser_batch.stages.watch import beats, end_orphans
 
 #: Once per scan; all other steps come once per shard.
 ONCE = ("locked", "recovered", "planned", "manifest-written", "run-completed")
@@ -110,6 +111,20 @@ def test_a_worker_that_is_stuck_in_native_code_ends_with_the_next_scan(scanner, 
     answer = scanner.scan(audio, run, **order)
     assert answer["code"] == 1, answer
     assert not stuck.is_running() or stuck.status() == psutil.STATUS_ZOMBIE
+
+
+def test_orphans_that_nobody_asks_after_are_not_waited_for(scanner, corpus, tmp_path):
+    """In a container, the first process may leave the dead as they are; here the scanner does."""
+    run = tmp_path / "run"
+    for _ in range(3):
+        assert scanner.scan(corpus, run, kill_at=["shard-extracted", 1], config=SMALL)["code"] == -signal.SIGKILL
+        orphans = list(beats(run))
+        begin = time.monotonic()
+        end_orphans(run)
+        if orphans and any(psutil.pid_exists(orphan.pid) for orphan in orphans):
+            assert time.monotonic() - begin < 4.0
+            return
+    pytest.fail("no worker outlived its scan")
 
 
 def test_a_scratch_folder_that_somebody_removes_is_made_again(scanner, corpus, reference, tmp_path):

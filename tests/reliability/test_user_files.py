@@ -97,7 +97,8 @@ def some_table(folder: Path, clip_ids: list[str], rng: random.Random) -> Path:
             row[rng.randrange(len(row)) :] = [rng.choice(CELLS)] * rng.randrange(3)
     suffix = rng.choice(list(WRITERS))
     path = folder / f"table{suffix}"
-    path.write_bytes(damaged(WRITERS[suffix]([header, *rows], rng), rng))
+    # By a seed that is drawn: how long a workbook is depends on the time, and how much is drawn must not.
+    path.write_bytes(damaged(WRITERS[suffix]([header, *rows], rng), random.Random(rng.randrange(2**32))))
     return path
 
 
