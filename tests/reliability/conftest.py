@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
-from harness import Scanner, assert_sound, make_corpus
+from harness import SHORTER, Scanner, assert_sound, make_corpus
+from repository import REPOSITORY
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +30,21 @@ def reference(scanner: Scanner, corpus: Path, tmp_path_factory: pytest.TempPathF
     assert answer["code"] == 1, answer
     assert_sound(run)
     return run
+
+
+@pytest.fixture(scope="session")
+def shorter(scanner: Scanner, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a new run with shorter windows comes to."""
+    run = tmp_path_factory.mktemp("shorter") / "run"
+    assert scanner.scan(corpus, run, config=SHORTER)["code"] == 1
+    return run
+
+
+@pytest.fixture
+def voices(tmp_path: Path) -> Path:
+    """Two recordings of the samples; these may be changed."""
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    for name in ("low_slow", "high_fast"):
+        shutil.copy(next((REPOSITORY / "data/samples/voices").glob(f"{name}.*")), folder)
+    return folder

@@ -101,8 +101,8 @@ def _leak(n_times: int) -> None:
 
 
 def _grow(n_times: int) -> None:
-    _hoard.append(np.ones(8 * 2**20))
-    time.sleep(0.2)
+    _hoard.append(np.ones(5 * 2**20))
+    time.sleep(0.15)
 
 
 def _raise(error: BaseException) -> None:

@@ -34,6 +34,9 @@ LONG = pytest.mark.reliability
 #: The same with one worker, which starts faster.
 ONE_JOB: dict[str, Any] = CONFIG | {"extract": CONFIG["extract"] | {"jobs": 1}}
 
+#: Settings that change every result.
+SHORTER: dict[str, Any] = ONE_JOB | {"audio": {"window_s": 0.1, "window_hop_s": 0.1}}
+
 
 class Scanner:
     """A process that runs scans in children of its own; see scanner.py."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from harness import CONFIG, PLUGIN, assert_same, assert_sound, results
+from harness import CONFIG, LONG, PLUGIN, assert_same, assert_sound, results
 
-LIMITS = CONFIG | {"extract": CONFIG["extract"] | {"timeout_s": 4.0, "memory_limit_mb": 500}}
+LIMITS = CONFIG | {"extract": CONFIG["extract"] | {"timeout_s": 2.5, "memory_limit_mb": 500}}
 
 #: Part of a file's name that tells the plugin what to do -> error_type, and what error_message holds.
 FAULTS = {
@@ -19,7 +19,7 @@ FAULTS = {
         "called at reliability/faulty_plugin.py:",
     ),
     "exit": ("WorkerKilled", "worker exited with code 3 in extract"),
-    "loop": ("WorkerTimedOut", "timed out after 4 s in extract"),
+    "loop": ("WorkerTimedOut", "timed out after 2.5 s in extract"),
     "allocate": ("WorkerOutOfMemory", "exceeded 500 MB in extract"),
     "base": ("PluginError", "SystemExit: a plugin wants out"),
     "interrupt": ("PluginError", "KeyboardInterrupt: KeyboardInterrupt"),
@@ -88,7 +88,9 @@ OTHERWISE = {
 }
 
 
-@pytest.mark.parametrize("change", OTHERWISE)
+@pytest.mark.parametrize(
+    "change", [pytest.param(change, marks=LONG if "Loudness" in change else ()) for change in OTHERWISE]
+)
 def test_a_worker_that_is_made_of_something_else_is_refused(scanner, corpus, tmp_path, change):
     plugin = tmp_path / "faulty.py"
     in_workers = "if os.environ.get('OMP_NUM_THREADS') == '1':"

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from harness import ONE_JOB, PLUGIN, assert_same, assert_sound, results
+from harness import ONE_JOB, PLUGIN, SHORTER, assert_same, assert_sound, results
 
 from ser_batch import load_results
 from ser_batch.dsp.voice import synthetic_voice
@@ -86,9 +86,6 @@ def test_an_archive_that_is_not_mounted_leaves_the_run_as_it_is(scanner, archive
     assert snapshot(run) == before
 
 
-SHORTER = ONE_JOB | {"audio": {"window_s": 0.1, "window_hop_s": 0.1}}
-
-
 def test_other_settings_are_refused_with_what_changed_and_leave_the_run(scanner, archive, run):
     before = snapshot(run)
     answer = scanner.scan(archive, run, config=SHORTER)
@@ -105,21 +102,19 @@ def test_settings_that_change_no_result_are_not_refused(scanner, archive, run):
 
 
 @pytest.mark.parametrize("mode", ["recompute", "restart"])
-def test_recompute_and_restart_end_as_a_new_run_would(scanner, archive, run, tmp_path, mode):
+def test_recompute_and_restart_end_as_a_new_run_would(scanner, archive, run, shorter, mode):
     answer = scanner.scan(archive, run, config=SHORTER, mode=mode)
     assert answer["n_processed"] == 27, answer
-    scanner.scan(archive, tmp_path / "fresh", config=SHORTER)
-    assert_same(run, tmp_path / "fresh")
+    assert_same(run, shorter)
     assert_sound(run)
 
 
-def test_a_recompute_that_was_killed_goes_on(scanner, archive, run, tmp_path):
+def test_a_recompute_that_was_killed_goes_on(scanner, archive, run, shorter):
     for step in ("journal-appended", "windows-renamed", "files-staged"):
         answer = scanner.scan(archive, run, config=SHORTER, mode="recompute", kill_at=[step, 2])
         assert answer["code"] == -9
     assert scanner.scan(archive, run, config=SHORTER)["code"] == 1, "the settings are the run's own by now"
-    scanner.scan(archive, tmp_path / "fresh", config=SHORTER)
-    assert_same(run, tmp_path / "fresh")
+    assert_same(run, shorter)
     assert_sound(run)
 
 

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from harness import LONG, ONE_JOB, PLUGIN, assert_same, assert_sound, results
+from harness import LONG, ONE_JOB, PLUGIN, SHORTER, assert_same, assert_sound, results
 
 from ser_batch import load_results
 from ser_batch.cli.main import main
-
-SHORTER = ONE_JOB | {"audio": {"window_s": 0.1, "window_hop_s": 0.1}}
 
 
 def snapshot(run: Path) -> dict[str, bytes]:
@@ -25,14 +23,6 @@ def snapshot(run: Path) -> dict[str, bytes]:
 @pytest.fixture
 def run(reference, tmp_path) -> Path:
     return shutil.copytree(reference, tmp_path / "run")
-
-
-@pytest.fixture(scope="module")
-def shorter(scanner, corpus, tmp_path_factory) -> Path:
-    """What a new run with other settings comes to."""
-    run = tmp_path_factory.mktemp("shorter") / "run"
-    assert scanner.scan(corpus, run, config=SHORTER)["code"] == 1
-    return run
 
 
 def broken_in_workers(folder: Path) -> Path:
@@ -60,8 +50,11 @@ def test_a_mistake_in_the_command_costs_nothing_of_the_run(scanner, corpus, run,
     assert_same(run, reference)
 
 
+BEFORE_THE_FIRST_COMMIT = ("planned", "shard-extracted", "windows-staged")
+
+
 @pytest.mark.parametrize(
-    "step", ["recovered", pytest.param("planned", marks=LONG), "shard-extracted", "windows-staged", "files-staged"]
+    "step", ["recovered", "files-staged", *(pytest.param(step, marks=LONG) for step in BEFORE_THE_FIRST_COMMIT)]
 )
 def test_a_restart_that_is_killed_before_its_first_commit_has_done_nothing(scanner, corpus, run, reference, step):
     before = snapshot(run)
@@ -73,7 +66,7 @@ def test_a_restart_that_is_killed_before_its_first_commit_has_done_nothing(scann
     assert_sound(run)
 
 
-@pytest.mark.parametrize("operation", ["write", "rename", "flush"])
+@pytest.mark.parametrize("operation", ["write", *(pytest.param(name, marks=LONG) for name in ("rename", "flush"))])
 def test_a_restart_on_a_full_disk_has_done_nothing(scanner, corpus, run, reference, operation):
     fault = {"operation": operation, "number": 1, "code": "ENOSPC", "after": False}
     answer = scanner.scan(corpus, run, mode="restart", config=SHORTER, break_disk=fault)

@@ -21,6 +21,9 @@ from ser_batch.stages.watch import beats, end_orphans
 #: Once per scan; all other steps come once per shard.
 ONCE = ("locked", "recovered", "planned", "manifest-written", "run-completed")
 
+#: The tables between the first and the last are staged and renamed as those are; the long form has all steps.
+SOME_STEPS = [step for step in STEPS if not step.startswith(("segments-", "windows-"))]
+
 #: Small shards, so that every scan of many has something left to do.
 SMALL: dict[str, Any] = ONE_JOB | {"run": {"shard_size": 1}}
 
@@ -32,10 +35,10 @@ def finish(scanner: Scanner, corpus: Path, run: Path, reference: Path) -> None:
     assert_sound(run)
 
 
-def test_a_run_killed_at_every_named_step_ends_as_if_undisturbed(scanner, corpus, reference, tmp_path):
-    """One run, killed at one step after the other, each time a little further on."""
+def test_a_run_killed_at_one_step_after_the_other_ends_as_if_undisturbed(scanner, corpus, reference, tmp_path):
+    """Each time a little further on."""
     run = tmp_path / "run"
-    for step in STEPS:
+    for step in SOME_STEPS:
         answer = scanner.scan(corpus, run, kill_at=[step, 1], config=SMALL)
         assert answer["code"] == -signal.SIGKILL, f"step {step} was not reached"
         assert_readable(run)
@@ -66,12 +69,13 @@ ENDS = {
     "int": [signal.SIGINT],
     "term": [signal.SIGTERM],
     "hangup": [signal.SIGHUP],
-    "three": [signal.SIGINT, signal.SIGTERM, signal.SIGINT],
+    "all": [signal.SIGHUP, signal.SIGTERM, signal.SIGINT],
 }
 
 
 @pytest.mark.parametrize(
-    "numbers", [pytest.param(value, marks=LONG if name == "int" else (), id=name) for name, value in ENDS.items()]
+    "numbers",
+    [pytest.param(value, marks=LONG if name in ("int", "hangup") else (), id=name) for name, value in ENDS.items()],
 )
 def test_an_interrupted_run_says_so_and_goes_on(scanner, corpus, reference, tmp_path, numbers):
     run = tmp_path / "run"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -83,8 +81,8 @@ def test_a_root_that_is_not_utf_8_and_a_run_that_looks_like_an_address(hostile, 
     assert not Path("n\udce9").exists()
 
 
-def test_hostile_names_are_escaped_on_the_terminal_and_in_the_report(hostile, tmp_path):
-    """Through the real command line, with files that fail, so that names and reasons are shown."""
+def test_hostile_names_are_escaped_on_the_terminal_and_in_the_report(hostile, tmp_path, capfdbinary):
+    """With files that fail, so that names and reasons are shown."""
     (tmp_path / "audio").mkdir()
     for name in HOSTILE:
         with open(os.path.join(os.fsencode(tmp_path / "audio"), name), "wb") as file:  # noqa: PTH118, PTH123
@@ -92,11 +90,10 @@ def test_hostile_names_are_escaped_on_the_terminal_and_in_the_report(hostile, tm
     run = tmp_path / "run"
 
     def ser_batch(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "ser_batch", *arguments], capture_output=True, timeout=120, check=False
-        )
-        assert b"Traceback" not in done.stderr, done.stderr.decode(errors="replace")
-        return (done.stdout + done.stderr).decode("utf-8")
+        main([*arguments])
+        shown, said = capfdbinary.readouterr()
+        assert b"Traceback" not in said, said.decode(errors="replace")
+        return (shown + said).decode("utf-8")
 
     options = ["--plugin", str(PLUGIN), "--jobs", "1"]
     shown = ser_batch("features", str(tmp_path / "audio"), "-o", str(run), *options)

@@ -21,8 +21,6 @@ from ser_batch.stages.processes import worker_count
 from ser_batch.stages.progress import Progress
 from ser_batch.stages.watch import Watchdog
 
-LIMITS = CONFIG | {"extract": CONFIG["extract"] | {"timeout_s": 4.0}}
-
 
 @pytest.fixture
 def made(tmp_path, corpus):
@@ -42,11 +40,12 @@ def begun(folder: Path, name: str) -> list[str]:
     return (folder / f"{name}.wav").read_text().split()
 
 
-def scan_noted(scanner, audio: Path, tmp_path: Path, n_jobs: int = 2, **order):
+def scan_noted(scanner, audio: Path, tmp_path: Path, n_jobs: int = 2, timeout_s: float = 4.0, **order):
     """Scan one shard, with notes on who begins which file."""
     notes = tmp_path / "notes"
     notes.mkdir()
-    config = LIMITS | {"extract": LIMITS["extract"] | {"jobs": n_jobs}, "run": {"shard_size": 100}}
+    extract = CONFIG["extract"] | {"jobs": n_jobs, "timeout_s": timeout_s}
+    config = CONFIG | {"extract": extract, "run": {"shard_size": 100}}
     order = {"config": config, "environment": {"SER_BATCH_TEST_FOLDER": str(notes)}, **order}
     return scanner.scan(audio, tmp_path / "run", **order), notes
 
@@ -111,7 +110,7 @@ def test_two_suspects_are_tried_side_by_side(scanner, made, tmp_path):
 
 @pytest.mark.parametrize(("name", "error_type"), [("family", "WorkerKilled"), ("stubborn", "WorkerTimedOut")])
 def test_programs_that_a_plugin_started_end_with_their_worker(scanner, made, tmp_path, name, error_type):
-    answer, notes = scan_noted(scanner, made(name), tmp_path, n_jobs=1)
+    answer, notes = scan_noted(scanner, made(name), tmp_path, n_jobs=1, timeout_s=1.0)
     assert answer["code"] == 1, answer
     (row,) = results(tmp_path / "run").itertuples()
     assert row.error_type == error_type

@@ -12,14 +12,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import soundfile
-from harness import LONG, ONE_JOB, PLUGIN, assert_same, assert_sound, results
+from harness import LONG, ONE_JOB, PLUGIN, SHORTER, assert_same, assert_sound, results
 
 from ser_batch.cli.main import main
 from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.records import ClipOutcome, ClipRef, Status
 from ser_batch.stages.reach import is_out_of_reach
-
-SHORTER = ONE_JOB | {"audio": {"window_s": 0.1, "window_hop_s": 0.1}}
 
 
 def snapshot(run: Path) -> dict[str, bytes]:
@@ -68,7 +66,9 @@ def statuses(run: Path) -> dict[str, str]:
     return dict(results(run).set_index("clip_id")["status"])
 
 
-@pytest.mark.parametrize("mode", ["resume", pytest.param("retry", marks=LONG), "restart", "recompute"])
+@pytest.mark.parametrize(
+    "mode", ["resume", "recompute", *(pytest.param(mode, marks=LONG) for mode in ("retry", "restart"))]
+)
 def test_nothing_is_changed_while_the_archive_is_not_mounted(scanner, archive, away, order, tmp_path, mode):
     run = tmp_path / "run"
     assert ask(scanner, order, run)["code"] == 1

@@ -27,8 +27,9 @@ def run(tmp_path: Path) -> Path:
     (tmp_path / "audio" / "a.wav").write_text("not yet")
     plugin = tmp_path / "mine.py"
     plugin.write_text(PLUGIN)
-    arguments = ["features", str(tmp_path / "audio"), "-o", str(tmp_path / "run"), "--plugin", str(plugin)]
-    assert main([*arguments, "--jobs", "1", "--quiet", "--no-report"]) == ExitCode.SOME_FILES_FAILED
+    places = [str(tmp_path / "audio"), "-o", str(tmp_path / "run"), "--plugin", str(plugin)]
+    options = ["--extractor", "quality", "--jobs", "1", "--quiet", "--no-report"]
+    assert main(["features", *places, *options]) == ExitCode.SOME_FILES_FAILED
     soundfile.write(tmp_path / "audio" / "a.wav", synthetic_voice(4.0), 22_050)
     plugin.with_suffix(".ran").unlink()
     return tmp_path / "run"
