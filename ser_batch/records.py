@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from operator import attrgetter
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -35,6 +36,13 @@ __all__ = [
 T = TypeVar("T")
 
 
+def _quick_to_pickle(record: type[T]) -> type[T]:
+    """Pickle a dataclass as a call with its fields: one with slots looks them up anew each time, both ways."""
+    values = attrgetter(*(item.name for item in fields(record)))  # type: ignore[arg-type]
+    record.__reduce__ = lambda self: (type(self), values(self))  # type: ignore[method-assign]
+    return record
+
+
 class Status(StrEnum):
     """The one state in which every file found ends."""
 
@@ -47,6 +55,7 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
+@_quick_to_pickle
 @dataclass(frozen=True, slots=True)
 class Segment:
     """A stretch of a recording in which somebody speaks, as somebody has marked it."""
@@ -64,6 +73,7 @@ class Segment:
     source: str = ""
 
 
+@_quick_to_pickle
 @dataclass(frozen=True, slots=True)
 class SegmentSource:
     """Where the segments of a file come from."""
@@ -78,6 +88,7 @@ class SegmentSource:
     note: str = ""
 
 
+@_quick_to_pickle
 @dataclass(frozen=True, slots=True)
 class ClipRef:
     """One audio file as found on disk, or one object in a bucket."""
@@ -158,6 +169,7 @@ class FeatureSpec:
         return tuple(f"{self.extractor}__{name}" + (f"_{unit}" if unit else "") for name, unit in self.scalars)
 
 
+@_quick_to_pickle
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureBlock:
     """What one extractor found in one clip."""
@@ -183,6 +195,7 @@ class Extractor(Protocol):
         ...
 
 
+@_quick_to_pickle
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
     """What the classifier says of one file. Label order is that of the model."""
@@ -201,6 +214,7 @@ class Prediction:
     margin: float
 
 
+@_quick_to_pickle
 @dataclass(frozen=True, slots=True, eq=False)
 class SegmentOutcome:
     """What was found in one segment, analysed as if it were a recording of its own."""
@@ -216,6 +230,7 @@ class SegmentOutcome:
     power: float = float("nan")
 
 
+@_quick_to_pickle
 @dataclass(frozen=True, slots=True, eq=False)
 class ClipOutcome:
     """What became of one file: its features, or the reason why not. Failures are values, never exceptions."""

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 #: Files per task: enough that a task costs nothing, few enough that little is done twice after a crash.
 _CHUNK_FILES = 8
+#: Twice as many where each worker still gets as many tasks: the parent's work is by the task.
+_MANY_TASKS = 8
 _CHUNK_BYTES = 16 * 2**20
 #: After this long without a result people want to know why.
 _LONG_START_S = 8.0
@@ -123,6 +125,8 @@ class Extraction:
         self._pools: list[WorkerProcesses] = []
         self._pool: WorkerProcesses | None = None
         self._thread_error: BaseException | None = None
+        #: Set whenever a task is done: to wait for all of them by name takes longer the more there are.
+        self._news = threading.Event()
 
     def __enter__(self) -> Extraction:
         self._old_hook, threading.excepthook = threading.excepthook, self._note_thread
@@ -176,7 +180,7 @@ class Extraction:
             Workers die again and again before they begin a file, cannot write what they found, or cannot be started.
         """
         while len(job.outcomes) < len(job.refs):
-            self._wait_for(*(chunk.future for chunk in self._open.values()))
+            self._wait()
             if self._is_starting and time.monotonic() - self._begin_s > _LONG_START_S:
                 self._is_starting = False
                 self._progress.say("Workers are still starting: loading a plugin, or compiling its code, takes long.")
@@ -184,11 +188,10 @@ class Extraction:
             self._try_suspects()
         return [job.outcomes[place] for place in range(len(job.refs))]
 
-    def _wait_for(self, *futures: Future[Answer] | None) -> None:
-        """Wait until one of some tasks is done, for half a second at most, so that signals are seen."""
-        given = [future for future in futures if future is not None]
-        if len(given) == len(futures):
-            wait(given, timeout=0.5, return_when=FIRST_COMPLETED)
+    def _wait(self) -> None:
+        """Wait until a task more is done, for half a second at most, so that signals are seen."""
+        self._news.wait(0.5)
+        self._news.clear()
         if self._thread_error is not None:
             error = self._thread_error
             raise refused(error, self._n_jobs) or RunError(f"The pool of workers broke: {message_of(error)}") from error
@@ -203,7 +206,16 @@ class Extraction:
     def _give(self, pool: WorkerProcesses, job: Job, first: int, last: int, attempt: int = 0) -> None:
         number, refs = self._n_chunks, job.refs[first:last]
         self._n_chunks += 1
-        self._open[number] = _Chunk(number, job, first, refs, pool, pool.submit(number, refs), attempt)
+        self._open[number] = _Chunk(number, job, first, refs, pool, self._handed(pool, number, refs), attempt)
+
+    def _handed(self, pool: WorkerProcesses, number: int, refs: Sequence[ClipRef]) -> Future[Answer] | None:
+        """Queue a chunk; None where the pool has died meanwhile, which is news at once."""
+        future = pool.submit(number, refs)
+        if future is None:
+            self._news.set()
+        else:
+            future.add_done_callback(lambda _: self._news.set())
+        return future
 
     def _new_pool(self, n_workers: int) -> WorkerProcesses:
         self._n_pools += 1
@@ -231,9 +243,9 @@ class Extraction:
             )
         self._progress.say(said)
         pool = self._new_pool(1)
-        future = pool.submit(0, ())
+        future = self._handed(pool, 0, ())
         while future is not None and not future.done():
-            self._wait_for(future)
+            self._wait()
         if future is not None and not is_broken(_error_of(future)):
             self._checked(future)
         self._end(pool)
@@ -360,7 +372,8 @@ def _error_of(future: Future[Answer]) -> BaseException | None:
 
 def _chunks(refs: Sequence[ClipRef], n_jobs: int) -> Iterator[tuple[int, int]]:
     """Cut a shard into tasks, each from one place to another: small for big files, and at least one for each worker."""
-    n_files = max(1, min(_CHUNK_FILES, len(refs) // n_jobs))
+    each = len(refs) // n_jobs
+    n_files = max(1, min(_CHUNK_FILES, each), min(2 * _CHUNK_FILES, each // _MANY_TASKS))
     first, n_bytes = 0, 0
     for index, ref in enumerate(refs):
         if index > first and (index - first >= n_files or n_bytes + ref.size_bytes > _CHUNK_BYTES):

@@ -66,7 +66,7 @@ class WorkerProcesses:
     """Workers of one generation, with a folder of their own and a watchdog."""
 
     def __init__(self, setup: Setup, n_workers: int, folder: Path, environment: Mapping[str, str]) -> None:
-        self._setup, self._n_workers, self._folder = setup, n_workers, folder
+        self._n_workers, self._folder = n_workers, folder
         self._watchdog = Watchdog(folder, setup.config.extract.memory_limit_mb)
         #: Exit codes of the workers that had died before loky killed all others; None while it sees none dead.
         self._deaths: dict[int, int] | None = None
@@ -79,8 +79,11 @@ class WorkerProcesses:
         except OSError as error:
             raise RunError(f"Workers need a folder, and {folder} cannot be made: {error.strerror}.") from error
         with starting(n_workers), _quietly():
-            from joblib.externals.loky import ProcessPoolExecutor  # noqa: PLC0415 - as in `worker_count`
+            from joblib.externals.loky import ProcessPoolExecutor  # noqa: PLC0415
+            from joblib.externals.loky.backend import reduction  # noqa: PLC0415 - as in `worker_count`
 
+            #: Pickled once and not for each task, by what loky would pickle it with.
+            self._setup: bytes = bytes(reduction.dumps(setup))
             _start_trackers()
             self._executor: ProcessPoolExecutor | None = ProcessPoolExecutor(
                 n_workers, initializer=start_worker, initargs=(folder, os.getpid()), env=environment

@@ -76,10 +76,12 @@ class Watchdog(threading.Thread):
 
 def beats(folder: Path) -> Iterator[Beat]:
     """Yield the last heartbeat of each worker that had its heartbeat below a folder."""
-    for path in folder.rglob(f"{BEAT_PREFIX}*"):
-        with suppress(OSError, ValueError):
-            if beat := read_beat(path):
-                yield beat
+    for below, _, names in os.walk(folder):
+        for name in names:
+            if name.startswith(BEAT_PREFIX):
+                with suppress(OSError, ValueError):
+                    if beat := read_beat(Path(below, name)):
+                        yield beat
 
 
 def end_left_behind(folder: Path) -> None:

@@ -168,8 +168,8 @@ class Workshop:
 
 
 @functools.lru_cache(maxsize=1)
-def _workshop(setup: Setup) -> Workshop:
-    return Workshop(setup)
+def _workshop(setup: bytes) -> Workshop:
+    return Workshop(pickle.loads(setup))
 
 
 class _Heart:
@@ -230,8 +230,8 @@ class Answer(NamedTuple):
     text: str = ""
 
 
-def run_chunk(setup: Setup, folder: Path, chunk: int, refs: Sequence[ClipRef]) -> Answer:
-    """Analyse files and spool their outcomes.
+def run_chunk(setup: bytes, folder: Path, chunk: int, refs: Sequence[ClipRef]) -> Answer:
+    """Analyse files and spool their outcomes; `setup` is a pickled `Setup`.
 
     Raises
     ------
@@ -254,7 +254,7 @@ def run_chunk(setup: Setup, folder: Path, chunk: int, refs: Sequence[ClipRef]) -
         return Answer("done")
     if workshop.is_used and _is_exhausted():
         return Answer("tired", _held_open())
-    timeout_s = setup.config.extract.timeout_s
+    timeout_s = workshop.config.extract.timeout_s
     with (folder / f"{_SPOOL_PREFIX}{chunk}").open("wb") as spool, Fetched(refs, folder) as fetched:
         for position, ref in enumerate(refs):
             # Nobody's time but the network's: requests have limits of their own.
