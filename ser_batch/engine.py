@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -14,30 +13,28 @@ from ser_batch import hooks
 from ser_batch.config import Config
 from ser_batch.errors import ConfigError, InputError, NothingToDoError, RunError, SerBatchError
 from ser_batch.interrupt import Interruptions
+from ser_batch.nodes.outcomes import Line, choose_device
 from ser_batch.plugins import PluginRecipe
 from ser_batch.report.apart import Limits, ReportProcess
 from ser_batch.run.folder import scratch_folder
-from ser_batch.run.steps import reached
 from ser_batch.run.summary import RunSummary
 from ser_batch.stages.discover import FileList, Found, discover
-from ser_batch.stages.ingredients import Ingredients, Setup, gather
-from ser_batch.stages.pool import Extraction
-from ser_batch.stages.predict import predict_outcomes
+from ser_batch.stages.ingredients import Ingredients, gather
 from ser_batch.stages.processes import worker_count
 from ser_batch.stages.progress import Progress
-from ser_batch.stages.reach import Archive, can_be_read, is_out_of_reach
+from ser_batch.stages.reach import Archive, probes_of
 from ser_batch.storage.address import is_url, on_disk
 from ser_batch.text import printable
 
 if TYPE_CHECKING:
     import pluggy
 
-    from ser_batch.records import Classifier, ClipOutcome, ClipRef
+    from ser_batch.records import Classifier
     from ser_batch.run.metadata import FileTable
     from ser_batch.run.open import OpenRun
     from ser_batch.run.plan import Plan, Shard
 
-__all__ = ["MODES", "Prepared", "RunSummary", "find_audio", "prepare", "scan"]
+__all__ = ["MODES", "Planned", "Prepared", "RunSummary", "find_audio", "plan", "prepare", "scan"]
 
 #: What to do with a run that exists: go on; delete its results and begin again; process again what other settings made;
 #: process the failed files again and nothing else.
@@ -111,7 +108,7 @@ def scan(
                 progress.say(notice)
             nothing_new = run.is_complete and about is None
             if not nothing_new:
-                classifier, device = _choose_device(config, manager, progress) if run.plan.n_files else (None, None)
+                classifier, device = choose_device(config, manager, progress) if run.plan.n_files else (None, None)
                 run.begin(manager, inputs, about, device)
                 if report and run.plan.n_files <= config.run.shard_size:
                     # Soon done: what builds the report loads what it needs meanwhile.
@@ -213,25 +210,6 @@ def find_audio(inputs: Any, config: Config) -> Found:
 _ARE_THEY_THERE = {False: "Is the archive mounted?", True: "Are they in the bucket, and may they be read?"}
 
 
-def _choose_device(
-    config: Config, manager: pluggy.PluginManager, progress: Progress
-) -> tuple[Classifier | None, dict[str, str] | None]:
-    """Return the classifier if the parent is to predict, on a GPU; and where the network computes, if anywhere."""
-    name, requested = config.predict.model, config.predict.device
-    if not name:
-        return None, None
-    from ser_batch.classifier.device import choose_device, open_classifier  # noqa: PLC0415 - only to predict
-
-    choice, classifier = choose_device(requested), None
-    if choice.device != "cpu":
-        classifier, choice = open_classifier(manager, name, requested, config.predict.labels)
-    progress.say(f"Device: {choice.device}. {choice.note}".strip())
-    return (
-        classifier if choice.device != "cpu" else None,
-        {"requested": requested, "chosen": choice.device, "note": choice.note},
-    )
-
-
 def _process(
     run: OpenRun,
     ingredients: Ingredients,
@@ -239,19 +217,15 @@ def _process(
     manager: pluggy.PluginManager,
     progress: Progress,
 ) -> None:
-    setup = ingredients.setup(predict=classifier is None)
-    n_jobs = worker_count(setup.config.extract.jobs, run.plan.n_files)
-    archive = Archive(run.plan.found)
+    n_jobs = worker_count(run.config.extract.jobs, run.plan.n_files)
+    archive = Archive(run.plan.found.root, probes_of(run.plan.found))
     progress.begin(run.plan.n_files, len(run.plan.found))
     try:
-        with scratch_folder(run.run_dir) as folder, Extraction(setup, n_jobs, folder, progress) as extraction:
-            for shard, extracted in extraction.run(_handed_out(run.plan)):
-                outcomes = _tried_again(extracted, setup, folder)
-                archive.check(outcomes)
-                reached("shard-extracted")
-                if classifier is not None:
-                    outcomes = predict_outcomes(outcomes, classifier, setup.config.predict.batch_size)
-                reached("shard-predicted")
+        with (
+            scratch_folder(run.run_dir) as folder,
+            Line(ingredients, classifier, n_jobs, folder, archive, progress) as line,
+        ):
+            for shard, outcomes in line.run(_handed_out(run.plan)):
                 run.commit(shard, outcomes)
                 run.tell(manager, outcomes, progress)
     finally:
@@ -260,19 +234,62 @@ def _process(
         progress.say(run.kept_notice)
 
 
-def _handed_out(plan: Plan) -> Iterator[tuple[Shard, Sequence[ClipRef]]]:
-    for shard in plan.shards():
-        yield shard, shard.refs
+def _handed_out(plan: Plan) -> Iterator[Shard]:
+    yield from plan.shards()
     # pyarrow loads pandas at the first array of Python values: here, while the workers of a short scan still start.
     import pandas  # noqa: F401, PLC0415
 
 
-def _tried_again(outcomes: list[ClipOutcome], setup: Setup, folder: Path) -> list[ClipOutcome]:
-    """Give files that could not be looked at, and can be now, to a fresh worker: perhaps the other one was spent."""
-    again = [item.ref for item in outcomes if is_out_of_reach(item) and can_be_read(item.ref.path)]
-    if not again:
-        return outcomes
-    place = Path(tempfile.mkdtemp(prefix="again-", dir=folder))
-    with Extraction(setup, 1, place, Progress()) as extraction:
-        better = {item.ref.clip_id: item for item in extraction.finish(extraction.start(again))}
-    return [better.get(item.ref.clip_id, item) for item in outcomes]
+class Planned(NamedTuple):
+    """What `plan` has come to."""
+
+    n_files: int
+    #: Of them, that the run has already.
+    n_done: int
+    n_parts: int
+    n_bundles: int
+
+
+def plan(
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | FileList,
+    run_dir: str | os.PathLike[str],
+    *,
+    config: Config | None = None,
+    plugins: PluginRecipe | None = None,
+    mode: str = "resume",
+    metadata: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Planned:
+    """Check and plan a scan, and leave the work to nodes: `ser_batch.nodes.work` on any machine that sees the run.
+
+    Arguments and errors are those of `scan`. What the run has already is not planned; a plan that is there, and what
+    nodes have published of it, is taken in first.
+    """
+    from ser_batch.run.open import open_run  # noqa: PLC0415 - loads pyarrow
+
+    begin = time.monotonic()
+    if mode not in MODES:
+        raise ConfigError(f"Unknown mode {mode!r}; it must be one of {', '.join(MODES)}.")
+    folder = on_disk(run_dir)
+    if isinstance(inputs, str | os.PathLike):
+        inputs = [inputs]
+    config, plugins, progress = config or Config(), plugins or PluginRecipe(), progress or Progress()
+    if Path(config.predict.model).is_file():
+        # Nodes begin elsewhere.
+        model = os.path.abspath(config.predict.model)  # noqa: PTH100 - resolve() would follow links
+        config = config.with_values({"predict": {"model": model}})
+    with Interruptions() as interruptions:
+        manager, found, about, ingredients, told = prepare(inputs, config, plugins, metadata)
+        with open_run(folder, ingredients, found, mode, interruptions) as run:
+            unlisted = (f"Cannot list {unlisted}" for unlisted in found.unreadable)
+            for notice in [*unlisted, *run.notices, *told]:
+                progress.say(notice)
+            n_done = len(found) - run.plan.n_files
+            if run.is_complete and about is None:
+                return Planned(len(found), n_done, 0, 0)
+            run.begin(manager, inputs, about, None)
+            if run.plan.is_empty:
+                run.complete(time.monotonic() - begin)
+                return Planned(len(found), n_done, 0, 0)
+            written = run.leave_to_nodes(manager)
+            return Planned(len(found), n_done, len(written.parts), len(written.bundles))

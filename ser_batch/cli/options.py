@@ -35,6 +35,7 @@ __all__ = [
     "run_argument",
     "run_options",
     "training_options",
+    "trust_option",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -64,6 +65,11 @@ def _together(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]
 run_argument = click.argument("run_dir", metavar="RUN", type=click.Path())
 plugin_option = click.option(
     "--plugin", "plugins", multiple=True, metavar="FILE", help="Also load this Python file; may be repeated."
+)
+trust_option = click.option(
+    "--trust-plugins",
+    is_flag=True,
+    help="Execute the plugin files that RUN names. Only if you trust its maker.",
 )
 jobs_option = click.option(
     "--jobs", type=click.IntRange(min=0), metavar="N", help="Worker processes; 0, the default, is one per core."

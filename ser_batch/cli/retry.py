@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ser_batch.cli.options import limit_options, plugin_option, quiet_option, run_argument
+from ser_batch.cli.options import limit_options, plugin_option, quiet_option, run_argument, trust_option
 from ser_batch.errors import ConfigError, ExitCode
 
 __all__ = ["command"]
@@ -17,11 +17,7 @@ __all__ = ["command"]
 @click.command("retry")
 @run_argument
 @plugin_option
-@click.option(
-    "--trust-plugins",
-    is_flag=True,
-    help="Execute the plugin files that RUN names. Only if you trust its maker.",
-)
+@trust_option
 @limit_options
 @quiet_option
 def command(run_dir: str, **options: Any) -> int:

@@ -20,6 +20,8 @@ from ser_batch.cli.options import (
 from ser_batch.errors import ConfigError, ExitCode
 
 if TYPE_CHECKING:
+    from ser_batch.config import Config
+    from ser_batch.plugins import PluginRecipe
     from ser_batch.stages.discover import FileList
 
 __all__ = ["command", "run_scan"]
@@ -30,6 +32,11 @@ __all__ = ["command", "run_scan"]
 @run_options
 @model_option(default=None)
 @labels_option
+@click.option(
+    "--plan-only",
+    is_flag=True,
+    help="Check and plan all, and leave the work to nodes: `ser-batch work RUN` on any of them.",
+)
 @device_option(default=None)
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Windows per batch on a GPU.")
 @click.option(
@@ -65,6 +72,8 @@ def run_scan(options: dict[str, Any], **fixed: Any) -> int:
         from ser_batch.cli.dry_run import show_plan  # noqa: PLC0415 - loads more than --help needs
 
         return show_plan(inputs, run_dir, mode, config, recipe, options["metadata"])
+    if options.get("plan_only"):
+        return _plan(inputs, run_dir, mode, config, recipe, options)
     from ser_batch.cli.progress import make_progress  # noqa: PLC0415
     from ser_batch.engine import scan  # noqa: PLC0415
 
@@ -89,6 +98,38 @@ def run_scan(options: dict[str, Any], **fixed: Any) -> int:
 
         print_summary(summary)
     return summary.exit_code
+
+
+def _plan(
+    inputs: tuple[str, ...] | FileList,
+    run_dir: Path,
+    mode: str,
+    config: Config,
+    recipe: PluginRecipe,
+    options: dict[str, Any],
+) -> int:
+    from ser_batch.cli.progress import make_progress  # noqa: PLC0415
+    from ser_batch.engine import plan  # noqa: PLC0415
+    from ser_batch.text import printable  # noqa: PLC0415
+
+    planned = plan(
+        inputs,
+        run_dir,
+        config=config,
+        plugins=recipe,
+        mode=mode,
+        metadata=options["metadata"],
+        progress=make_progress(options["quiet"]),
+    )
+    if not options["quiet"]:
+        where = printable(run_dir)
+        click.echo(f"{planned.n_files:,} files found, {planned.n_files - planned.n_done:,} of them to do.")
+        if planned.n_parts:
+            click.echo(f"Planned as {planned.n_parts:,} parts in {planned.n_bundles:,} bundles.")
+            click.echo(f"Next:   ser-batch work {where} on each node, then ser-batch complete {where}")
+        else:
+            click.echo("Nothing is left to do.")
+    return ExitCode.OK
 
 
 def _target(options: dict[str, Any]) -> tuple[Path, str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ser_batch.atomic import write_atomic
 
-__all__ = ["kernel_folder", "mark_warm", "not_warm", "unsaved"]
+__all__ = ["kernel_folder", "mark_warm", "not_warm", "processor_class", "unsaved"]
 
 #: Kernels that this process has compiled and could not keep.
 unsaved: set[str] = set()
@@ -102,3 +102,11 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return b"\n".join(line for line in lines if line.startswith((b"model name", b"flags", b"Features"))).decode()
+
+
+@functools.cache
+def processor_class() -> str:
+    """Return what tells processors apart for which kernels are compiled, and whose numbers may differ by rounding."""
+    told = [os.environ.get(name, "") for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")]
+    known = "\0".join((_processor(), *told)).encode(errors="replace")
+    return f"{os.uname().machine}-{hashlib.sha256(known).hexdigest()[:8]}"

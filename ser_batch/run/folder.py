@@ -20,7 +20,7 @@ from ser_batch.stages.watch import end_orphans
 __all__ = ["check_ours", "claim", "clear_scratch", "scratch_folder", "writing"]
 
 #: What a scan makes before its ``run.json``, once it holds the lock.
-_BEGINNINGS = {*TABLES, "metadata.csv", "metadata.parquet", "files-from.list"}
+_BEGINNINGS = {*TABLES, "metadata.csv", "metadata.parquet", "files-from.list", "plan.json"}
 
 _SCRATCH = ".scratch-"
 _SCRATCH_NAME = re.compile(re.escape(_SCRATCH) + r"[a-z0-9_]{8}")

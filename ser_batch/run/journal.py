@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +36,10 @@ JOURNAL = "journal.jsonl"
 _REIGN = re.compile(rb'\{"generation": (\d{1,9})\}')
 
 
+#: What file systems answer that know no second names.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+
+
 class Filesystem:
     """The few operations by which a run is written; each reaches the disk before it returns.
 
@@ -47,6 +53,38 @@ class Filesystem:
             file.write(data)
             file.flush()
             self.flush(file.fileno())
+
+    def create(self, path: Path, data: bytes) -> bool:
+        """Write a file that nobody has written before, whole at once for whoever looks; return whether it was ours.
+
+        The first of several that try it at the same time, on whatever machine, is told that it was. Where the answer of
+        a file server was lost, what is there says whose it is.
+        """
+        staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        self.write(staged, data)
+        try:
+            self.link(staged, path)
+        except FileExistsError:
+            return path.read_bytes() == data
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            try:  # whole a little later
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666)
+            except FileExistsError:
+                return False
+            with open(descriptor, "wb") as file:  # noqa: PTH123
+                file.write(data)
+                file.flush()
+                self.flush(file.fileno())
+        finally:
+            staged.unlink(missing_ok=True)
+        self.flush_folder(path.parent)
+        return True
+
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name that nobody has."""
+        target.hardlink_to(source)
 
     def append(self, path: Path, data: bytes) -> None:
         """Append to a file and flush it; where that fails, the file is as it was before."""
@@ -109,6 +147,12 @@ class Entry:
     tables: Mapping[TableName, Written] = field(default_factory=dict)
     #: The run that the part is of; "" where an early version wrote the line.
     run_id: str = ""
+    #: Class of the processor that computed it; "" where that is not known.
+    cpu: str = ""
+    #: Attempt of a node under whose name it was staged: see `ser_batch.run.layout.staged_by`; "" for a scan.
+    attempt: str = ""
+    #: Place in its group: commits that are written at once, whose renames may be outstanding together.
+    group: int = 0
 
     @classmethod
     def parse(cls, line: bytes) -> Entry:
@@ -119,7 +163,11 @@ class Entry:
         ValueError
             It is none.
         """
-        values = read_json(line)
+        return cls.of(read_json(line))
+
+    @classmethod
+    def of(cls, values: Any) -> Entry:
+        """Return the entry that an object of JSON holds; raises as `parse`."""
         if not isinstance(values, dict):
             raise ValueError("a line holds an object")
         known = {name: values[name] for name in _FIELDS if name in values}
@@ -140,15 +188,30 @@ class Entry:
 
     def line(self) -> bytes:
         """Return the entry as a line of the journal; `parse` reads it."""
+        return json.dumps(self.values()).encode() + b"\n"
+
+    def values(self) -> dict[str, Any]:
+        """Return the entry as an object of JSON; `of` reads it."""
         values: dict[str, Any] = {name: getattr(self, name) for name in _OWN}
+        values = {name: value for name, value in values.items() if value or name not in _SELDOM}
         for table, written in self.tables.items():
             told = zip(_KEYS[table], written, strict=True)
             values |= {key: value for key, value in told if value is not None}
-        return json.dumps(values).encode() + b"\n"
+        return values
+
+
+_ATTEMPT = re.compile(r"[0-9a-f]{12}/[0-9a-f]{12}-[0-9]{1,12}")
+
+
+def _is_attempt(value: Any) -> bool:
+    return value == "" or (isinstance(value, str) and _ATTEMPT.fullmatch(value) is not None)
 
 
 _OWN = {"part": COUNT, "fingerprint": TEXT, "at": TEXT, "n_processed": COUNT, "run_id": TEXT}
 _OWN["at"] = Kind(lambda value: value == "" or TIME.holds(value), TIME.words)
+#: Left out of a line where they are empty.
+_SELDOM = {"cpu": TEXT, "attempt": Kind(_is_attempt, "the name of an attempt"), "group": COUNT}
+_OWN |= _SELDOM
 #: Names of `Written` in a line, table by table.
 _KEYS: dict[TableName, tuple[str, ...]] = {
     table: (f"n_{table}", f"{table}_bytes", f"{table}_sha256", f"{table}_footer_crc32") for table in TABLES
@@ -168,7 +231,7 @@ class Journal:
     def __init__(self, path: Path, filesystem: Filesystem) -> None:
         self.path, self._filesystem = path, filesystem
         self._entries: dict[int, Entry] = {}
-        #: All commits, the oldest first; only the renames of the last one may be outstanding.
+        #: All commits, the oldest first.
         self.commits: list[Entry] = []
 
     def read(self, mend: bool = True) -> dict[int, Entry]:
@@ -219,18 +282,21 @@ class Journal:
     def entries(self) -> dict[int, Entry]:
         return dict(self._entries)
 
-    def append(self, entry: Entry) -> None:
-        """Commit."""
-        self._filesystem.append(self.path, entry.line())
-        self._entries[entry.part] = entry
-        self.commits.append(entry)
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Commit, all of them at once."""
+        self._filesystem.append(self.path, b"".join(entry.line() for entry in entries))
+        self._entries |= {entry.part: entry for entry in entries}
+        self.commits += entries
 
-    def rewrite(self, entries: list[Entry]) -> None:
-        """Replace the whole journal, when parts were lost or found without it."""
-        lines = b"".join(entry.line() for entry in entries)
-        self._filesystem.replace(self.path, lines)
+    def rewrite(self, entries: Sequence[Entry]) -> None:
+        """Replace the whole journal, when parts were lost or found without it, or when the run begins anew."""
+        self._filesystem.replace(self.path, b"".join(entry.line() for entry in entries))
         self._entries = {entry.part: entry for entry in entries}
         self.commits = list(entries)
+
+    def last_group(self) -> list[Entry]:
+        """Return the commits that were written together with the last one: only their renames may be outstanding."""
+        return self.commits[-1 - self.commits[-1].group :] if self.commits else []
 
 
 def reign(generation: int) -> bytes:

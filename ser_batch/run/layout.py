@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-__all__ = ["TABLES", "TableKind", "TableName", "tables_of"]
+__all__ = ["ATTEMPTS", "TABLES", "TableKind", "TableName", "staged_by", "tables_of"]
+
+#: Folder of a run in which nodes work: a folder per plan.
+ATTEMPTS = ".attempts"
 
 TableName = Literal["files", "windows", "segments", "embeddings"]
 
@@ -44,3 +48,9 @@ def tables_of(n_embedding: int, has_segments: bool) -> tuple[TableName, ...]:
     """Return the tables of a run whose embeddings have so many numbers, and that looks for segments or not."""
     is_there = {"embeddings": n_embedding > 0, "segments": has_segments}
     return tuple(name for name in TABLES if is_there.get(name, True))
+
+
+def staged_by(run_dir: Path, attempt: str, table: TableName) -> Path:
+    """Return where a node stages a table of a part; `attempt` is ``PLAN/NODE-NUMBER``."""
+    plan, _, name = attempt.partition("/")
+    return run_dir / ATTEMPTS / plan / "staged" / f"{name}.{table}.parquet"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "config_of_run",
     "inputs_of_run",
+    "library_versions",
     "new_manifest",
     "read_manifest",
 ]
@@ -78,7 +79,7 @@ def new_manifest(ingredients: Ingredients, manager: pluggy.PluginManager, old: M
             "machine": platform.machine(),
             "cpu_count": os.cpu_count(),
             "python": platform.python_version(),
-            "versions": {name: version for name in _LIBRARIES if (version := _version(name))},
+            "versions": library_versions(),
         },
         "counts": old.get("counts", {}),
         "audio_s": old.get("audio_s", 0.0),
@@ -130,6 +131,11 @@ def _why_no_embeddings(ingredients: Ingredients) -> str:
         return "there is no model"
     wanted = ingredients.config.predict.embeddings
     return f"the model {ingredients.model['name']!r} gives none" if wanted else "predict.embeddings is off"
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries on which results depend, of those that are installed."""
+    return {name: version for name in _LIBRARIES if (version := _version(name))}
 
 
 def _version(library: str) -> str:

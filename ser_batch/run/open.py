@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from ser_batch import hooks
-from ser_batch.doubts import doubts_of_run
 from ser_batch.errors import RunError
 from ser_batch.interrupt import Interruptions
-from ser_batch.records import ClipOutcome, Status
+from ser_batch.records import ClipOutcome
 from ser_batch.run.folder import check_ours, claim, clear_scratch, writing
+from ser_batch.run.journal import Filesystem
 from ser_batch.run.layout import tables_of
 from ser_batch.run.lock import lock_for_writing, refuse_if_written
 from ser_batch.run.manifest import new_manifest, read_manifest
 from ser_batch.run.metadata import FileTable
 from ser_batch.run.plan import Plan, Shard, make_plan, read_index
-from ser_batch.run.rows import RowMaker
+from ser_batch.run.planned import PlanFile, read_plan, remove_plan, write_plan
+from ser_batch.run.published import belongs, collect, refuse_if_worked_on
+from ser_batch.run.shards import make_part, row_maker
 from ser_batch.run.steps import reached
 from ser_batch.run.store import RunStore
-from ser_batch.run.summary import RunSummary, gaps_of, summarise
+from ser_batch.run.writer import Census, RunWriter
 from ser_batch.stages.discover import FileList, Found
 from ser_batch.stages.ingredients import Ingredients, differences
 from ser_batch.stages.progress import Progress
-from ser_batch.stages.reach import is_out_of_reach
 from ser_batch.storage.address import is_url, local_or_url
 
 if TYPE_CHECKING:
     import pluggy
 
 __all__ = ["OpenRun", "open_run", "preview_run"]
-
-#: Folders that could not be listed which run.json names.
-_MOST_UNLISTED = 20
 
 
 @contextmanager
@@ -70,6 +64,8 @@ def open_run(
         with writing("the lock"):
             filesystem = stack.enter_context(lock_for_writing(run_dir))
         reached("locked")
+        refuse_if_worked_on(run_dir)
+        collected = [] if mode == "restart" else _collected(run_dir, filesystem, interruptions)
         manifest = _manifest_for(run_dir, mode, ingredients, found)
         store = RunStore(run_dir, filesystem)
         with writing("the folder"):
@@ -90,13 +86,28 @@ def open_run(
                 f"{len(plan.held):,} parts that were made with other settings stay as they are: some of their files "
                 f"cannot be looked at now. The next scan tries again."
             )
-        run = OpenRun(run_dir, store, ingredients, plan, manifest, notices)
+        run = OpenRun(run_dir, store, ingredients, plan, manifest, [*collected, *notices])
         run.interruptions = interruptions
         try:
             yield run
         except BaseException:
             run.interrupted()
             raise
+
+
+def _collected(run_dir: Path, filesystem: Filesystem, interruptions: Interruptions) -> list[str]:
+    """Commit what nodes have published of a plan; return what there is to say of it."""
+    try:
+        plan = read_plan(run_dir)
+    except RunError as error:
+        return [str(error)]
+    manifest = read_manifest(run_dir) if (run_dir / "run.json").exists() else {}
+    if plan is None or not belongs(plan, manifest):
+        return []
+    done = collect(run_dir, plan, filesystem, interruptions)
+    if done.n_committed:
+        done.notices.append(f"{done.n_committed:,} parts that nodes have done were taken in.")
+    return done.notices
 
 
 def preview_run(run_dir: Path, ingredients: Ingredients, found: Found, mode: str) -> Plan:
@@ -112,6 +123,7 @@ def preview_run(run_dir: Path, ingredients: Ingredients, found: Found, mode: str
     if not os.access(there, os.W_OK | os.X_OK):
         raise RunError(f"{run_dir} cannot be used for a run: {there} is not to be written.")
     refuse_if_written(run_dir)
+    refuse_if_worked_on(run_dir)
     manifest = _manifest_for(run_dir, mode, ingredients, found)
     store = RunStore(run_dir)
     store.look(manifest.get("replaces", ""))
@@ -157,10 +169,8 @@ def _check_same(run_dir: Path, manifest: dict[str, Any], ingredients: Ingredient
         raise RunError(f"{run_dir} was made with other settings:\n  {lines}\n{_CURES}")
 
 
-class OpenRun:
-    """A run that this process holds; made by `open_run`."""
-
-    interruptions: Interruptions
+class OpenRun(RunWriter):
+    """A run that this process holds and scans into; made by `open_run`."""
 
     def __init__(
         self,
@@ -171,16 +181,13 @@ class OpenRun:
         manifest: dict[str, Any],
         notices: Sequence[str],
     ) -> None:
-        self.run_dir, self.plan, self.notices = run_dir, plan, tuple(notices)
+        super().__init__(run_dir, store, manifest)
+        self.plan, self.notices = plan, tuple(notices)
         self.config = ingredients.config
-        self._store, self._ingredients, self._manifest = store, ingredients, manifest
-        #: Files to be written with run.json: name -> content.
-        self._beside: dict[str, bytes | memoryview] = {}
-        #: Whether run.json says what this visit is.
-        self._is_written = False
+        self._ingredients = ingredients
         self._silenced: set[str] = set()
-        #: Files that could not be looked at, of which the run keeps what it had.
-        self._kept: list[str] = []
+        #: The first of the files that could not be looked at.
+        self._first_kept = ""
 
     @property
     def is_complete(self) -> bool:
@@ -210,7 +217,7 @@ class OpenRun:
         else:
             # Kept for a later `retry`.
             manifest["files_from"] = os.path.abspath(self.run_dir / "files-from.list")  # noqa: PTH100
-            self._beside["files-from.list"] = b"\0".join(os.fsencode(name) for name in inputs.paths) + b"\0"
+            self.put_beside("files-from.list", b"\0".join(os.fsencode(name) for name in inputs.paths) + b"\0")
         manifest["root"] = self.plan.found.root
         manifest["device"] = old.get("device", {}) if device is None else dict(device)
         manifest["visit"] = {
@@ -221,28 +228,12 @@ class OpenRun:
         }
         if about is not None:
             manifest["metadata"] = {"path": "metadata.parquet"}
-            self._beside["metadata.parquet"] = about.as_parquet()
+            self.put_beside("metadata.parquet", about.as_parquet())
         self._manifest = manifest
-        self._rows = RowMaker(
-            self._ingredients.labels,
-            self._ingredients.specs,
-            {key: manifest[key] for key in ("run_id", "fingerprint", "tool_version")},
-            self.config.predict.abstain,
-            self._ingredients.n_embedding,
-            self._ingredients.has_segments,
-            has_etags=is_url(self.plan.found.root),
-        )
+        self._rows = row_maker(self._ingredients, manifest)
+        remove_plan(self.run_dir)
         if "replaces" not in manifest and old.get("fingerprint", manifest["fingerprint"]) == manifest["fingerprint"]:
             self._write_down()
-
-    def _write_down(self) -> None:
-        for name, data in self._beside.items():
-            with writing(name):
-                self._store.filesystem.replace(self.run_dir / name, data)
-        self._beside.clear()
-        self._write_manifest()
-        self._is_written = True
-        reached("manifest-written")
 
     def commit(self, shard: Shard, outcomes: Sequence[ClipOutcome]) -> None:
         """Write a shard as a part, or into the part it belongs to.
@@ -252,45 +243,22 @@ class OpenRun:
         RunError
             The disk is full or broken; what was committed before is whole.
         """
-        lost = [
-            ClipOutcome(ref, Status.SKIPPED, "", "Vanished", "gone before it was processed with these settings")
-            for ref in shard.lost
-        ]
-        if shard.is_rewrite and (kept := self._to_keep(shard, outcomes)):
-            self._kept += kept
-            if shard.is_outdated:
-                return
-            outcomes = [outcome for outcome in outcomes if outcome.ref.clip_id not in kept]
-        outcomes = sorted([*outcomes, *lost], key=lambda outcome: outcome.ref.clip_id)
-        tables = self._rows.tables(outcomes)
-        if shard.is_rewrite:
-            replaced = pa.array([outcome.ref.clip_id for outcome in outcomes], pa.string())
-            for name, table in tables.items():
-                if self._store.has(name, shard.part):
-                    tables[name] = self._rows.merged(name, self._store.read(name, shard.part), table, replaced)
-            tables["files"] = self._rows.marked(tables["files"], shard.vanished)
+        made = make_part(shard, outcomes, self._rows, self._store)
+        self.note_kept(len(made.kept))
+        self._first_kept = self._first_kept or min(made.kept, default="")
+        if not made.tables:
+            return
         with self.interruptions.deferred(), writing(f"part {shard.part}"):
-            entry = self._store.stage(shard.part, tables, len(shard.refs))
-            if not self._is_written:
-                self._write_down()
-            self._store.commit(entry)
-        reached("shard-committed")
-
-    def _to_keep(self, shard: Shard, outcomes: Sequence[ClipOutcome]) -> set[str]:
-        """Return the files of a part that could not be looked at, and of which it has more than that."""
-        missed = {outcome.ref.clip_id for outcome in outcomes if is_out_of_reach(outcome)}
-        if not missed:
-            return missed
-        rows = self._store.read("files", shard.part).select(["clip_id", "status"]).to_pylist()
-        return {row["clip_id"] for row in rows if row["status"] != Status.FAILED} & missed
+            entry = self._store.stage(shard.part, made.tables, len(shard.refs))
+            self.commit_staged(entry)
 
     @property
     def kept_notice(self) -> str:
         """Say which files could not be looked at, so that the run keeps what it had of them; "" for none."""
-        if not self._kept:
+        if not self._n_kept:
             return ""
         return (
-            f"{len(self._kept):,} files could not be looked at, such as {self._kept[0]}: what the run has of them "
+            f"{self._n_kept:,} files could not be looked at, such as {self._first_kept}: what the run has of them "
             f"stays as it was. The next scan tries again."
         )
 
@@ -303,43 +271,12 @@ class OpenRun:
 
     def complete(self, wall_s: float) -> None:
         """Write down what the run has come to."""
-        found = self.plan.found
-        totals = summarise(self._store, self._ingredients.labels)
-        counts = {"found": len(found), **totals.pop("counts")}
-        counts |= {"hidden_skipped": found.n_hidden, "unmatched": found.n_unmatched}
-        counts |= {"system_skipped": found.n_system, "unlisted": len(found.unreadable)}
-        if not self._is_written:
-            self._write_down()
-        self._manifest.pop("replaces", None)
-        self._manifest |= totals
-        self._manifest["unlisted"] = found.unreadable[:_MOST_UNLISTED]
-        n_rows = sum(counts[status] for status in Status)
-        is_current = all(entry.fingerprint == self._manifest["fingerprint"] for entry in self._store.entries.values())
-        is_whole = n_rows == counts["found"] + counts["vanished"] and is_current and not self._kept
-        self._manifest["state"] = "complete" if is_whole else "incomplete"
-        self._manifest |= {"counts": counts, "wall_s": self._manifest["wall_s"] + wall_s}
-        self._write_manifest()
-        reached("run-completed")
+        self.finish(Census.of(self.plan.found), wall_s)
 
-    def interrupted(self) -> None:
-        """Write down that the run ended early; if even that fails, what is there says it too."""
-        if self._is_written and self._manifest["state"] == "running":
-            self._manifest["state"] = "interrupted"
-            with suppress(RunError):
-                self._write_manifest()
-
-    def summary(self, n_processed: int) -> RunSummary:
-        manifest = self._manifest
-        return RunSummary(
-            run_dir=self.run_dir,
-            n_processed=n_processed,
-            doubts=tuple(doubts_of_run(manifest, manifest.get("emotions", {}))),
-            **{key: manifest.get(key, {}) for key in ("run_id", "counts", "emotions", "failures", "audio_s", "wall_s")},
-            gaps=gaps_of(manifest),
-        )
-
-    def _write_manifest(self) -> None:
-        self._manifest["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
-        data = json.dumps(self._manifest, indent=2).encode() + b"\n"
-        with writing("run.json"):
-            self._store.filesystem.replace(self.run_dir / "run.json", data)
+    def leave_to_nodes(self, manager: pluggy.PluginManager) -> PlanFile:
+        """Write the plan for nodes, which do the work; see `ser_batch.run.planned`."""
+        with self.interruptions.deferred(), writing("the plan"):
+            plan = write_plan(self.run_dir, self.plan, self._store, self._ingredients, manager, self._manifest,
+                              self._beside)  # fmt: skip
+        self.postpone()
+        return plan

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ser_batch.run.layout import TABLES
 
-__all__ = ["STEPS", "observe", "reached"]
+__all__ = ["COMPLETE_STEPS", "NODE_STEPS", "STEPS", "observe", "reached"]
 
 #: In the order of one shard, after those that come once.
 STEPS = (
@@ -20,6 +20,18 @@ STEPS = (
     "journal-appended",
     *(f"{table}-renamed" for table in TABLES),
     "shard-committed",
+    "run-completed",
+)
+
+#: Those of a node at work, and those of whoever takes in what nodes have published.
+NODE_STEPS = ("shard-extracted", "shard-predicted", *(f"{table}-staged" for table in TABLES), "part-published")
+COMPLETE_STEPS = (
+    "collecting",
+    "manifest-written",
+    "journal-appended",
+    *(f"{table}-renamed" for table in TABLES),
+    "shard-committed",
+    "swept",
     "run-completed",
 )
 

@@ -3,7 +3,7 @@
 One shard is one part: a file ``part-NNNNN.parquet`` in the folder of each table of the run. A commit stages them under
 hidden names, flushes them, appends one line to the journal - that is the commit - and renames them into place. Whoever
 opens the run after a crash finds either no line, and drops what is staged, or the line, and does the renames left;
-whoever only looks reads them where they are.
+whoever only looks reads them where they are. What nodes have staged is committed in the same way, many parts at once.
 
 Parts are what the journal says. What else lies in the folders is taken in only where it is this run's beyond doubt, and
 never deleted where it is not.
@@ -16,6 +16,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ import pyarrow.parquet as pq
 
 from ser_batch.errors import RunError
 from ser_batch.run.journal import JOURNAL, Entry, Filesystem, Journal, Written, sha256_of
-from ser_batch.run.layout import TABLES, TableName
+from ser_batch.run.layout import TABLES, TableName, staged_by
 from ser_batch.run.parquet import as_parquet, footer_crc32, openable
 from ser_batch.run.schema import SCHEMA_VERSION, read_metadata
 from ser_batch.run.steps import reached
@@ -58,8 +59,8 @@ class RunStore:
         self.run_dir = run_dir = openable(run_dir)
         self._filesystem = filesystem or Filesystem()
         self._journal = Journal(run_dir / JOURNAL, self._filesystem)
-        #: Tables of the last commit whose renames are left; for whoever only looks.
-        self._unrenamed: set[tuple[TableName, int]] = set()
+        #: Tables of the last commits whose renames are left, and where they are; for whoever only looks.
+        self._unrenamed: dict[tuple[TableName, int], Path] = {}
         #: Whether the next commit begins the run anew.
         self._begins_anew = False
 
@@ -79,9 +80,11 @@ class RunStore:
 
     def where(self, table: TableName, part: int) -> Path:
         """Return where a committed part is: in its place, or still under its hidden name."""
-        return self._staged(table, part) if (table, part) in self._unrenamed else self.path(table, part)
+        return self._unrenamed.get((table, part)) or self.path(table, part)
 
-    def _staged(self, table: TableName, part: int) -> Path:
+    def _staged(self, table: TableName, part: int, attempt: str) -> Path:
+        if attempt:
+            return staged_by(self.run_dir, attempt, table)
         return self.run_dir / table / f".part-{part:05d}.parquet.tmp"
 
     @property
@@ -108,7 +111,7 @@ class RunStore:
             The journal is damaged or cannot be read.
         """
         self._journal.read(mend=False)
-        self._unrenamed = set(self._left_of_last_commit())
+        self._unrenamed = {(name, part): staged for name, part, staged in self._left_of_last_commits()}
         self._begins_anew = self._is_of(replaced)
 
     def parts(self) -> list[int]:
@@ -120,17 +123,17 @@ class RunStore:
         entry = self.entries.get(part)
         return table in entry.tables if entry else otherwise
 
-    def _left_of_last_commit(self) -> Iterator[tuple[TableName, int]]:
-        """Yield (table, part) of the renames that the last commit has left, if any."""
-        for entry in self._journal.commits[-1:]:
+    def _left_of_last_commits(self) -> Iterator[tuple[TableName, int, Path]]:
+        """Yield (table, part, where it is) of the renames that the last commits have left, if any."""
+        for entry in self._journal.last_group():
             for name, written in entry.tables.items():
-                staged = self._staged(name, entry.part)
+                staged = self._staged(name, entry.part, entry.attempt)
                 # By its checksum: the next commit of this part may be being staged.
                 with suppress(FileNotFoundError):
                     if sha256_of(staged) == written.sha256:
-                        yield name, entry.part
+                        yield name, entry.part, staged
 
-    def stage(self, part: int, tables: Mapping[TableName, pa.Table], n_processed: int) -> Entry:
+    def stage(self, part: int, tables: Mapping[TableName, pa.Table], n_processed: int, attempt: str = "") -> Entry:
         """Write the tables of a part under hidden names; return the entry that `commit` takes.
 
         Parameters
@@ -140,6 +143,8 @@ class RunStore:
             Those that the run has.
         n_processed : int
             Files that the commit is about, for the journal.
+        attempt : str
+            Of a node, which stages without holding the run: see `ser_batch.run.layout.staged_by`.
 
         Raises
         ------
@@ -151,16 +156,17 @@ class RunStore:
             if name not in tables:
                 continue
             data = as_parquet(tables[name])
-            self._filesystem.write(self._staged(name, part), data)
+            self._filesystem.write(self._staged(name, part, attempt), data)
             sums = hashlib.sha256(data).hexdigest(), footer_crc32(io.BytesIO(data))
             written[name] = Written(len(tables[name]), len(data), *sums)
             reached(f"{name}-staged")
         of = read_metadata(tables["files"].schema)
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        return Entry(part, of.get("fingerprint", ""), at, n_processed, written, of.get("run_id", ""))
+        fingerprint, run_id, cpu = (str(of.get(name, "")) for name in ("fingerprint", "run_id", "cpu"))
+        return Entry(part, fingerprint, at, n_processed, written, run_id, cpu, attempt)
 
-    def commit(self, entry: Entry) -> None:
-        """Put a part that is staged in its place, all tables of it or none.
+    def commit(self, *entries: Entry) -> None:
+        """Put parts that are staged in their places: one by one, all tables of a part or none.
 
         After `begin_anew`, this is the moment at which all parts before it are given up.
 
@@ -169,20 +175,22 @@ class RunStore:
         OSError
             The disk is full or broken. What was committed before is whole.
         """
-        given_up = self.parts_on_disk() - {entry.part} if self._begins_anew else set()
+        given_up = self.parts_on_disk() - {entry.part for entry in entries} if self._begins_anew else set()
+        group = [replace(entry, group=place) for place, entry in enumerate(entries)]
         if self._begins_anew:
-            self._journal.rewrite([entry])
+            self._journal.rewrite(group)
         else:
-            self._journal.append(entry)
+            self._journal.append(group)
         self._begins_anew = False
         reached("journal-appended")
-        for name in entry.tables:
-            self._filesystem.rename(self._staged(name, entry.part), self.path(name, entry.part))
-            reached(f"{name}-renamed")
-        self._drop_beside(entry)
+        for entry in group:
+            for name in entry.tables:
+                self._filesystem.rename(self._staged(name, entry.part, entry.attempt), self.path(name, entry.part))
+                reached(f"{name}-renamed")
+            self._drop_beside(entry)
         for other in given_up:
             self._drop(other)
-        for name in entry.tables:
+        for name in dict.fromkeys(name for entry in group for name in entry.tables):
             self._filesystem.flush_folder(self.run_dir / name)
 
     def recover(self, run_id: str = "", replaced: str = "") -> list[str]:
@@ -203,8 +211,8 @@ class RunStore:
             The disk is broken.
         """
         self._journal.read()
-        for name, part in self._left_of_last_commit():
-            self._filesystem.rename(self._staged(name, part), self.path(name, part))
+        for name, part, staged in self._left_of_last_commits():
+            self._filesystem.rename(staged, self.path(name, part))
             self._filesystem.flush_folder(self.run_dir / name)
         self._tidy()
         if self._is_of(replaced):

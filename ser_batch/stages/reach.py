@@ -18,7 +18,7 @@ from ser_batch.stages.discover import NOT_SEEN_NS, Found
 from ser_batch.storage.places import storage_of
 from ser_batch.text import printable
 
-__all__ = ["Archive", "can_be_read", "is_out_of_reach", "out_of_reach"]
+__all__ = ["Archive", "can_be_read", "is_out_of_reach", "out_of_reach", "probes_of"]
 
 
 def _names_of(kind: type[BaseException]) -> Iterator[str]:
@@ -62,14 +62,16 @@ class Archive:
 
     Parameters
     ----------
-    found : Found
-        The files of the scan.
+    root : str
+        Its folder.
+    probes : sequence of str
+        Paths of some files that could be looked at when the scan began: see `probes_of`.
     """
 
-    def __init__(self, found: Found) -> None:
-        self._found = found
-        self._storage = storage_of(found.root)
-        self._identity = self._storage.identity(found.root)
+    def __init__(self, root: str, probes: Sequence[str]) -> None:
+        self._root, self._probes = root, probes
+        self._storage = storage_of(root)
+        self._identity = self._storage.identity(root)
         self._n_in_a_row = 0
 
     def check(self, outcomes: Sequence[ClipOutcome]) -> None:
@@ -89,22 +91,22 @@ class Archive:
                 self._n_in_a_row += outcome.error_type != PermissionError.__name__
         if last is not None and (why := self._why_gone()):
             raise InputError(
-                f"{printable(self._found.root)} can no longer be read: {why} (the last: "
+                f"{printable(self._root)} can no longer be read: {why} (the last: "
                 f"{printable(last.ref.clip_id)}: {printable(last.error_message)}). What was committed is whole, and "
                 f"nothing of this is written. Once the archive is back, the same command goes on."
             )
 
     def _why_gone(self) -> str:
-        if self._identity is None or self._storage.identity(self._found.root) != self._identity:
+        if self._identity is None or self._storage.identity(self._root) != self._identity:
             return "its folder is gone, or is another one now"
-        if not any(map(self._storage.is_there, self._probes())):
+        if not any(map(self._storage.is_there, self._probes)):
             return "none of its files can be looked at"
         if self._n_in_a_row >= _MOST_IN_A_ROW:
             return f"{self._n_in_a_row:,} files in a row failed so"
         return ""
 
-    def _probes(self) -> Iterator[str]:
-        """Yield the paths of some files that could be looked at when the scan began, from all over the archive."""
-        seen = [place for place, time_ns in enumerate(self._found.mtimes_ns) if time_ns != NOT_SEEN_NS]
-        for place in seen[:: max(1, len(seen) // _N_PROBES)]:
-            yield self._found.ref(place).path
+
+def probes_of(found: Found) -> list[str]:
+    """Return the paths of some files that could be looked at when a scan began, from all over the archive."""
+    seen = [place for place, time_ns in enumerate(found.mtimes_ns) if time_ns != NOT_SEEN_NS]
+    return [found.ref(place).path for place in seen[:: max(1, len(seen) // _N_PROBES)]]
