@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from harness import CONFIG, LONG, PLUGIN, assert_same, assert_sound, results
 
+from ser_batch.cli.main import main
+
 LIMITS = CONFIG | {"extract": CONFIG["extract"] | {"timeout_s": 2.5, "memory_limit_mb": 500}}
 
 #: Part of a file's name that tells the plugin what to do -> error_type, and what error_message holds.
@@ -144,3 +146,17 @@ def test_a_plugin_cannot_end_a_scan_as_if_all_were_well(scanner, corpus, referen
         assert files.error_message.str.contains(said, regex=False).all()
     else:
         assert_same(run, reference)
+
+
+def test_what_a_plugin_has_committed_before_it_ends_the_whole_process_is_kept(scanner, corpus, reference, tmp_path):
+    """Nothing can be said any more, and the exit code is the plugin's; the run knows that it is not complete."""
+    plugin, run = tmp_path / "leaver.py", tmp_path / "run"
+    plugin.write_text(
+        "import os\nimport ser_batch\n\n@ser_batch.hookimpl\ndef clip_finished(outcome):\n    os._exit(0)\n"
+    )
+    assert scanner.scan(corpus, run, plugins=[str(PLUGIN), str(plugin)])["code"] == 0
+    assert main(["status", str(run)]) == 7
+    assert len(results(run)) == 4
+    assert scanner.scan(corpus, run)["code"] == 1
+    assert_same(run, reference)
+    assert_sound(run)

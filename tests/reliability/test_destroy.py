@@ -83,7 +83,7 @@ def test_a_restart_on_a_full_disk_has_done_nothing(scanner, corpus, run, referen
         ("manifest-written", 27),
         ("journal-appended", 23),
         pytest.param("windows-renamed", 23, marks=LONG),
-        ("files-renamed", 23),
+        pytest.param("files-renamed", 23, marks=LONG),
         pytest.param("shard-committed", 23, marks=LONG),
     ],
 )

@@ -33,6 +33,7 @@ def site(tmp_path: Path) -> Path:
 NOWHERE = {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null", "NUMBA_CACHE_DIR": "/dev/null"}
 
 
+@LONG
 @NEEDS_MOUNTS
 def test_kernels_of_an_installation_that_is_read_only_are_used(voices, site):
     """As in a container: all is read-only but the folder of results, and the image was warmed up when it was built."""

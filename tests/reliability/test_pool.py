@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import CONFIG, PLUGIN, assert_same, results
+from harness import CONFIG, LONG, PLUGIN, assert_same, results
 
 from ser_batch.config import Config
 from ser_batch.plugins import PluginRecipe
@@ -81,6 +81,7 @@ def analysed(audio: Path, work: Path, n_jobs: int = 1, **more):
     return outcomes, extraction.pools
 
 
+@LONG
 def test_only_the_worker_that_died_first_is_blamed(made, tmp_path, noted):
     """Files that others had in hand, whom loky killed with it, go on as any other file, not each in its own worker."""
     outcomes, pools = analysed(made("held1", "held2", "last"), tmp_path / "work", n_jobs=3)
@@ -99,6 +100,7 @@ def test_who_died_is_seen_before_anybody_is_killed_from_here(made, tmp_path, not
     outcomes, pools = analysed(made("held1", "held2", "last"), tmp_path / "work", n_jobs=3)
     assert [str(outcome.status) for outcome in outcomes] == ["ok", "ok", "failed"]
     assert pools == [3, 3, 1]
+    assert len(begun(noted, "last")) == len(begun(noted, "held1")) == 2
 
 
 def test_two_suspects_are_tried_side_by_side(scanner, made, tmp_path):
