@@ -30,8 +30,9 @@ from benchmarks import peers
 from ser_batch.config import Config
 from ser_batch.engine import scan
 from ser_batch.records import ClipOutcome
+from ser_batch.run import journal
 from ser_batch.run.plan import Index, make_plan
-from ser_batch.stages import journal, watch
+from ser_batch.stages import watch
 from ser_batch.stages.discover import discover
 from ser_batch.stages.progress import Progress
 

@@ -24,6 +24,8 @@ Samples = NDArray[np.float32]
 
 #: Samples in a frame of the phase vocoder; less than one frame cannot be stretched, and holds no voice.
 _STRETCH_FRAME = 2048
+#: Rate at which Opus computes whatever it is given.
+_OPUS_HZ = 48_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,16 +221,21 @@ def _band(samples: Samples, sample_rate_hz: int, low_hz: float | None, high_hz: 
 def _codec(samples: Samples, sample_rate_hz: int, generator: np.random.Generator) -> Samples:
     """Send the audio through a lossy codec at low quality, or through 8-bit mu-law."""
     import soundfile  # noqa: PLC0415 - training only
+    import soxr  # noqa: PLC0415 - training only
 
-    kinds = ("MP3", "OGG", "MULAW")
+    kinds = ("MP3", "VORBIS", "MULAW", "OPUS")
     kind = kinds[int(generator.integers(len(kinds)))]
-    quality = float(generator.uniform(0.5, 0.95))
+    # libsndfile counts the kbit/s of Opus down from 256: these are 12 to 50.
+    quality = float(generator.uniform(*((0.82, 0.98) if kind == "OPUS" else (0.5, 0.95))))
     peak = max(float(np.abs(samples).max(initial=0.0)), 1e-9)
     if kind == "MULAW":
         coded = np.round(np.sign(samples) * np.log1p(255 * np.abs(samples) / peak) / np.log(256) * 127) / 127
         return np.asarray(np.sign(coded) * (256 ** np.abs(coded) - 1) / 255 * peak, np.float32)
+    rate_hz = _OPUS_HZ if kind == "OPUS" else sample_rate_hz
+    form, subtype = ("MP3", None) if kind == "MP3" else ("OGG", kind)
     buffer = io.BytesIO()
-    with soundfile.SoundFile(buffer, "w", sample_rate_hz, 1, format=kind, compression_level=quality) as file:
-        file.write(samples / max(peak, 1.0))
+    with soundfile.SoundFile(buffer, "w", rate_hz, 1, subtype, format=form, compression_level=quality) as file:
+        file.write(soxr.resample(samples / max(peak, 1.0), sample_rate_hz, rate_hz, "HQ"))
     buffer.seek(0)
-    return np.asarray(soundfile.read(buffer, dtype="float32")[0], np.float32)[: len(samples)]
+    decoded = soundfile.read(buffer, dtype="float32")[0]
+    return np.asarray(soxr.resample(decoded, rate_hz, sample_rate_hz, "HQ"), np.float32)[: len(samples)]

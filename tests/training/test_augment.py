@@ -167,7 +167,7 @@ def test_shift_adds_silence_or_takes_what_precedes_the_voice() -> None:
     np.testing.assert_array_equal(earlier, voice[len(voice) - len(earlier) :])
 
 
-@pytest.mark.parametrize("kind", range(3), ids=["mp3", "ogg vorbis", "mu-law"])
+@pytest.mark.parametrize("kind", range(4), ids=["mp3", "ogg vorbis", "mu-law", "opus"])
 def test_codecs_keep_what_is_said_and_lose_something(kind: int) -> None:
     samples = tone(220, 2.0) + tone(1_760, 2.0, 0.1)
     changed = one(replace(NOTHING, codec_probability=1.0), samples, 0.8, kind)
