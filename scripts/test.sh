@@ -3,4 +3,5 @@
 cd "$(dirname "$0")/.." || exit 1
 . scripts/install.sh
 install test
-exec "$python" -m pytest "$@"
+# Files side by side: much of a test is waiting. Beyond four the processes that tests start get in each other's way.
+exec "$python" -m pytest -n logical --maxprocesses 4 --dist loadfile "$@"

@@ -48,7 +48,7 @@ class FitPlan:
     shape: NetworkConfig | None = None
     #: Stop after this many of the epochs that the learning rate is planned for.
     n_epochs: int | None = None
-    #: float32 (n_clips, 1 + n_copies, n_labels): what a teacher says of clips, see `teacher.soft_labels`.
+    #: float32 (n_clips, n_labels): what a teacher says of clips, see `teacher.soft_labels`.
     taught: NDArray[np.float32] | None = None
     #: Model to go on from, with the scale of its inputs.
     start: Checkpoint | None = None
@@ -258,7 +258,7 @@ class _Training:
 
     def __init__(self, rows: Rows, dataset: Dataset, plan: FitPlan, config: FitConfig) -> None:
         if plan.taught is not None:
-            rows = replace(rows, taught=torch.from_numpy(plan.taught[rows.clip, rows.copy]).to(rows.device))
+            rows = replace(rows, taught=torch.from_numpy(plan.taught[rows.clip]).to(rows.device))
         self.rows, self.dataset, self.plan, self.config = rows, dataset, plan, config
         self.device = rows.device
         torch.manual_seed(plan.seed)

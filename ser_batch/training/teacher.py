@@ -1,8 +1,9 @@
 """A teacher, in training only: another model's embeddings, from which it is learnt how sure one can be of each clip.
 
-The embeddings are computed by the workers of a scan, one per clip and copy, and kept in the cache. What is taught are
-the answers of a linear layer on them, for speakers that this layer did not hear: how much a smile sounds like surprise,
+The embeddings are computed by the workers of a scan, one per clip, and kept in the cache. What is taught are the
+answers of a linear layer on them, for speakers that this layer did not hear: how much a smile sounds like surprise,
 and which recordings nobody could know. So a network learns nothing of a teacher that it could not learn of its clips.
+The teacher hears each clip as it is; of a changed copy the network is to say what was heard in the clip.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from ser_batch.training.features import WEIGHT_COLUMN
 
 __all__ = ["Embeddings", "embeddings_of", "soft_labels"]
 
-#: float16 (n_clips, 1 + n_copies, n_embedding); NaN where a copy of a clip gave nothing.
+#: float16 (n_clips, n_embedding); NaN where a clip gave nothing.
 Embeddings = NDArray[np.float16]
 
 #: Speakers are told by what was learnt from the others, in so many groups.
@@ -50,11 +51,10 @@ def embeddings_of(
     *,
     cache_dir: Path,
     recipe: PluginRecipe,
-    changes: AugmentConfig,
     jobs: int,
     progress: Progress,
 ) -> Embeddings:
-    """Return what a model hears in each clip and in each changed copy: means over windows, weighted by audible seconds.
+    """Return what a model hears in each clip: means over windows, weighted by audible seconds.
 
     Arguments are those of `features.extract_features`. The model hears by the settings that it was trained with.
 
@@ -85,9 +85,9 @@ def embeddings_of(
         rows_of=partial(_mean, place=place),
     )
     progress.say(f"What the teacher {model} hears:")
-    rows = compute(task, paths, hashes, cache_dir, changes, jobs, progress)
-    heard = np.full((len(paths), 1 + changes.copies, ingredients.n_embedding), np.nan, np.float16)
-    heard[rows.clip, rows.copy] = rows.arrays["embedding"]
+    rows = compute(task, paths, hashes, cache_dir, AugmentConfig(copies=0), jobs, progress)
+    heard = np.full((len(paths), ingredients.n_embedding), np.nan, np.float16)
+    heard[rows.clip] = rows.arrays["embedding"]
     return heard
 
 
@@ -115,7 +115,7 @@ def soft_labels(heard: Embeddings, dataset: Dataset, clips: NDArray[np.int64], b
 
     Returns
     -------
-    float32 (n_clips, 1 + n_copies, n_labels)
+    float32 (n_clips, n_labels)
         Probabilities; NaN for all other clips, and where nothing was heard.
 
     Raises
@@ -125,24 +125,22 @@ def soft_labels(heard: Embeddings, dataset: Dataset, clips: NDArray[np.int64], b
     """
     known = np.zeros(len(dataset), bool)
     known[clips] = True
-    told = known[:, None] & ~np.isnan(heard[:, :, 0])
-    index, copy = np.nonzero(told)
-    values = torch.from_numpy(heard[index, copy].astype(np.float32))
+    index = np.flatnonzero(known & ~np.isnan(heard[:, 0]))
+    values = torch.from_numpy(heard[index].astype(np.float32))
     weights = torch.from_numpy(dataset.weights(balance)[index].astype(np.float32))
     mean = (weights / weights.sum()) @ values
     values -= mean
     values /= ((weights / weights.sum()) @ values.square()).sqrt() + 1e-3
     target = torch.from_numpy(dataset.target[index])
     group = torch.from_numpy(_groups(dataset)[index])
-    labels = np.full((*heard.shape[:2], len(dataset.labels)), np.nan, np.float32)
+    labels = np.full((len(dataset), len(dataset.labels)), np.nan, np.float32)
     for number in range(_N_GROUPS):
         asked = group == number
         learnt = ~asked & (target != NO_TARGET)
         if not (asked.any() and learnt.any()):
             continue
         layer = _linear_layer(values[learnt], target[learnt], weights[learnt], len(dataset.labels))
-        place = asked.numpy()
-        labels[index[place], copy[place]] = torch.softmax(layer(values[asked]), dim=1).detach().numpy()
+        labels[index[asked.numpy()]] = torch.softmax(layer(values[asked]), dim=1).detach().numpy()
     if np.isnan(labels).all():
         raise DataError("A teacher says of each speaker what others taught it, and only one is left to learn from.")
     return labels

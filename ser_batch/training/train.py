@@ -104,11 +104,10 @@ def load_features(
     how: dict[str, Any] = {
         "cache_dir": options.cache_dir,
         "recipe": options.recipe,
-        "changes": config.augment,
         "jobs": options.jobs,
         "progress": progress,
     }
-    table = extract_features(paths, hashes, audio=config.audio, **how)
+    table = extract_features(paths, hashes, audio=config.audio, changes=config.augment, **how)
     # A copy alone may fail, for example when a codec refuses it; a clip is lost when it gave nothing at all.
     readable = set(table.clip[table.copy == 0].tolist())
     lost = [index for index in range(len(clips)) if index not in readable]
