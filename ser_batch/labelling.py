@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from ser_batch import hooks
 from ser_batch.errors import ConfigError, RunError, SerBatchError
@@ -13,6 +12,7 @@ from ser_batch.plugins import PluginRecipe
 from ser_batch.report.apart import Limits, ReportProcess
 from ser_batch.run.summary import RunSummary
 from ser_batch.stages.progress import Progress
+from ser_batch.storage.address import on_disk, run_on_disk
 
 __all__ = ["label"]
 
@@ -63,7 +63,12 @@ def label(
 
     if not model and not labels:
         raise ConfigError("Nothing would change: give a model (--model), labels to answer among (--labels), or both.")
-    run, target, plugins, progress = Path(run), Path(target), plugins or PluginRecipe(), progress or Progress()
+    run, target, plugins, progress = (
+        run_on_disk(run),
+        on_disk(target),
+        plugins or PluginRecipe(),
+        progress or Progress(),
+    )
     info = read_manifest(run)
     model = model or info.get("config", {}).get("predict", {}).get("model", "")
     if not model:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ser_batch.cli.options import RunInPlace
 from ser_batch.errors import ExitCode
 from ser_batch.text import printable
 
@@ -19,8 +20,8 @@ __all__ = ["command"]
 
 
 @click.command("diff")
-@click.argument("run_a", metavar="RUN_A", type=click.Path())
-@click.argument("run_b", metavar="RUN_B", type=click.Path())
+@click.argument("run_a", metavar="RUN_A", type=RunInPlace())
+@click.argument("run_b", metavar="RUN_B", type=RunInPlace())
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OneOf",
+    "RunInPlace",
     "analysis_options",
     "config_of",
     "config_option",
@@ -30,6 +31,7 @@ __all__ = [
     "no_report_option",
     "plugin_option",
     "quiet_option",
+    "readable_run_argument",
     "recipe_of",
     "recipe_options",
     "run_argument",
@@ -62,7 +64,18 @@ def _together(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]
     return apply
 
 
-run_argument = click.argument("run_dir", metavar="RUN", type=click.Path())
+class RunInPlace(click.Path):
+    """The folder of a run; of one in a bucket, what to do."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from ser_batch.storage.address import run_on_disk  # noqa: PLC0415 - imports for a call, not for --help
+
+        return super().convert(str(run_on_disk(value)) if isinstance(value, str) else value, param, ctx)
+
+
+run_argument = click.argument("run_dir", metavar="RUN", type=RunInPlace())
+#: Of commands that only read: a folder, or an address.
+readable_run_argument = click.argument("run_dir", metavar="RUN", type=click.Path())
 plugin_option = click.option(
     "--plugin", "plugins", multiple=True, metavar="FILE", help="Also load this Python file; may be repeated."
 )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import click
 
-from ser_batch.cli.options import plugin_option, run_argument
+from ser_batch.cli.options import plugin_option, readable_run_argument
 from ser_batch.errors import ConfigError, ExitCode
+from ser_batch.storage.address import is_url
 from ser_batch.text import printable
 
 __all__ = ["command"]
 
 
 @click.command("report")
-@run_argument
+@readable_run_argument
 @click.argument("other", metavar="[RUN_B]", required=False, type=click.Path())
 @click.option(
     "-o", "--output", metavar="FILE", type=click.Path(),
@@ -27,18 +28,28 @@ __all__ = ["command"]
 def command(
     run_dir: str, other: str | None, output: str | None, audio: str | None, no_table: bool, plugins: tuple[str, ...]
 ) -> int:
-    """Build the HTML report of RUN from its Parquet tables, or compare RUN with RUN_B.
+    """Build the HTML report of RUN from its Parquet tables, or compare RUN with RUN_B. Runs may be in a bucket.
 
     The report is one file that opens without a network. It plays recordings by links relative to itself.
     """
     if other and (no_table or plugins):
         raise ConfigError("--no-table and --plugin are for the report of one run; a comparison has neither.")
-    from ser_batch.interrupt import Interruptions  # noqa: PLC0415 - not for --help
+    if is_url(other or run_dir) and not output:
+        raise ConfigError("A report is not written into a bucket: give -o FILE.")
+    from contextlib import ExitStack  # noqa: PLC0415 - not for --help
+
+    from ser_batch.interrupt import Interruptions  # noqa: PLC0415
     from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
     from ser_batch.report.apart import ReportProcess  # noqa: PLC0415
+    from ser_batch.run.copy import readable  # noqa: PLC0415
 
     recipe = PluginRecipe(files=plugins, built_in=())
-    with Interruptions(), ReportProcess(insist=True) as process:
-        path = process.build(run_dir, recipe, other=other, output=output, audio=audio, table=not no_table)
+    with Interruptions(), ReportProcess(insist=True) as process, ExitStack() as runs:
+        first, *more = (
+            runs.enter_context(readable(run, ["segments"])).folder for run in filter(None, (run_dir, other))
+        )
+        path = process.build(
+            first, recipe, other=more[0] if more else None, output=output, audio=audio, table=not no_table
+        )
     click.echo(f"Report: {printable(path)} ({path.stat().st_size / 1e6:.1f} MB)")
     return ExitCode.OK

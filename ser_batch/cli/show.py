@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ser_batch.cli.options import json_option, run_argument
+from ser_batch.cli.options import json_option, readable_run_argument
 from ser_batch.errors import ExitCode
 from ser_batch.run.summary import gaps_of
 from ser_batch.text import printable
@@ -24,20 +24,19 @@ _MOST_REASONS = 10
 
 
 @click.command("show")
-@run_argument
+@readable_run_argument
 @json_option
 def command(run_dir: str, as_json: bool) -> int:
-    """Summarise RUN: counts, emotions, doubtful labels, groups, failures by reason and speed."""
+    """Summarise RUN, also one in a bucket: counts, emotions, doubtful labels, groups, failures by reason and speed."""
     from ser_batch.report.survey import survey_run  # noqa: PLC0415 - loads pyarrow, not for --help
+    from ser_batch.run.copy import readable  # noqa: PLC0415
     from ser_batch.run.read import open_run  # noqa: PLC0415
 
-    opened = open_run(run_dir)
-    survey = survey_run(opened, most_table_rows=1)
-    if as_json:
-        click.echo(json.dumps(_facts(opened, survey), indent=2))
-    else:
-        for line in _lines(opened, survey):
-            click.echo(line)
+    with readable(run_dir, ["segments"]) as run:
+        opened = open_run(run.folder)
+        survey = survey_run(opened, most_table_rows=1)
+        for line in [json.dumps(_facts(opened, survey), indent=2)] if as_json else _lines(opened, survey):
+            click.echo(run.told(line))
     return ExitCode.OK
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ser_batch.run.copy import readable
 from ser_batch.run.layout import TABLES, TableName
 from ser_batch.run.read import ReplacedError, open_run
 from ser_batch.run.schema import matrix_of
@@ -36,7 +37,8 @@ def load_results(
     Parameters
     ----------
     run : path
-        Folder that ``ser-batch scan`` wrote.
+        Folder that ``ser-batch scan`` wrote, or the address in a bucket, such as ``s3://bucket/runs/archive``, to which
+        it was copied; its tables `files` and `windows` and the wanted one are fetched each time.
     table : {"files", "windows", "segments", "embeddings"}
         One row per file found, or one row per window, or segment, of every analysed file.
     columns : sequence of str, optional
@@ -75,16 +77,17 @@ def load_results(
     >>> frame = load_results("runs/archive", columns=["clip_id", "confidence"], where=[("emotion", "==", "fear")])
     >>> windows = load_results("runs/archive", "windows", where=[("clip_id", "==", "tapes/014.flac")])
     """
-    for attempts_left in (2, 1, 0):
-        opened = open_run(run)
-        try:
-            result = opened.read(table, columns=columns, where=where, metadata=metadata)
-            break
-        except ReplacedError:
-            if not attempts_left:
-                raise
+    with readable(run, [table]) as there:
+        for attempts_left in (2, 1, 0):
+            opened = open_run(there.folder)
+            try:
+                result = opened.read(table, columns=columns, where=where, metadata=metadata)
+                break
+            except ReplacedError:
+                if not attempts_left:
+                    raise
     for notice in opened.notices:
-        warnings.warn(notice, RunWarning, stacklevel=2)
+        warnings.warn(there.told(notice), RunWarning, stacklevel=2)
     if table == "embeddings" and columns is None:
         return _matrix_frame(result)
     return result.to_pandas(split_blocks=True, self_destruct=True, types_mapper=_nullable)

@@ -38,6 +38,7 @@ from ser_batch.run.where import (
     expression_of,
     pushed_down,
 )
+from ser_batch.storage.address import run_on_disk
 from ser_batch.tables.table import plain, read_table
 
 __all__ = ["ReplacedError", "Run", "open_run", "run_info"]
@@ -68,9 +69,10 @@ def open_run(run: str | os.PathLike[str]) -> Run:
     Raises
     ------
     RunError
-        The folder is missing, holds no ``run.json`` or a damaged one, or was written with a newer schema.
+        The folder is missing, holds no ``run.json`` or a damaged one, or was written with a newer schema; or it is in
+        a bucket: `ser_batch.run.copy.readable` gives a copy.
     """
-    folder = openable(Path(run))
+    folder = openable(run_on_disk(run))
     return Run(folder, read_manifest(folder))
 
 

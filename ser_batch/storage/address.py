@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from ser_batch.errors import InputError, RunError
 from ser_batch.text import printable
 
-__all__ = ["SCHEMES", "Address", "is_url", "local_or_url", "on_disk", "without_secrets"]
+__all__ = ["SCHEMES", "Address", "is_url", "local_or_url", "on_disk", "run_on_disk", "without_secrets"]
 
 #: Of buckets -> what whoever pays for them calls the service.
 SCHEMES = {"s3": "Amazon S3", "gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
@@ -83,6 +83,23 @@ def on_disk(run_dir: str | os.PathLike[str]) -> Path:
             )
         return Path(path)
     return Path(run_dir)
+
+
+def run_on_disk(run: str | os.PathLike[str]) -> Path:
+    """Return the folder of a run for what needs it in place, such as to write into it.
+
+    Raises
+    ------
+    RunError
+        It lies in a bucket.
+    """
+    path = local_or_url(run) if isinstance(run, str) else run
+    if isinstance(path, str) and is_url(path):
+        raise RunError(
+            f"{printable(path)} is in a bucket, where show, verify, report and load_results read it, and nothing else. "
+            f"Copy it to a disk, for instance by `aws s3 sync`."
+        )
+    return Path(path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from s3_server import SECRET_KEY, Store
 from ser_batch.errors import InputError
 from ser_batch.records import ClipOutcome, Status
 from ser_batch.stages.discover import NOT_SEEN_NS, FileList, Found, discover
-from ser_batch.stages.reach import Archive, can_be_read
+from ser_batch.stages.reach import Archive, can_be_read, probes_of
 from ser_batch.storage import objects, places
 from ser_batch.storage.address import Address
 
@@ -108,7 +108,7 @@ def test_an_archive_in_a_bucket_that_is_gone_is_told_from_an_object_that_is(stor
         ClipOutcome(found.ref(0), Status.FAILED, "decode", kind, "some reason")
         for kind in ("FileNotFoundError", "ConnectionError")
     ]
-    archive = Archive(found)
+    archive = Archive(found.root, probes_of(found))
     archive.check(lost)
     # Who may read objects need not be allowed to list them.
     store.front.answer = lambda method, path: 403 if path.count("/") == 1 else None

@@ -91,6 +91,18 @@ def test_a_bucket_gives_the_table_of_a_disk_though_the_store_is_busy(
     assert not check_run(scanned)
 
 
+def test_a_node_that_works_on_a_plan_reads_the_bucket(scanned: Path, tapes: Store, tmp_path: Path) -> None:
+    folder = str(tmp_path / "run")
+    command = ["scan", f"{tapes.url}/tapes", "-o", folder, "--config", _config(tmp_path), "--plan-only"]
+    assert main(command) == 0
+    assert main(["work", folder, "--jobs", "1", "--scratch", str(tmp_path)]) == 0
+    assert main(["complete", folder, "--no-report"]) == 1
+    for table in ("files", "windows", "segments"):
+        pd.testing.assert_frame_equal(rows(Path(folder), table), rows(scanned, table))
+    assert load_results(folder)["etag"].equals(load_results(scanned)["etag"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "run"]
+
+
 def test_a_run_keeps_the_address_and_no_secret_and_no_copy(scanned: Path, tapes: Store) -> None:
     info = json.loads((scanned / "run.json").read_text())
     assert info["inputs"] == [info["root"]] == [f"{tapes.url}/tapes"]
@@ -100,6 +112,22 @@ def test_a_run_keeps_the_address_and_no_secret_and_no_copy(scanned: Path, tapes:
             assert SECRET_KEY.encode() not in data and ACCESS_KEY.encode() not in data, path
     assert "from where a page cannot play them" in (scanned / "report.html").read_text()
     assert not [path for path in scanned.iterdir() if path.name.startswith(".scratch")]
+
+
+def test_verify_looks_at_every_part_of_a_run_that_was_copied_to_a_bucket(
+    scanned: Path, new_store: Callable[[], Store], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = new_store()
+    store.put_folder(scanned, "run")
+    assert main(["verify", f"{store.url}/run"]) == 0
+    assert capsys.readouterr().out.startswith(f"{store.url}/run is whole and sound.")
+    part = "windows/part-00000.parquet"
+    store.put(f"run/{part}", (scanned / part).read_bytes() + b"more")
+    assert main(["verify", f"{store.url}/run"]) == 7
+    assert f"{part} is not what was written (checksum)" in capsys.readouterr().out
+    store.delete(f"run/{part}")
+    assert main(["verify", f"{store.url}/run"]) == 7
+    assert f"{part} is missing" in capsys.readouterr().out
 
 
 def test_again_only_what_has_another_version_is_read(
