@@ -110,11 +110,11 @@ class RunConfig:
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    #: Files per shard: the unit of memory, writing, retry and resume.
-    shard_size: int = 256
+    #: Files per shard: the unit of memory, writing, retry and resume. 0 = 256, and more in archives of millions.
+    shard_size: int = 0
 
     def __post_init__(self) -> None:
-        require(self.shard_size >= 1, "run.shard_size", "1 or more")
+        require(self.shard_size >= 0, "run.shard_size", "0 or more")
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ def scan(
             if not nothing_new:
                 classifier, device = choose_device(config, manager, progress) if run.plan.n_files else (None, None)
                 run.begin(manager, inputs, about, device)
-                if report and run.plan.n_files <= config.run.shard_size:
+                if report and run.plan.n_files <= run.plan.shard_size:
                     # Soon done: what builds the report loads what it needs meanwhile.
                     with suppress(RunError):
                         reporter.start()

@@ -66,7 +66,7 @@ def test_a_configuration_is_frozen() -> None:
         ({"predict": {"device": "tpu"}}, r"predict\.device must be one of auto, cuda, mps, cpu"),
         ({"predict": {"batch_size": 0}}, r"predict\.batch_size must be 1 or more"),
         ({"predict": {"abstain": 1.0}}, r"predict\.abstain must be from 0 to below 1"),
-        ({"run": {"shard_size": 0}}, r"run\.shard_size must be 1 or more"),
+        ({"run": {"shard_size": -1}}, r"run\.shard_size must be 0 or more"),
     ],
 )
 def test_a_wrong_value_is_refused_with_the_rule(values: dict[str, Any], message: str) -> None:

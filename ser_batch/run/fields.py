@@ -90,6 +90,7 @@ FIELDS: Mapping[str, Kind] = {
     "unlisted": TEXTS,
     "needs_media": COUNTS,
     "audio_s": AMOUNT,
+    "shard_size": COUNT,
     "wall_s": AMOUNT,
     "stage_s": AMOUNTS,
     "visit": OBJECT,

@@ -18,7 +18,7 @@ from ser_batch.run.layout import tables_of
 from ser_batch.run.lock import lock_for_writing, refuse_if_written
 from ser_batch.run.manifest import new_manifest, read_manifest
 from ser_batch.run.metadata import FileTable
-from ser_batch.run.plan import Plan, Shard, make_plan, read_index
+from ser_batch.run.plan import Plan, Shard, make_plan, part_size, read_index
 from ser_batch.run.planned import PlanFile, read_plan, remove_plan, write_plan
 from ser_batch.run.published import belongs, collect, refuse_if_worked_on
 from ser_batch.run.shards import make_part, row_maker
@@ -144,9 +144,11 @@ def _manifest_for(run_dir: Path, mode: str, ingredients: Ingredients, found: Fou
 
 def _plan(store: RunStore, manifest: dict[str, Any], mode: str, ingredients: Ingredients, found: Found) -> Plan:
     index = read_index(store, ingredients.fingerprint())
-    if mode in ("resume", "retry") and "fingerprint" not in manifest and not index.is_current.all():
+    if mode in ("resume", "retry") and "fingerprint" not in manifest and not index.is_current:
         raise RunError(f"{store.run_dir} has parts made with other settings, but no run.json that says which. {_CURES}")
-    return make_plan(found, index, ingredients.config.run.shard_size, retry=mode == "retry")
+    # By the settings; else as the run began, which may have been smaller.
+    shard_size = ingredients.config.run.shard_size or manifest.get("shard_size") or part_size(len(found))
+    return make_plan(found, index, shard_size, retry=mode == "retry")
 
 
 _CURES = (
@@ -219,6 +221,7 @@ class OpenRun(RunWriter):
             manifest["files_from"] = os.path.abspath(self.run_dir / "files-from.list")  # noqa: PTH100
             self.put_beside("files-from.list", b"\0".join(os.fsencode(name) for name in inputs.paths) + b"\0")
         manifest["root"] = self.plan.found.root
+        manifest["shard_size"] = self.plan.shard_size
         manifest["device"] = old.get("device", {}) if device is None else dict(device)
         manifest["visit"] = {
             "begun": manifest["updated"],

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ser_batch.errors import RunError
 from ser_batch.text import printable
 
-__all__ = ["as_parquet", "footer_crc32", "openable"]
+__all__ = ["as_parquet", "ends_of", "footer_crc32", "openable"]
 
 
 def as_parquet(table: pa.Table, row_group_size: int = 2**17) -> memoryview:
@@ -59,6 +59,14 @@ def openable(folder: Path) -> Path:
             f"folder, or a link to it that has another name."
         ) from None
     return folder
+
+
+def ends_of(footer: pq.FileMetaData) -> tuple[str, str] | None:
+    """Return the first and the last clip_id of a file, by the statistics of its row groups; None without these."""
+    column = footer.schema.names.index("clip_id") if "clip_id" in footer.schema.names else 0
+    groups = [footer.row_group(group).column(column).statistics for group in range(footer.num_row_groups)]
+    known = bool(groups) and all(statistics is not None and statistics.has_min_max for statistics in groups)
+    return (min(g.min for g in groups), max(g.max for g in groups)) if known else None
 
 
 def footer_crc32(file: BinaryIO) -> int:

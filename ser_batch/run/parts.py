@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from ser_batch.run.parquet import ends_of
 from ser_batch.run.where import Condition, may_hold
 
 __all__ = ["PARQUET", "Parts"]
@@ -33,10 +34,7 @@ class Parts:
     def add(self, path: str, footer: pq.FileMetaData) -> None:
         self.paths.append(path)
         self.n_rows.append(footer.num_rows)
-        column = footer.schema.names.index("clip_id") if "clip_id" in footer.schema.names else 0
-        groups = [footer.row_group(group).column(column).statistics for group in range(footer.num_row_groups)]
-        known = bool(groups) and all(statistics is not None and statistics.has_min_max for statistics in groups)
-        self.clip_ids.append((min(g.min for g in groups), max(g.max for g in groups)) if known else None)
+        self.clip_ids.append(ends_of(footer))
 
     def some(self, places: Sequence[int]) -> Parts:
         """Return some of the parts."""

@@ -1,10 +1,14 @@
-"""What is to be done: what was found, held against what the run already has."""
+"""What is to be done: what was found, held against what the run already has.
+
+Both are gone through once, in the order of clip_id, a chunk of what was found and the parts that reach into it at a
+time. So memory does not grow with the archive but for what is to be done again, as far as it does not lie together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +20,23 @@ from ser_batch.records import ClipRef, Status
 from ser_batch.run.store import INDEX_COLUMNS, RunStore
 from ser_batch.segments.marked import state_key
 from ser_batch.stages.discover import NOT_SEEN_NS, Found
+from ser_batch.stages.found import Chunk
 from ser_batch.stages.reach import can_be_read, out_of_reach
 
-__all__ = ["Index", "Plan", "Shard", "make_plan", "read_index"]
+__all__ = ["Index", "IndexedPart", "IndexedRows", "Plan", "Shard", "Spans", "make_plan", "part_size", "read_index"]
 
 #: A shard ends early at this much encoded audio, so that a crash never costs hours of an archive of long recordings.
 _SHARD_BYTES = 512 * 2**20
+#: Files of a part: so many, and more where there would be too many parts, up to a limit.
+_PART_FILES, _MOST_PARTS, _MOST_PART_FILES = 256, 4_096, 4_096
+
+
+def part_size(n_found: int) -> int:
+    """Return how many files a part of a new run has, by how many there are: 256, and 4,096 from 8 million on."""
+    size = _PART_FILES
+    while size < _MOST_PART_FILES and n_found > size * _MOST_PARTS:
+        size *= 2
+    return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +56,21 @@ class Shard:
     is_outdated: bool = False
 
 
+class IndexedPart(NamedTuple):
+    """What is known of a part without reading its rows."""
+
+    part: int
+    n_rows: int
+    #: First and last clip_id in it.
+    first: str
+    last: str
+    #: Whether it was made under the fingerprint of this scan.
+    is_current: bool
+
+
 @dataclass(eq=False)
-class Index:
-    """What a run has, a row per file. numpy and not Arrow where Arrow would import pandas for a comparison."""
+class IndexedRows:
+    """What a run has in some of its parts, a row per file. numpy and not Arrow where Arrow would import pandas."""
 
     #: Arrow, one chunk.
     clip_ids: pa.StringArray
@@ -51,49 +78,122 @@ class Index:
     mtime_ns: NDArray[np.int64]
     status: NDArray[np.str_]
     vanished: NDArray[np.bool_]
-    part: NDArray[np.int64]
     #: What read the file, or would have; "" for none.
     reader: NDArray[np.str_]
     #: Whether the row says no more than that the file could not be looked at.
     out_of_reach: NDArray[np.bool_]
-    #: Whether the file's part was made under the fingerprint of this scan.
-    is_current: NDArray[np.bool_]
     #: What the segments of the file came from; 0 for nothing.
     segments_key: NDArray[np.int64]
     #: Stands for the version of an object; 0 for a file.
     etag_key: NDArray[np.int64]
 
-    @classmethod
-    def empty(cls) -> Index:
-        """What a new run has."""
-        numbers, marks = np.zeros(0, np.int64), np.zeros(0, bool)
-        no_ids = pa.StringArray.from_buffers(0, pa.py_buffer(numbers), pa.py_buffer(b""))
-        words = np.zeros(0, "U1")
-        return cls(no_ids, numbers, numbers, words, marks, numbers, words, marks, marks, numbers, numbers)
-
     def __len__(self) -> int:
         return len(self.clip_ids)
 
-    def refs(self, rows: NDArray[np.int64]) -> list[ClipRef]:
-        """Files of some rows; their paths are not known here."""
-        return [
-            ClipRef(self.clip_ids[int(row)].as_py(), "", int(self.size_bytes[row]), int(self.mtime_ns[row]))
-            for row in rows
-        ]
+    @classmethod
+    def of(cls, table: pa.Table) -> IndexedRows:
+        """Take the rows of a part, of its table ``files``."""
+        etags = table.column("etag").to_pylist() if "etag" in table.column_names else [""] * len(table)
+        return cls(
+            clip_ids=table.column("clip_id").combine_chunks(),
+            size_bytes=_numbers(table.column("size_bytes"), pa.int64()),
+            mtime_ns=_numbers(table.column("modified"), pa.int64()),
+            status=_words(table, "status"),
+            vanished=_numbers(table.column("vanished"), pa.uint8()).astype(bool),
+            reader=_words(table, "reader"),
+            out_of_reach=out_of_reach(*(_words(table, name) for name in ("status", "stage", "error_type"))),
+            segments_key=_keys(table),
+            etag_key=_etag_keys(etags),
+        )
+
+    @classmethod
+    def together(cls, several: Sequence[IndexedRows]) -> IndexedRows:
+        """Return the rows of several, one after the other."""
+        names = [item.name for item in fields(cls) if item.name != "clip_ids"]
+        ids = pa.concat_arrays([rows.clip_ids for rows in several])
+        return cls(ids, **{name: np.concatenate([getattr(rows, name) for rows in several]) for name in names})
+
+
+class Index:
+    """What a run has; rows are read when they are asked for.
+
+    Parameters
+    ----------
+    parts : sequence of IndexedPart
+    read : callable
+        Number of a part -> its rows.
+    """
+
+    def __init__(self, parts: Sequence[IndexedPart], read: Callable[[int], IndexedRows]) -> None:
+        self.parts, self.read = parts, read
+
+    @classmethod
+    def empty(cls) -> Index:
+        """What a new run has."""
+        return cls.of({})
+
+    @classmethod
+    def of(cls, rows: Mapping[int, IndexedRows], outdated: Iterable[int] = ()) -> Index:
+        """What a run has whose parts are in memory; `outdated` are those that were made with other settings."""
+        return cls([_described(part, some, part not in outdated) for part, some in rows.items()], rows.__getitem__)
+
+    def __len__(self) -> int:
+        return sum(part.n_rows for part in self.parts)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether all parts were made under the fingerprint of this scan."""
+        return all(part.is_current for part in self.parts)
+
+
+def _described(part: int, rows: IndexedRows, is_current: bool) -> IndexedPart:
+    ids = sorted(rows.clip_ids.to_pylist()) or [""]
+    return IndexedPart(part, len(rows), ids[0], ids[-1], is_current)
+
+
+class Spans:
+    """Ascending whole numbers; those that follow each other take no memory."""
+
+    def __init__(self, numbers: NDArray[np.int64]) -> None:
+        breaks = np.flatnonzero(np.diff(numbers) != 1) + 1 if len(numbers) else np.zeros(0, np.int64)
+        begins, ends = np.concatenate([[0], breaks]), np.concatenate([breaks, [len(numbers)]])
+        self._n_numbers = len(numbers)
+        #: First and past the last one of each.
+        self.spans = np.stack([numbers[begins], numbers[ends - 1] + 1], 1) if len(numbers) else np.zeros((0, 2), int)
+
+    @classmethod
+    def joined(cls, several: Iterable[Spans]) -> Spans:
+        """Return all of several that come one after the other."""
+        whole = cls(np.zeros(0, np.int64))
+        kept = [spans for spans in several if len(spans)]
+        if kept:
+            spans = np.concatenate([item.spans for item in kept])
+            is_first = np.concatenate([[True], spans[1:, 0] != spans[:-1, 1]])
+            is_last = np.concatenate([is_first[1:], [True]])
+            whole.spans = np.stack([spans[is_first, 0], spans[is_last, 1]], 1)
+            whole._n_numbers = sum(map(len, kept))
+        return whole
+
+    def __len__(self) -> int:
+        return self._n_numbers
+
+    def __iter__(self) -> Iterator[int]:
+        for first, last in self.spans:
+            yield from range(int(first), int(last))
 
 
 @dataclass(eq=False)
 class Plan:
-    """All work of one scan, as columns; shards are made as they are asked for."""
+    """All work of one scan; shards are made as they are asked for."""
 
     found: Found
     index: Index
     #: part -> positions in `found` to process again; also parts with nothing to process, for their vanished files.
-    rewrites: dict[int, NDArray[np.int64]]
-    #: part -> rows of `index` that are gone.
-    vanished: dict[int, NDArray[np.int64]]
+    rewrites: dict[int, Spans]
+    #: part -> its rows that are gone.
+    vanished: dict[int, Spans]
     #: Positions in `found` of files that no part has.
-    new: NDArray[np.int64]
+    new: Spans
     first_part: int
     shard_size: int
     #: Parts made with other settings that stay as they are: some of their files cannot be looked at now.
@@ -102,74 +202,57 @@ class Plan:
     @property
     def n_files(self) -> int:
         """Files to process."""
-        return len(self.new) + sum(len(positions) for positions in self.rewrites.values())
+        return len(self.new) + sum(map(len, self.rewrites.values()))
 
-    def positions(self) -> NDArray[np.int64]:
-        """Positions in `found` of the files to process, ascending."""
-        return np.sort(np.concatenate([self.new, *self.rewrites.values()]))
+    def positions(self) -> Iterator[int]:
+        """Yield the positions in `found` of the files to process, ascending."""
+        spans = np.concatenate([self.new.spans, *(positions.spans for positions in self.rewrites.values())])
+        for first, last in spans[np.argsort(spans[:, 0], kind="stable")]:
+            yield from range(int(first), int(last))
 
     @property
     def is_empty(self) -> bool:
         return not len(self.new) and not self.rewrites
 
     def shards(self) -> Iterator[Shard]:
-        index = self.index
+        outdated = {part.part for part in self.index.parts if not part.is_current}
         for rewritten, positions in self.rewrites.items():
-            gone = self.vanished.get(rewritten, np.zeros(0, np.int64))
-            lost = index.refs(gone[~index.is_current[gone]])
-            is_outdated = not index.is_current[index.part == rewritten].all()
-            yield Shard(rewritten, self._refs(positions), True, index.clip_ids.take(pa.array(gone)), lost, is_outdated)
-        part, first, n_bytes = self.first_part, 0, 0
-        sizes = self.found.sizes_bytes
-        for here, position in enumerate(self.new):
-            if here > first and (here - first >= self.shard_size or n_bytes + sizes[position] > _SHARD_BYTES):
-                yield Shard(part, self._refs(self.new[first:here]))
-                part, first, n_bytes = part + 1, here, 0
-            n_bytes += sizes[position]
-        if first < len(self.new):
-            yield Shard(part, self._refs(self.new[first:]))
-
-    def _refs(self, positions: Iterable[int]) -> list[ClipRef]:
-        return [self.found.ref(int(position)) for position in positions]
+            is_outdated, gone, lost = rewritten in outdated, pa.nulls(0, pa.string()), []
+            if rewritten in self.vanished:
+                rows = self.index.read(rewritten)
+                places = list(self.vanished[rewritten])
+                gone = rows.clip_ids.take(pa.array(np.array(places, np.int64)))
+                numbers = (rows.size_bytes[places].tolist(), rows.mtime_ns[places].tolist())
+                known = zip(gone.to_pylist(), *numbers, strict=True)
+                # Their paths are not known here.
+                lost = [ClipRef(clip_id, "", size, time_ns) for clip_id, size, time_ns in known] if is_outdated else []
+            yield Shard(rewritten, list(map(self.found.ref, positions)), True, gone, lost, is_outdated)
+        part, refs, n_bytes = self.first_part, list[ClipRef](), 0
+        for ref in map(self.found.ref, self.new):
+            if refs and (len(refs) >= self.shard_size or n_bytes + ref.size_bytes > _SHARD_BYTES):
+                yield Shard(part, refs)
+                part, refs, n_bytes = part + 1, [], 0
+            refs.append(ref)
+            n_bytes += ref.size_bytes
+        if refs:
+            yield Shard(part, refs)
 
 
 def read_index(store: RunStore, fingerprint: str) -> Index:
-    """Read what the run has; files made under another fingerprint than `fingerprint` are told from the others."""
-    ids: list[pa.Array] = []
-    columns: dict[str, list[NDArray[Any]]] = {
-        name: [] for name in ("size_bytes", "modified", "status", "vanished", "part", "reader", "out_of_reach")
-    }
-    columns |= {"segments_key": [], "etag_key": []}
-    current = {part for part, entry in store.entries.items() if entry.fingerprint == fingerprint}
-    for part, table in store.columns(INDEX_COLUMNS):
-        ids.extend(table.column("clip_id").chunks)
-        columns["size_bytes"].append(_numbers(table.column("size_bytes"), pa.int64()))
-        columns["modified"].append(_numbers(table.column("modified"), pa.int64()))
-        for name in ("status", "reader"):
-            columns[name].append(_words(table, name))
-        ends = (_words(table, name) for name in ("status", "stage", "error_type"))
-        columns["out_of_reach"].append(out_of_reach(*ends))
-        columns["vanished"].append(_numbers(table.column("vanished"), pa.uint8()).astype(bool))
-        columns["part"].append(np.full(len(table), part))
-        columns["segments_key"].append(_keys(table))
-        etags = table.column("etag").to_pylist() if "etag" in table.column_names else [""] * len(table)
-        columns["etag_key"].append(_etag_keys(etags))
-    if not ids:
-        return Index.empty()
-    joined = {name: np.concatenate(found) for name, found in columns.items()}
-    return Index(
-        clip_ids=pa.concat_arrays(ids),
-        size_bytes=joined["size_bytes"],
-        mtime_ns=joined["modified"],
-        status=joined["status"],
-        vanished=joined["vanished"],
-        part=joined["part"],
-        reader=joined["reader"],
-        out_of_reach=joined["out_of_reach"],
-        is_current=np.isin(joined["part"], sorted(current)),
-        segments_key=joined["segments_key"],
-        etag_key=joined["etag_key"],
-    )
+    """Read what the run has; parts made under another fingerprint than `fingerprint` are told from the others."""
+
+    def read(part: int) -> IndexedRows:
+        return IndexedRows.of(store.some("files", part, INDEX_COLUMNS))
+
+    parts = []
+    for part, entry in sorted(store.entries.items()):
+        ends = store.ends(part)
+        is_current = entry.fingerprint == fingerprint
+        if ends is None:
+            parts.append(_described(part, read(part), is_current))
+        else:
+            parts.append(IndexedPart(part, entry.tables["files"].n_rows, *ends, is_current))
+    return Index(parts, read)
 
 
 def make_plan(found: Found, index: Index, shard_size: int, retry: bool = False) -> Plan:
@@ -192,75 +275,131 @@ def make_plan(found: Found, index: Index, shard_size: int, retry: bool = False) 
         or if it could not be looked at before, and can be now. A file of the run that was not found is marked as
         vanished, and unmarked once it is back. What cannot be looked at now stays as it is, whatever the run has of it.
     """
-    place = pc.index_in(_strings(found.clip_ids), value_set=index.clip_ids.cast(pa.large_string()))
-    is_known = _numbers(place.is_valid(), pa.uint8()).astype(bool)
-    known = np.flatnonzero(is_known)
-    row = _numbers(place, pa.int64())[known]
-    mtimes_ns = np.asarray(found.mtimes_ns)
-    is_seen = mtimes_ns[known] != NOT_SEEN_NS
-    gone = np.ones(len(index), bool)
-    gone[row] = False
-    gone[row[~is_seen]] = index.vanished[row[~is_seen]]
-    for prefix in found.unlisted:
-        # What is in a folder that could not be listed may be there or not: it stays as it was.
-        below = _numbers(pc.starts_with(index.clip_ids, prefix), pa.uint8()).astype(bool)
-        gone[below] &= index.vanished[below]
-    if retry:
-        changed = index.status[row] == str(Status.FAILED)
-    else:
-        changed = np.asarray(found.sizes_bytes)[known] != index.size_bytes[row]
-        etag_keys = _etag_keys(found.etags or [""] * len(found))[known]
-        # Of an object, its version counts where both are known: copied with what it holds, it has another time.
-        by_etag = (etag_keys != 0) & (index.etag_key[row] != 0)
-        changed |= np.where(by_etag, etag_keys != index.etag_key[row], mtimes_ns[known] != index.mtime_ns[row])
-        changed |= _segment_keys(found)[known] != index.segments_key[row]
-        changed |= ~index.is_current[row]
-        # What PyAV would read, and what another version of it has read.
-        pyav = pyav_reader()
-        if pyav:
-            changed |= np.char.startswith(index.reader[row], PYAV) & (index.reader[row] != pyav)
-        # A file that was gone when its results were due has none.
-        changed |= index.vanished[row] & (index.status[row] == str(Status.SKIPPED))
-        for place in np.flatnonzero(index.out_of_reach[row] & ~changed & is_seen):
-            changed[place] = can_be_read(found.ref(int(known[place])).path)
-    changed &= is_seen
-    again = _by_part(known[changed], index.part[row[changed]])
-    touched = {*again, *index.part[gone != index.vanished].tolist()}
-    held: set[int] = set()
-    if not retry:
-        touched |= set(index.part[~index.is_current].tolist())
-        unknown = ~gone & ~index.is_current
-        unknown[row[is_seen]] = False
-        held = set(index.part[unknown].tolist())
-        touched -= held
-    gone_rows = np.flatnonzero(gone)
-    vanished = _by_part(gone_rows, index.part[gone_rows])
-    nothing = np.zeros(0, np.int64)
+    comparing = _Comparison(found, retry)
+    waiting = sorted(index.parts, key=lambda part: part.first, reverse=True)
+    active: list[_Part] = []
+    new: list[Spans] = []
+    for chunk in found.files.chunks():
+        last = chunk.clip_ids[-1]
+        while waiting and waiting[-1].first <= last:
+            active.append(_Part(waiting[-1], index.read(waiting.pop().part)))
+        new.append(comparing.take(chunk, active))
+        for part in [part for part in active if part.about.last <= last]:
+            active.remove(part)
+            comparing.finish(part)
+    for about in reversed(waiting):
+        comparing.finish(_Part(about, index.read(about.part)))
+    for part in active:
+        comparing.finish(part)
     return Plan(
         found=found,
         index=index,
-        rewrites={part: again.get(part, nothing) for part in sorted(touched)},
-        vanished={part: rows for part, rows in vanished.items() if part in touched},
-        new=nothing if retry else np.flatnonzero(~is_known),
-        first_part=int(index.part.max()) + 1 if len(index) else 0,
+        rewrites=dict(sorted(comparing.rewrites.items())),
+        vanished=comparing.vanished,
+        new=Spans.joined([] if retry else new),
+        first_part=max((part.part for part in index.parts), default=-1) + 1,
         shard_size=shard_size,
-        held=sorted(held),
+        held=sorted(comparing.held),
     )
+
+
+class _Part:
+    """A part that is being compared."""
+
+    def __init__(self, about: IndexedPart, rows: IndexedRows) -> None:
+        self.about, self.rows = about, rows
+        #: Rows that were not found; of those that cannot be looked at, what was known of them.
+        self.is_gone = np.ones(len(rows), bool)
+        self.is_seen = np.zeros(len(rows), bool)
+        #: Positions to process again.
+        self.again: list[Spans] = []
+
+
+class _Comparison:
+    """What comes of comparing, part by part."""
+
+    def __init__(self, found: Found, retry: bool) -> None:
+        self._found, self._retry, self._pyav = found, retry, pyav_reader()
+        self.rewrites: dict[int, Spans] = {}
+        self.vanished: dict[int, Spans] = {}
+        self.held: list[int] = []
+
+    def take(self, chunk: Chunk, active: Sequence[_Part]) -> Spans:
+        """Compare a chunk of what was found with the parts that reach into it; return the positions of new files."""
+        positions = np.arange(chunk.first, chunk.first + len(chunk.clip_ids))
+        if not active:
+            return Spans(positions)
+        rows = IndexedRows.together([part.rows for part in active])
+        place = pc.index_in(_strings(chunk.clip_ids), value_set=rows.clip_ids.cast(pa.large_string()))
+        is_known = _numbers(place.is_valid(), pa.uint8()).astype(bool)
+        known = np.flatnonzero(is_known)
+        row = _numbers(place, pa.int64())[known]
+        is_seen = np.frombuffer(chunk.mtimes_ns, np.int64)[known] != NOT_SEEN_NS
+        starts = np.cumsum([0, *(len(part.rows) for part in active)])
+        is_current = np.repeat([part.about.is_current for part in active], np.diff(starts))
+        changed = self._changed(chunk, known, rows, row, is_current[row]) & is_seen
+        of_part = np.searchsorted(starts, row, side="right") - 1
+        for number in np.unique(of_part):
+            part, here = active[number], of_part == number
+            own = row[here] - starts[number]
+            part.is_gone[own] = False
+            part.is_seen[own] = is_seen[here]
+            missed = own[~is_seen[here]]
+            part.is_gone[missed] = part.rows.vanished[missed]
+            part.again.append(Spans(positions[known[here & changed]]))
+        return Spans(positions[~is_known])
+
+    def _changed(
+        self,
+        chunk: Chunk,
+        known: NDArray[np.int64],
+        rows: IndexedRows,
+        row: NDArray[np.int64],
+        is_current: NDArray[np.bool_],
+    ) -> NDArray[np.bool_]:
+        """Tell which files of a chunk, those `known`, are to be processed again; `row` is where each is in `rows`."""
+        if self._retry:
+            return rows.status[row] == str(Status.FAILED)
+        mtimes_ns = np.frombuffer(chunk.mtimes_ns, np.int64)[known]
+        changed = np.frombuffer(chunk.sizes_bytes, np.int64)[known] != rows.size_bytes[row]
+        etag_keys = _etag_keys(chunk.etags or [""] * len(chunk.clip_ids))[known]
+        # Of an object, its version counts where both are known: copied with what it holds, it has another time.
+        by_etag = (etag_keys != 0) & (rows.etag_key[row] != 0)
+        changed |= np.where(by_etag, etag_keys != rows.etag_key[row], mtimes_ns != rows.mtime_ns[row])
+        changed |= np.frombuffer(self._found.segment_keys(chunk), np.int64)[known] != rows.segments_key[row]
+        changed |= ~is_current
+        # What PyAV would read, and what another version of it has read.
+        if self._pyav:
+            changed |= np.char.startswith(rows.reader[row], PYAV) & (rows.reader[row] != self._pyav)
+        # A file that was gone when its results were due has none.
+        changed |= rows.vanished[row] & (rows.status[row] == str(Status.SKIPPED))
+        for place in np.flatnonzero(rows.out_of_reach[row] & ~changed & (mtimes_ns != NOT_SEEN_NS)):
+            changed[place] = can_be_read(self._found.ref(chunk.first + int(known[place])).path)
+        return changed
+
+    def finish(self, part: _Part) -> None:
+        """Take in a part that nothing more is found of."""
+        number, rows, is_gone = part.about.part, part.rows, part.is_gone
+        for prefix in self._found.unlisted:
+            # What is in a folder that could not be listed may be there or not: it stays as it was.
+            below = _numbers(pc.starts_with(rows.clip_ids, prefix), pa.uint8()).astype(bool)
+            is_gone[below] &= rows.vanished[below]
+        again = Spans.joined(part.again)
+        is_touched = len(again) > 0 or bool((is_gone != rows.vanished).any())
+        if not self._retry and not part.about.is_current:
+            if (~is_gone & ~part.is_seen).any():
+                self.held.append(number)
+                return
+            is_touched = True
+        if is_touched:
+            self.rewrites[number] = again
+            if is_gone.any():
+                self.vanished[number] = Spans(np.flatnonzero(is_gone))
 
 
 def _etag_keys(etags: Sequence[str | None]) -> NDArray[np.int64]:
     """Return numbers that stand for the versions of objects; 0 for none."""
     return np.fromiter((state_key(etag) if etag else 0 for etag in etags), np.int64, len(etags))
-
-
-def _segment_keys(found: Found) -> NDArray[np.int64]:
-    """Return what the segments of each file come from; 0 for nothing."""
-    keys = np.zeros(len(found), np.int64)
-    if found.segments:
-        for place, clip_id in enumerate(found.clip_ids):
-            if source := found.segments.get(clip_id):
-                keys[place] = source.key
-    return keys
 
 
 # pyarrow imports pandas, half a second, as soon as it converts from or to numpy by itself: too much for a scan that may
@@ -298,12 +437,3 @@ def _strings(texts: Sequence[str]) -> pa.LargeStringArray:
     offsets = np.zeros(len(encoded) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
     return pa.LargeStringArray.from_buffers(len(encoded), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
-
-
-def _by_part(values: NDArray[np.int64], parts: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
-    """Group `values` by the part of each, keeping their order."""
-    if not len(values):
-        return {}
-    order = np.argsort(parts, kind="stable")
-    names, starts = np.unique(parts[order], return_index=True)
-    return dict(zip(names.tolist(), np.split(values[order], starts[1:]), strict=True))

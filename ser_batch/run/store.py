@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from ser_batch.errors import RunError
 from ser_batch.run.journal import JOURNAL, Entry, Filesystem, Journal, Written, sha256_of
 from ser_batch.run.layout import TABLES, TableName, staged_by
-from ser_batch.run.parquet import as_parquet, footer_crc32, openable
+from ser_batch.run.parquet import as_parquet, ends_of, footer_crc32, openable
 from ser_batch.run.schema import SCHEMA_VERSION, read_metadata
 from ser_batch.run.steps import reached
 
@@ -377,9 +377,17 @@ class RunStore:
     def columns(self, names: tuple[str, ...]) -> Iterator[tuple[int, pa.Table]]:
         """Yield (part, table) with some columns of the table ``files``, part by part. Raises as `read`."""
         for part in sorted(self.entries):
-            with _readable(self.path("files", part)):
-                table = self._file("files", part).read(columns=list(names))
-            yield part, table
+            yield part, self.some("files", part, names)
+
+    def some(self, name: TableName, part: int, columns: tuple[str, ...]) -> pa.Table:
+        """Return some columns of a part of a table. Raises as `read`."""
+        with _readable(self.path(name, part)):
+            return self._file(name, part).read(columns=list(columns), use_threads=False)
+
+    def ends(self, part: int) -> tuple[str, str] | None:
+        """Return the first and the last clip_id of a part, None where its footer does not say. Raises as `read`."""
+        with _readable(self.path("files", part)), self._file("files", part) as file:
+            return ends_of(file.metadata)
 
     def _file(self, name: TableName, part: int) -> pq.ParquetFile:
         """Open a part where it is; a rename that comes in between is followed."""

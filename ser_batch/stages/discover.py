@@ -1,4 +1,4 @@
-"""Finds audio files: a walk that cannot loop, does not open anything, and keeps only columns, not objects.
+"""Finds audio files: a walk that cannot loop, does not open anything, and keeps rows on disk once there are many.
 
 Names are bytes. A `clip_id` is the name relative to the root with bytes that are not UTF-8 as ``\\xNN``; the path that
 is opened keeps them. Hidden files and folders (leading dot) are skipped and counted; so are folders that systems make
@@ -9,39 +9,40 @@ from __future__ import annotations
 
 import codecs
 import fnmatch
+import io
 import os
 import re
+import shutil
 import stat
-from array import array
-from collections import Counter
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
-from operator import eq
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from ser_batch.audio import AUDIO_SUFFIXES
 from ser_batch.errors import InputError
-from ser_batch.records import ClipRef, SegmentSource
 from ser_batch.segments.files import SEGMENT_SUFFIXES
 from ser_batch.segments.marked import state_key
+from ser_batch.stages.found import NOT_SEEN_NS, Found, Gathering, Names, Row
 from ser_batch.storage.address import is_url, local_or_url
 from ser_batch.storage.objects import Listed, Unlisted
 from ser_batch.text import printable
 
 if TYPE_CHECKING:
-    from ser_batch.stages.bucket import Objects
+    from ser_batch.stages.bucket import Marks, Objects
 
 #: Folders of systems and servers: waste baskets, thumbnails, copies of what is elsewhere.
 _SYSTEM_FOLDERS = frozenset(("$recycle.bin", "lost+found", "@eadir", "system volume information", "__macosx"))
+#: A list of files is read so many bytes at a time.
+_BLOCK_BYTES = 2**20
 #: Longest path that systems take.
 _LONGEST_PATH_BYTES = 4_096
 #: Control characters, but for those that names are known to have: tab, line feed, carriage return.
 _NOT_IN_PATHS = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
-#: Time of a file that could not be looked at: a link that leads nowhere now, or a name out of a list.
-NOT_SEEN_NS = -(2**63)
+#: Folders whose names are remembered: a walk needs one, a list that jumps about some more.
+_MOST_FOLDERS = 64
 #: Times that a table can hold, years 1677 to 2262.
 _TIMES_NS = (-(2**63) + 1, 2**63 - 1)
 
@@ -52,63 +53,8 @@ __all__ = ["NOT_SEEN_NS", "FileList", "Found", "discover", "plain_inputs", "read
 class FileList:
     """Paths out of a list; one that is missing becomes a failed row, unlike a missing input."""
 
-    paths: tuple[str, ...]
+    paths: Sequence[str]
     source: str
-
-
-@dataclass(eq=False)
-class Found:
-    """All audio files found, in the order of clip_id, as columns: a million files take about 200 MB."""
-
-    #: Absolute, or an address; `root` / clip_id is the file, names that are not UTF-8 apart.
-    root: str
-    clip_ids: list[str] = field(default_factory=list)
-    sizes_bytes: array[int] = field(default_factory=lambda: array("q"))
-    #: `NOT_SEEN_NS` for files that could not be looked at.
-    mtimes_ns: array[int] = field(default_factory=lambda: array("q"))
-    #: clip_id -> relative path, where they differ.
-    odd_names: dict[str, str] = field(default_factory=dict)
-    n_hidden: int = 0
-    n_unmatched: int = 0
-    #: Folders that systems make for themselves.
-    n_system: int = 0
-    #: Folders that could not be listed, and why.
-    unreadable: list[str] = field(default_factory=list)
-    #: The same folders, as clip_ids of what is in them begin; "" for the root.
-    unlisted: list[str] = field(default_factory=list)
-    #: clip_id -> where its segments come from; of files that have any.
-    segments: dict[str, SegmentSource] = field(default_factory=dict)
-    #: Versions of objects in a bucket, as the store names them; empty for files.
-    etags: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.clip_ids)
-
-    @property
-    def is_seen(self) -> bool:
-        """Whether any of the files could be looked at."""
-        return any(time_ns != NOT_SEEN_NS for time_ns in self.mtimes_ns)
-
-    def ref(self, index: int) -> ClipRef:
-        clip_id = self.clip_ids[index]
-        path = os.path.join(self.root, self.odd_names.get(clip_id, clip_id))  # noqa: PTH118 - Path normalises names
-        etag = self.etags[index] if self.etags else ""
-        segments = self.segments.get(clip_id)
-        return ClipRef(clip_id, path, self.sizes_bytes[index], self.mtimes_ns[index], segments, etag=etag)
-
-    def only(self, positions: Iterable[int]) -> Found:
-        """Return some of the files; what was left out, and why, stays."""
-        places = list(positions)
-        return replace(
-            self,
-            clip_ids=[self.clip_ids[place] for place in places],
-            sizes_bytes=array("q", (self.sizes_bytes[place] for place in places)),
-            mtimes_ns=array("q", (self.mtimes_ns[place] for place in places)),
-            etags=[self.etags[place] for place in places] if self.etags else [],
-        )
-
-    def by_suffix(self) -> Counter[str]:
-        return Counter(os.path.splitext(clip_id)[1].lower() for clip_id in self.clip_ids)  # noqa: PTH122 - a million
 
 
 def read_file_list(path: Path) -> FileList:
@@ -123,20 +69,55 @@ def read_file_list(path: Path) -> FileList:
         The list is missing, cannot be read, or is none.
     """
     try:
-        data = Path("/dev/stdin").read_bytes() if str(path) == "-" else path.read_bytes()
+        source = Path("/dev/stdin") if str(path) == "-" else path
+        # It is read twice, which standard input cannot be.
+        with source.open("rb") as stream, tempfile.SpooledTemporaryFile(2**23) as copy:
+            shutil.copyfileobj(stream, copy, 2**20)
+            return FileList(Names(_listed(copy, path)), str(path))
     except OSError as error:
         raise InputError(f"The list of files {path} cannot be read: {error.strerror}.") from None
-    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        data = data.decode("utf-16", "replace").encode()
-    data = data.removeprefix(codecs.BOM_UTF8)
-    names = data.split(b"\0") if b"\0" in data else re.split(rb"\r\n|\r|\n", data)
-    for number, name in enumerate(names, 1):
+
+
+def _listed(file: IO[bytes], path: Path) -> Iterator[str]:
+    """Yield the paths of a list."""
+    file.seek(0)
+    head = file.read(3)
+    if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        file.seek(0)
+        # PowerShell's, which nobody fills with millions.
+        file = io.BytesIO(file.read().decode("utf-16", "replace").encode())
+        head = file.read(3)
+    begin = len(codecs.BOM_UTF8) if head == codecs.BOM_UTF8 else 0
+    file.seek(begin)
+    is_nul = any(b"\0" in block for block in _blocks(file))
+    file.seek(begin)
+    for number, name in enumerate(_entries(file, re.compile(rb"\0" if is_nul else rb"\r\n|\r|\n")), 1):
         if len(name) > _LONGEST_PATH_BYTES or _NOT_IN_PATHS.search(name):
             raise InputError(
                 f"{printable(path)} is no list of files: entry {number:,} is no path. "
                 f"Give a text with one path a line, or what find -print0 prints."
             )
-    return FileList(tuple(os.fsdecode(name) for name in names if name.strip()), str(path))
+        if name.strip():
+            yield os.fsdecode(name)
+
+
+def _entries(file: IO[bytes], separator: re.Pattern[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for block in _blocks(file):
+        rest += block
+        # A line feed may follow in the next block.
+        held = b"\r" if rest.endswith(b"\r") else b""
+        *names, rest = separator.split(rest.removesuffix(held))
+        rest += held
+        yield from names
+        if len(rest) > _LONGEST_PATH_BYTES + 2:
+            break
+    yield from separator.split(rest)
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    while block := file.read(_BLOCK_BYTES):
+        yield block
 
 
 def plain_inputs(inputs: Sequence[str | os.PathLike[str]] | FileList) -> list[str] | FileList:
@@ -148,7 +129,7 @@ def plain_inputs(inputs: Sequence[str | os.PathLike[str]] | FileList) -> list[st
         An address holds a password, or is of something that cannot be read.
     """
     if isinstance(inputs, FileList):
-        return replace(inputs, paths=tuple(map(local_or_url, inputs.paths)))
+        return replace(inputs, paths=Names(map(local_or_url, inputs.paths)))
     return [local_or_url(os.fspath(path)) for path in inputs]
 
 
@@ -194,9 +175,8 @@ def discover(
         walk.take_objects(look_into_bucket(names, is_list, with_segments))
         return walk.sorted()
     if isinstance(inputs, FileList):
-        paths = [os.path.abspath(path) for path in inputs.paths]  # noqa: PTH100 - resolve() would follow links
-        walk.found.root = _common_root(paths, files=True)
-        for path in paths:
+        walk.found.root = _common_root(map(os.path.abspath, inputs.paths), files=True)
+        for path in map(os.path.abspath, inputs.paths):
             walk.add_listed(path)
         return walk.sorted()
     paths = [os.path.abspath(os.fspath(path)) for path in inputs]  # noqa: PTH100
@@ -228,9 +208,15 @@ def _time_ns(info: os.stat_result) -> int:
     return min(max(info.st_mtime_ns, _TIMES_NS[0]), _TIMES_NS[1])
 
 
-def _common_root(paths: Sequence[str], files: bool) -> str:
-    parents = [os.path.dirname(path) for path in paths] if files else list(paths)  # noqa: PTH120
-    return os.path.commonpath(parents) if parents else os.getcwd()  # noqa: PTH109
+def _common_root(paths: Iterable[str], files: bool) -> str:
+    root = ""
+    for path in paths:
+        parent = os.path.dirname(path) if files else path  # noqa: PTH120
+        if not root:
+            root = parent
+        elif parent != root and not parent.startswith(f"{root.rstrip('/')}/"):
+            root = os.path.commonpath((root, parent))
+    return root or os.getcwd()  # noqa: PTH109
 
 
 class _Walk:
@@ -242,9 +228,9 @@ class _Walk:
         self._include, self._exclude = _Patterns(include), _Patterns(exclude)
         self._suffixes = AUDIO_SUFFIXES | {PurePosixPath(pattern).suffix.lower() for pattern in include} - {""}
         self._seen_folders: set[tuple[int, int]] = set()
-        #: Position in the columns -> relative path, where it is not the clip_id.
-        self._odd: dict[int, str] = {}
-        self._segments: dict[int, SegmentSource] = {}
+        self._rows = Gathering()
+        #: What lies beside objects, and how their keys begin where clip_ids do not.
+        self._marks: tuple[Marks, str] | None = None
 
     def descend(self, top: str) -> None:
         """Walk a folder. Linked folders come last, so that a folder reached twice goes by its own name."""
@@ -337,7 +323,6 @@ class _Walk:
         marks = Marks(root)
         hidden: set[str] = set()
         system: set[str] = set()
-        keys: list[str] = []
         for item in objects.below:
             if isinstance(item, Unlisted):
                 found.unreadable.append(f"{printable(root.at(item.prefix).url)}: {item.error}")
@@ -351,7 +336,6 @@ class _Walk:
             suffix = os.path.splitext(relative)[1].lower()  # noqa: PTH122 - a million
             if suffix in self._suffixes and self._wanted(relative):
                 self._add_object(relative, item)
-                keys.append(item.key)
             elif item.size_bytes or suffix:  # or else it stands for a folder
                 found.n_unmatched += 1
         for item in objects.beside:
@@ -360,70 +344,37 @@ class _Walk:
             relative = item.key[depth:]
             if self._wanted(relative):
                 self._add_object(relative, item)
-                keys.append(item.key)
             else:
                 found.n_unmatched += 1
         found.n_hidden, found.n_system = len(hidden), len(system)
         if self._beside is not None:
-            sources = ((place, marks.of(key)) for place, key in enumerate(keys))
-            self._segments = {place: source for place, source in sources if source}
+            self._marks = marks, f"{root.key}/" if root.key else ""
 
     def _add_object(self, relative: str, item: Listed) -> None:
         time = item.modified
         time_ns = NOT_SEEN_NS if time is None else int(time.timestamp()) * 10**9 + time.microsecond * 1_000
-        self._add(relative, item.size_bytes, time_ns)
-        self.found.etags.append(item.etag)
+        self._add(relative, item.size_bytes, time_ns, etag=item.etag)
 
     def _wanted(self, relative: str) -> bool:
         return (not self._include.used or self._include.match(relative)) and not self._exclude.match(relative)
 
-    def _add(self, relative: str, n_bytes: int, mtime_ns: int, folder: str = "") -> None:
+    def _add(self, relative: str, n_bytes: int, mtime_ns: int, folder: str = "", etag: str = "") -> None:
         """Take a file; `folder` is where it lies, "" for one that cannot be looked at."""
-        found = self.found
-        if self._beside is not None and folder and (source := self._beside.of(folder, relative)):
-            self._segments[len(found)] = source
+        source = self._beside.of(folder, relative) if self._beside is not None and folder else ()
         clip_id = relative
         if not relative.isascii():
             clip_id = os.fsencode(relative).decode("utf-8", "backslashreplace")
-            if clip_id != relative:
-                self._odd[len(found)] = relative
-        found.clip_ids.append(clip_id)
-        found.sizes_bytes.append(n_bytes)
-        found.mtimes_ns.append(mtime_ns)
+        self._rows.add(Row(clip_id, "" if clip_id == relative else relative, n_bytes, mtime_ns, source, etag))
 
     def sorted(self) -> Found:
-        """Bring the columns into the order of clip_id, each file and each id once."""
-        found, ids = self.found, self.found.clip_ids
-        order = sorted(range(len(ids)), key=ids.__getitem__)
-        found.clip_ids = list(map(ids.__getitem__, order))
-        if any(map(eq, found.clip_ids, islice(found.clip_ids, 1, None))):
-            order = self._distinct(ids, order)
-            found.clip_ids = list(map(ids.__getitem__, order))
-        found.sizes_bytes = array("q", map(found.sizes_bytes.__getitem__, order))
-        found.mtimes_ns = array("q", map(found.mtimes_ns.__getitem__, order))
-        found.etags = list(map(found.etags.__getitem__, order)) if found.etags else []
-        found.odd_names = {ids[index]: relative for index, relative in self._odd.items()}
-        found.segments = {ids[index]: source for index, source in self._segments.items()}
+        """Return what was found, each file and each id once."""
+        found = self.found
+        found.files = self._rows.sorted()
+        if self._marks is not None:
+            marks, begin = self._marks
+            sources = ((clip_id, marks.of(begin + clip_id)) for clip_id in found.clip_ids)
+            found.segments = {clip_id: source for clip_id, source in sources if source}
         return found
-
-    def _distinct(self, ids: list[str], order: list[int]) -> list[int]:
-        """Drop files that were reached twice; give a number to an id that two names share once they are escaped."""
-        names: dict[str, str] = {}
-        kept = []
-        for index in order:
-            relative = self._odd.get(index, ids[index])
-            if names.get(ids[index]) == relative:
-                self._odd.pop(index, None)
-                self._segments.pop(index, None)
-                continue
-            n_twins = 1
-            while ids[index] in names:
-                n_twins += 1
-                ids[index] = f"{ids[index].removesuffix(f'~{n_twins - 1}')}~{n_twins}"
-                self._odd[index] = relative
-            names[ids[index]] = relative
-            kept.append(index)
-        return sorted(kept, key=ids.__getitem__)
 
 
 def _left_out(relative: str) -> str:
@@ -456,15 +407,18 @@ class _Beside:
     """Files that lie beside recordings and say who speaks when."""
 
     def __init__(self) -> None:
-        #: Folder -> stem -> names, in the order in which they count.
+        #: Folder -> stem -> names, in the order in which they count; of the folders of late.
         self._names: dict[str, dict[str, list[str]]] = {}
 
-    def of(self, folder: str, relative: str) -> SegmentSource | None:
+    def of(self, folder: str, relative: str) -> tuple[Any, ...]:
+        """Return key and paths of what lies beside a recording, () for nothing; see `SegmentSource`."""
         names = self._names.get(folder)
         if names is None:
+            if len(self._names) >= _MOST_FOLDERS:
+                self._names.clear()
             names = self._names[folder] = self._listed(folder)
         if not names:
-            return None
+            return ()
         name = relative.rpartition("/")[2]
         paths, state = [], []
         for other in names.get(name[: name.rfind(".")], ()):
@@ -476,7 +430,7 @@ class _Beside:
             if other != name and stat.S_ISREG(info.st_mode):
                 paths.append(path)
                 state += [other, info.st_size, info.st_mtime_ns]
-        return SegmentSource(state_key(*state), tuple(paths)) if paths else None
+        return (state_key(*state), tuple(paths)) if paths else ()
 
     @staticmethod
     def _listed(folder: str) -> dict[str, list[str]]:

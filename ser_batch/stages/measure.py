@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import soundfile
@@ -112,25 +113,30 @@ def estimate_audio_s(found: Found) -> dict[str, float]:
 
     A suffix of which no header can be read is left out.
     """
-    by_suffix: dict[str, list[int]] = defaultdict(list)
+    n_files: Counter[str] = Counter()
+    total_bytes: Counter[str] = Counter()
+    for clip_id, size in zip(found.clip_ids, found.sizes_bytes, strict=True):
+        n_files[_suffix(clip_id)] += 1
+        total_bytes[_suffix(clip_id)] += size
+    n_seen: Counter[str] = Counter()
+    n_bytes: Counter[str] = Counter()
+    audio_s: dict[str, float] = defaultdict(float)
     for index, clip_id in enumerate(found.clip_ids):
-        by_suffix[os.path.splitext(clip_id)[1].lower()].append(index)  # noqa: PTH122 - a million times
-    estimates = {}
-    for suffix, indices in sorted(by_suffix.items()):
-        sample = indices[:: max(len(indices) // _HEADERS, 1)]
-        n_bytes, audio_s = 0, 0.0
-        for index in sample:
-            ref = found.ref(index)
-            try:
-                # A pipe that somebody named would keep us waiting.
-                if stat.S_ISREG(os.stat(ref.path).st_mode):  # noqa: PTH116
-                    audio_s += _length_s(ref.path)
-                    n_bytes += ref.size_bytes
-            except (OSError, ValueError, soundfile.LibsndfileError):
-                continue
-        if n_bytes:
-            estimates[suffix] = sum(found.sizes_bytes[index] for index in indices) * audio_s / n_bytes
-    return estimates
+        suffix = _suffix(clip_id)
+        n_seen[suffix] += 1
+        if (n_seen[suffix] - 1) % max(n_files[suffix] // _HEADERS, 1):
+            continue
+        ref = found.ref(index)
+        with suppress(OSError, ValueError, soundfile.LibsndfileError):
+            # A pipe that somebody named would keep us waiting.
+            if stat.S_ISREG(os.stat(ref.path).st_mode):  # noqa: PTH116
+                audio_s[suffix] += _length_s(ref.path)
+                n_bytes[suffix] += ref.size_bytes
+    return {name: total_bytes[name] * audio_s[name] / n for name, n in sorted(n_bytes.items()) if n}
+
+
+def _suffix(clip_id: str) -> str:
+    return os.path.splitext(clip_id)[1].lower()  # noqa: PTH122 - a million times
 
 
 def _length_s(path: str) -> float:

@@ -8,6 +8,7 @@ about audio, and must not take the place of what is known of it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,5 +109,6 @@ class Archive:
 
 def probes_of(found: Found) -> list[str]:
     """Return the paths of some files that could be looked at when a scan began, from all over the archive."""
-    seen = [place for place, time_ns in enumerate(found.mtimes_ns) if time_ns != NOT_SEEN_NS]
-    return [found.ref(place).path for place in seen[:: max(1, len(seen) // _N_PROBES)]]
+    n_seen = sum(time_ns != NOT_SEEN_NS for time_ns in found.mtimes_ns)
+    seen = (place for place, time_ns in enumerate(found.mtimes_ns) if time_ns != NOT_SEEN_NS)
+    return [found.ref(place).path for place in islice(seen, 0, None, max(1, n_seen // _N_PROBES))]

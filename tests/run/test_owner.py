@@ -128,13 +128,13 @@ def test_who_was_succeeded_writes_nothing_that_counts(
     path = tmp_path / "journal.jsonl"
     monkeypatch.setattr(owner, "_BEAT_S", 30.0)
     with lock_for_writing(tmp_path) as frozen:
-        Journal(path, frozen).append(entry(0))
+        Journal(path, frozen).append([entry(0)])
         with lock_for_writing(tmp_path) as other:
             journal = Journal(path, other)
             assert set(journal.read()) == {0}
-            journal.append(entry(1))
+            journal.append([entry(1)])
             for attempt in (
-                lambda: Journal(path, frozen).append(entry(1, 7)),
+                lambda: Journal(path, frozen).append([entry(1, 7)]),
                 lambda: frozen.replace(tmp_path / "run.json", b"{}"),
                 lambda: frozen.rename(path, tmp_path / "elsewhere"),
             ):
@@ -142,13 +142,13 @@ def test_who_was_succeeded_writes_nothing_that_counts(
                     attempt()
             # In the moment between the look and the line it could not know; so others do.
             monkeypatch.setattr(owner.FencedFilesystem, "check", lambda self: None)
-            Journal(path, frozen).append(entry(1, 7))
-            Journal(path, frozen).append(entry(2))
+            Journal(path, frozen).append([entry(1, 7)])
+            Journal(path, frozen).append([entry(2)])
             found = Journal(path, Filesystem()).read()
             assert set(found) == {0, 1} and found[1].n_processed == 1
-            journal.append(entry(3))
+            journal.append([entry(3)])
             journal.rewrite([*journal.entries.values()])
-            Journal(path, frozen).append(entry(4))
+            Journal(path, frozen).append([entry(4)])
             assert set(Journal(path, Filesystem()).read()) == {0, 1, 3}
     assert not (tmp_path / "run.json").exists()
 
@@ -160,7 +160,7 @@ def test_a_line_that_a_killed_owner_left_half_done_does_no_harm(tmp_path: Path, 
         assert (tmp_path / ".owner-00000042").exists(), "a copy may have lost the files of its owners"
         journal = Journal(path, filesystem)
         journal.read()
-        journal.append(entry(1))
+        journal.append([entry(1)])
     assert set(Journal(path, Filesystem()).read()) == {0, 1}
 
 

@@ -134,16 +134,20 @@ def test_files_of_the_same_stem_are_found_in_the_order_in_which_they_count(tmp_p
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("x")
-    found = discover([tmp_path], with_segments=True)
-    paths = {clip_id: [Path(path).name for path in source.paths] for clip_id, source in found.segments.items()}
+    paths = {clip_id: [Path(path).name for path in source.paths] for clip_id, source in beside([tmp_path]).items()}
     assert paths == {"a/one.wav": ["one.TextGrid", "one.JSON", "one.srt"], "c.mp3": ["c.rttm"], "c.wav": ["c.rttm"]}
-    assert not discover([tmp_path]).segments
-    listed = discover(FileList((str(tmp_path / "c.wav"), str(tmp_path / "b/one.wav")), "-"), with_segments=True)
-    assert list(listed.segments) == ["c.wav"]
-    key = found.segments["c.wav"].key
-    assert discover([tmp_path], with_segments=True).segments["c.wav"].key == key
+    assert not beside([tmp_path], with_segments=False)
+    assert list(beside(FileList((str(tmp_path / "c.wav"), str(tmp_path / "b/one.wav")), "-"))) == ["c.wav"]
+    key = beside([tmp_path])["c.wav"].key
+    assert beside([tmp_path])["c.wav"].key == key
     (tmp_path / "c.rttm").write_text("xy")
-    assert discover([tmp_path], with_segments=True).segments["c.wav"].key != key
+    assert beside([tmp_path])["c.wav"].key != key
+
+
+def beside(inputs, with_segments: bool = True) -> dict[str, SegmentSource]:
+    found = discover(inputs, with_segments=with_segments)
+    refs = map(found.ref, range(len(found)))
+    return {ref.clip_id: ref.segments for ref in refs if ref.segments}
 
 
 def analyse_voice(ref: ClipRef, manager, classifier=None, piece_s: float = 60.0) -> ClipOutcome:

@@ -40,7 +40,8 @@ def write(tree: dict[str, bytes], folder: Path) -> Path:
 
 
 def facts(found: Found) -> tuple[object, ...]:
-    segments = {name: [Path(path).name for path in source.paths] for name, source in found.segments.items()}
+    refs = map(found.ref, range(len(found)))
+    segments = {ref.clip_id: [Path(path).name for path in ref.segments.paths] for ref in refs if ref.segments}
     counts = found.n_hidden, found.n_unmatched, found.n_system
     return found.clip_ids, list(found.sizes_bytes), segments, counts, found.unlisted
 
@@ -86,7 +87,7 @@ def test_a_list_names_objects_and_one_that_is_missing_is_not_seen(store: Store) 
     found = discover(FileList(urls, "list"), with_segments=True)
     assert found.clip_ids == ["a/gone.wav", "a/one.wav", "b/two.wav"]
     assert [time_ns == NOT_SEEN_NS for time_ns in found.mtimes_ns] == [True, False, False]
-    assert [bool(etag) for etag in found.etags] == [False, True, True]
+    assert [bool(found.ref(place).etag) for place in range(len(found))] == [False, True, True]
     assert found.segments["a/one.wav"].paths == (f"{store.url}/a/one.srt",)
 
 
