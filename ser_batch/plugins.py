@@ -14,7 +14,6 @@ import signal
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -59,10 +58,7 @@ BUILT_IN = {
 _VERSION_CHARACTERS = 100
 
 
-@contextmanager
-def blamed(
-    subject: str, cure: str = "", passing: type[Exception] | tuple[type[Exception], ...] = SerBatchError
-) -> Iterator[None]:
+class blamed:
     """Run code of a plugin: whatever it raises becomes a `PluginError`, ``sys.exit()`` included.
 
     The working directory afterwards is what it was before, since paths of users are relative to it.
@@ -83,18 +79,28 @@ def blamed(
     KeyboardInterrupt
         Ctrl-C or SIGTERM, which are nobody's fault.
     """
-    here = _working_directory()
-    try:
-        yield
-    except passing:
-        raise
-    except BaseException as error:
+
+    __slots__ = ("_cure", "_here", "_passing", "_subject")
+
+    def __init__(
+        self,
+        subject: str,
+        cure: str = "",
+        passing: type[Exception] | tuple[type[Exception], ...] = SerBatchError,
+    ) -> None:
+        self._subject, self._cure, self._passing = subject, cure, passing
+
+    def __enter__(self) -> None:
+        self._here = _working_directory()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._here and _working_directory() != self._here:
+            os.chdir(self._here)
+        if error is None or isinstance(error, self._passing):
+            return
         if isinstance(error, KeyboardInterrupt) and _is_real(error):
-            raise
-        raise PluginError(f"{subject}: {type(error).__name__}: {message_of(error)}{cure}") from error
-    finally:
-        if here and _working_directory() != here:
-            os.chdir(here)
+            return
+        raise PluginError(f"{self._subject}: {type(error).__name__}: {message_of(error)}{self._cure}") from error
 
 
 def _working_directory() -> str:

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from ser_batch.dsp.frames import HOP_S, Doubles
+from ser_batch.dsp.frames import HOP_S, Doubles, Indices
 from ser_batch.dsp.kernels import kernel
 
-__all__ = ["count_voiced_stretches", "describe", "final_part_slope", "means", "slope_per_s"]
+__all__ = ["count_voiced_stretches", "describe", "final_part_slope", "means_of_parts", "slope_per_s"]
 
 
 @kernel
@@ -85,15 +85,19 @@ def count_voiced_stretches(f0_hz: Doubles, shortest: int) -> int:
 
 
 @kernel
-def means(values: Doubles) -> Doubles:
-    """Return the mean of each column of `values`, float64 (n, n_columns)."""
-    result = np.full(values.shape[1], np.nan)
-    for column in range(values.shape[1]):
-        total, n = 0.0, 0
-        for i in range(values.shape[0]):
-            if not math.isnan(values[i, column]):
-                total += values[i, column]
-                n += 1
-        if n > 0:
-            result[column] = total / n
+def means_of_parts(values: Doubles, parts: Indices) -> Doubles:
+    """Return the mean of each column of `values`, float64 (n, n_columns), in each part.
+
+    `parts`, int64 (n_parts, 2), are the first row of each and the first one after it.
+    """
+    result = np.full((len(parts), values.shape[1]), np.nan)
+    for part in range(len(parts)):
+        for column in range(values.shape[1]):
+            total, n = 0.0, 0
+            for i in range(parts[part, 0], parts[part, 1]):
+                if not math.isnan(values[i, column]):
+                    total += values[i, column]
+                    n += 1
+            if n > 0:
+                result[part, column] = total / n
     return result

@@ -254,6 +254,26 @@ def jitter_local(pulses_s: Doubles) -> float:
 
 
 @kernel
+def _hann(place: float) -> float:
+    """Return ``0.5 + 0.5 cos(pi place)`` for places in [-1, 1], to 15 digits: a library's cosine takes ten times as
+    long, since no two of it are computed side by side."""
+    square = (0.5 * math.pi * place) ** 2
+    # The square of the cosine of half the angle, by its Taylor series.
+    cosine = 1.0 / 2432902008176640000.0
+    cosine = cosine * square - 1.0 / 6402373705728000.0
+    cosine = cosine * square + 1.0 / 20922789888000.0
+    cosine = cosine * square - 1.0 / 87178291200.0
+    cosine = cosine * square + 1.0 / 479001600.0
+    cosine = cosine * square - 1.0 / 3628800.0
+    cosine = cosine * square + 1.0 / 40320.0
+    cosine = cosine * square - 1.0 / 720.0
+    cosine = cosine * square + 1.0 / 24.0
+    cosine = cosine * square - 0.5
+    cosine = cosine * square + 1.0
+    return cosine * cosine
+
+
+@kernel
 def period_amplitudes(samples: Singles, sample_rate_hz: float, pulses_s: Doubles) -> Doubles:
     """Return the amplitude at each pulse that has a period on both sides.
 
@@ -286,7 +306,7 @@ def period_amplitudes(samples: Singles, sample_rate_hz: float, pulses_s: Doubles
         energy, weight = 0.0, 0.0
         for j in range(low, high + 1):
             distance = (j + 0.5) / sample_rate_hz - pulses_s[i]
-            taper = 0.5 + 0.5 * math.cos(math.pi * distance / (left if distance < 0.0 else right))
+            taper = _hann(distance / (left if distance < 0.0 else right))
             energy += (samples[j] * taper) ** 2
             weight += taper**2
         if energy > 0.0:

@@ -31,11 +31,13 @@ __all__ = [
     "formants",
     "hnr",
     "level",
+    "parts",
     "pitch",
     "pulses",
     "quiet_spectrum",
     "signal",
     "slices",
+    "sound",
     "voiced_at",
     "voiced_rows",
 ]
@@ -48,13 +50,26 @@ SEMITONE_REFERENCE_HZ: Final = 27.5
 _LARGEST_SAMPLE: Final = 1e12
 
 
+def parts(times_s: NDArray[np.float64], clip: Clip, windows_s: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Say which of `times_s` (rising, from the start of `clip`) lie in each window, and, last, in the whole clip.
+
+    Returns
+    -------
+    int64 (n_windows + 1, 2)
+        Index of the first one, and of the first one after it.
+    """
+    edges = np.empty((len(windows_s) + 1, 2), np.int64)
+    edges[:-1] = np.searchsorted(times_s, np.asarray(windows_s, np.float64).reshape(-1, 2) - clip.start_s)
+    edges[-1] = 0, len(times_s)
+    return edges
+
+
 def slices(times_s: NDArray[np.float64], clip: Clip, windows_s: NDArray[np.float64]) -> list[slice]:
-    """Say which of `times_s` (rising, from the start of `clip`) lie in each window, and, last, in the whole clip."""
-    edges = np.searchsorted(times_s, np.asarray(windows_s, np.float64).reshape(-1, 2) - clip.start_s)
-    return [slice(int(first), int(last)) for first, last in edges] + [slice(0, len(times_s))]
+    """Return `parts` as slices."""
+    return [slice(first, last) for first, last in parts(times_s, clip, windows_s).tolist()]
 
 
-def block(spec: FeatureSpec, rows: list[list[float]]) -> FeatureBlock:
+def block(spec: FeatureSpec, rows: list[list[float]] | NDArray[np.float64]) -> FeatureBlock:
     """Return the rows of the windows and, last, of the clip as what an extractor returns."""
     values = np.array(rows, np.float32).reshape(len(rows), len(spec.scalars))
     return FeatureBlock(spec.extractor, values[:-1], values[-1])
@@ -64,10 +79,15 @@ def signal(clip: Clip) -> NDArray[np.float32]:
     """Return the samples, less their mean; samples that are not finite count as 0."""
 
     def compute() -> NDArray[np.float32]:
-        samples = finite(clip.samples)
+        samples = sound(clip)
         return samples - samples.mean() if len(samples) else samples
 
     return clip.shared("signal", compute)
+
+
+def sound(clip: Clip) -> NDArray[np.float32]:
+    """Return the samples; see `finite`."""
+    return clip.shared("sound", lambda: finite(clip.samples))
 
 
 def finite(samples: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -43,7 +43,7 @@ class QualityExtractor:
         from ser_batch.dsp import level  # noqa: PLC0415 - numba is loaded when first needed
         from ser_batch.extractors import analyses  # noqa: PLC0415
 
-        samples = analyses.finite(clip.samples)
+        samples = analyses.sound(clip)
         block_length = max(round(_BLOCK_S * clip.sample_rate_hz), 1)
         mean = float(samples.mean()) if len(samples) else 0.0
         as_read = samples if clip.as_read is None else clip.as_read
@@ -53,45 +53,35 @@ class QualityExtractor:
             n_samples[-1] = len(samples) - block_length * (len(energy) - 1)
         power = energy / n_samples
         active, noise = level.active_blocks(power), level.noise_power(power)
-        speech = active & (power > _SPEECH_OVER_NOISE * noise)
         starts_s = np.arange(len(energy)) * block_length / clip.sample_rate_hz
         track = analyses.pitch(clip)
         quiet = analyses.quiet_spectrum(clip, _N_QUIET_FRAMES)
+        loud_parts = analyses.parts(track.times_s[track.analysed], clip, windows_s)
+        loud = level.mean_spectra(track.power, loud_parts)
+        parts = analyses.parts(starts_s, clip, windows_s)
+        sums = level.of_parts(energy, n_clipped, n_samples, active, _SPEECH_OVER_NOISE * noise, parts)
         rows = [
             [
-                _bandwidth_hz(track.power[loud], quiet, track.bin_hz, 0.5 * clip.sample_rate_hz),
-                _snr_db(power[part][speech[part]], noise),
-                n_clipped[part].sum() / n_samples[part].sum() if len(n_samples[part]) else math.nan,
-                n_samples[part][active[part]].sum() / clip.sample_rate_hz,
-                _level_dbfs(energy[part], n_samples[part]),
+                level.bandwidth_hz(spectrum, quiet, track.bin_hz, 0.5 * clip.sample_rate_hz) if any_loud else math.nan,
+                _snr_db(speech, noise),
+                clipped,
+                n_active / clip.sample_rate_hz,
+                10.0 * math.log10(total / n) if total > 0.0 else math.nan,
             ]
-            for part, loud in zip(
-                analyses.slices(starts_s, clip, windows_s),
-                analyses.slices(track.times_s[track.analysed], clip, windows_s),
-                strict=True,
+            for spectrum, any_loud, (speech, clipped, n_active, total, n) in zip(
+                loud, (loud_parts[:, 0] < loud_parts[:, 1]).tolist(), sums.tolist(), strict=True
             )
         ]
         return analyses.block(self.spec, rows)
 
 
-def _bandwidth_hz(power: NDArray[np.float32], quiet: NDArray[np.float32], bin_hz: float, highest_hz: float) -> float:
-    from ser_batch.dsp import level  # noqa: PLC0415
-
-    return level.bandwidth_hz(power.mean(axis=0), quiet, bin_hz, highest_hz) if len(power) else math.nan
-
-
-def _snr_db(speech: NDArray[np.float64], noise: float) -> float:
+def _snr_db(speech: float, noise: float) -> float:
     """Compare the mean power of blocks of speech, less that of noise, with that of noise."""
-    if not len(speech):
+    if math.isnan(speech):
         return math.nan
     if noise <= 0.0:
         return _HIGHEST_SNR_DB
-    return min(10.0 * math.log10((speech.mean() - noise) / noise), _HIGHEST_SNR_DB)
-
-
-def _level_dbfs(energy: NDArray[np.float64], n_samples: NDArray[np.int64]) -> float:
-    total = energy.sum()
-    return 10.0 * math.log10(total / n_samples.sum()) if total > 0.0 else math.nan
+    return min(10.0 * math.log10((speech - noise) / noise), _HIGHEST_SNR_DB)
 
 
 @hookimpl

@@ -67,10 +67,10 @@ class VoiceQualityExtractor:
             [pulses.jitter_local(pulses_s[part]), pulses.shimmer_local(pulses_s[part], amplitudes[part])]
             for part in analyses.slices(pulses_s, clip, windows_s)
         ]
-        for times_s, columns in contours:
-            for row, part in zip(values, analyses.slices(times_s, clip, windows_s), strict=True):
-                row.extend(contour.means(columns[part]))
-        return analyses.block(self.spec, values)
+        means = [
+            contour.means_of_parts(columns, analyses.parts(times_s, clip, windows_s)) for times_s, columns in contours
+        ]
+        return analyses.block(self.spec, np.hstack([np.array(values), *means]))
 
 
 @hookimpl

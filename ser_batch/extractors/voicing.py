@@ -11,7 +11,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ser_batch.dsp.contour import describe
 from ser_batch.dsp.frames import HOP_S
+from ser_batch.dsp.level import first_without_gap
 from ser_batch.extractors.analyses import f0_semitones, level, pitch, signal
 from ser_batch.records import Clip
 
@@ -67,7 +69,7 @@ def _spans(clip: Clip) -> NDArray[np.float64]:
         times_s = pitch(clip).times_s
         middles_s = times_s[voiced]
         nearest = np.rint((middles_s - levels.times_s[0]) / HOP_S).astype(np.int64).clip(0, len(levels.times_s) - 1)
-        loudness_db = float(np.nanmedian(levels.level_db[nearest]))
+        loudness_db = float(describe(levels.level_db[nearest])[0])
     else:
         loudest_db = np.nanmax(levels.level_db)
         active_db = levels.level_db[levels.level_db > loudest_db - _ACTIVE_RANGE_DB]
@@ -77,13 +79,13 @@ def _spans(clip: Clip) -> NDArray[np.float64]:
         times_s = levels.times_s
         stretches = _stretches(levels.level_db > loudness_db - _LOUD_RANGE_DB, 1)
     spans_s = times_s[stretches - [0, 1]]
-    sounding = np.abs(signal(clip)) > _AUDIBLE * 10 ** (loudness_db / 20)
+    samples, audible, rate_hz = signal(clip), np.float32(_AUDIBLE * 10 ** (loudness_db / 20)), clip.sample_rate_hz
     edges_s = [
         (
-            _onset(sounding, start_s, clip.sample_rate_hz),
-            clip.duration_s - _onset(sounding[::-1], clip.duration_s - end_s, clip.sample_rate_hz),
+            _onset(samples, audible, start_s, rate_hz, is_end=False),
+            clip.duration_s - _onset(samples, audible, clip.duration_s - end_s, rate_hz, is_end=True),
         )
-        for start_s, end_s in _joined(spans_s, _PAUSE_S)
+        for start_s, end_s in _joined(spans_s, _PAUSE_S).tolist()
     ]
     return clip.start_s + _joined(np.array(edges_s), _PAUSE_S)
 
@@ -102,11 +104,10 @@ def _joined(spans_s: NDArray[np.float64], pause_s: float) -> NDArray[np.float64]
     return np.column_stack([spans_s[first, 0], np.maximum.accumulate(spans_s[:, 1])[last]])
 
 
-def _onset(sounding: NDArray[np.bool_], voiced_s: float, rate_hz: int) -> float:
-    """Return where the sound that leads to a voiced frame begins, at most 0.3 s before it."""
+def _onset(samples: NDArray[np.float32], audible: np.float32, voiced_s: float, rate_hz: int, is_end: bool) -> float:
+    """Return where the sound that leads to a voiced frame begins, at most 0.3 s before it; from the end backwards where
+    `is_end`."""
     first = max(round((voiced_s - _FARTHEST_S) * rate_hz), 0)
-    heard = np.flatnonzero(sounding[first : round((voiced_s + 2 * HOP_S) * rate_hz)])
-    if not len(heard):
-        return voiced_s
-    gaps = np.flatnonzero(np.diff(heard) > _GAP_S * rate_hz)
-    return float(first + heard[gaps[-1] + 1 if len(gaps) else 0]) / rate_hz
+    last = min(round((voiced_s + 2 * HOP_S) * rate_hz), len(samples))
+    place = first_without_gap(samples, audible, first, last, int(_GAP_S * rate_hz), is_end)
+    return place / rate_hz if place >= 0 else voiced_s

@@ -21,7 +21,7 @@ def test_nothing_defined_is_undefined(values):
     assert np.isnan(contour.describe(values)).all()
     assert np.isnan(contour.slope_per_s(values))
     assert np.isnan(contour.final_part_slope(values, 0.3))
-    assert np.isnan(contour.means(values[:, None])).all()
+    assert np.isnan(contour.means_of_parts(values[:, None], np.array([[0, len(values)]]))).all()
 
 
 def test_a_line_with_gaps_has_its_slope():
@@ -47,4 +47,7 @@ def test_voiced_stretches_are_counted_from_a_length_on():
 
 def test_means_leave_out_nan_column_by_column():
     values = np.array([[1.0, np.nan, np.nan], [3.0, 4.0, np.nan]])
-    np.testing.assert_array_equal(contour.means(values), [2.0, 4.0, np.nan])
+    parts = np.array([[0, len(values)], [0, 1], [1, 1]])
+    np.testing.assert_array_equal(
+        contour.means_of_parts(values, parts), [[2.0, 4.0, np.nan], values[0], [np.nan, np.nan, np.nan]]
+    )
