@@ -228,6 +228,9 @@ class SegmentOutcome:
     prediction: Prediction | None
     #: Mean square of its samples; NaN where that was not asked.
     power: float = float("nan")
+    #: What the network heard in each window of it, and how each counts; as in `ClipOutcome`.
+    embeddings: NDArray[np.float16] = field(default_factory=lambda: np.zeros((0, 0), np.float16))
+    weights: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 @_quick_to_pickle

@@ -35,7 +35,7 @@ from ser_batch.run.folder import claim, clear_scratch, writing
 from ser_batch.run.layout import TABLES, TableName
 from ser_batch.run.lock import lock_for_reading, lock_for_writing
 from ser_batch.run.manifest import read_manifest
-from ser_batch.run.read import open_run
+from ser_batch.run.read import Run, open_run
 from ser_batch.run.schema import Contents, matrix_of, schema_of
 from ser_batch.run.store import RunStore
 from ser_batch.run.summary import RunSummary, gaps_of, summarise
@@ -106,13 +106,19 @@ def _check_fit(source: Path, info: dict[str, Any], classifier: CheckedClassifier
             f"it must hear the audio. Scan with it, or label with a model that differs from {by!r} in its last layer "
             f"alone, as those of `ser-batch adapt` do."
         )
-    others = [name for name in info.get("tables", ()) if TABLES[name].has_probabilities and name not in _RELABELLED]
-    others = [name for name in others if run.n_rows(name)]
-    if others:
+    if run.has_table("segments") and _has_unheard(run):
         raise RunError(
-            f"{source} has {others[0]}/, whose labels cannot be made without audio. Scan again with --model "
-            f"{classifier.name}."
+            f"{source} has segments/ of which nothing is stored that could be labelled: it was made before scans kept "
+            f"what is heard in them. Scan again with --model {classifier.name}."
         )
+
+
+def _has_unheard(run: Run) -> bool:
+    """Tell whether segments have a label, but nothing that was heard."""
+    is_labelled = pc.field("emotion").is_valid()
+    if "embeddings" in run.schema("segments").names:
+        is_labelled &= pc.field("embeddings").is_null()
+    return any(map(len, run.tables("segments", ["clip_id"], is_labelled)))
 
 
 class _Labelling:
@@ -210,19 +216,27 @@ class _Labelling:
         of_windows = {f"p_{label}": pa.array(probabilities[:, i]) for i, label in enumerate(self._labels)}
         behind = "channel" if "channel" in old["windows"].column_names else "end_s"
         last = "segments_key" if "segments_key" in files.column_names else "n_windows"
-        # Other tables with labels are empty: see `_check_fit`.
-        of_none = {name: column.slice(0, 0) for name, column in of_files.items()}
-        empty = {
-            name: self._replaced(name, table, of_none, after="context_s")
-            for name, table in old.items()
-            if name not in (*_RELABELLED, "embeddings")
-        }
         return {
-            **empty,
+            **({"segments": self._segments(old["segments"])} if "segments" in old else {}),
             "embeddings": heard.replace_schema_metadata(self._schemas["embeddings"].metadata),
             "windows": self._replaced("windows", old["windows"], of_windows, after=behind),
             "files": self._replaced("files", files, of_files, after=last),
         }
+
+    def _segments(self, old: pa.Table) -> pa.Table:
+        """Return the segments with other labels: each is pooled over its own windows, like a file."""
+        n_windows = np.zeros(len(old), np.int64)
+        heard, weights = np.zeros((0, self._classifier.n_embedding), np.float16), np.zeros(0, np.float32)
+        if "embeddings" in old.column_names:
+            lists = old.column("embeddings").combine_chunks()
+            n_windows = np.asarray(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False))
+            heard = matrix_of(pa.chunked_array([lists.flatten()]))
+            weights = old.column("weights").combine_chunks().flatten().to_numpy()
+        labelled = np.flatnonzero(n_windows)
+        which = np.repeat(np.arange(len(labelled)), n_windows[labelled])
+        pooled = self._pooled(self._classifier.label(heard), weights, which)
+        columns = _prediction_columns(self._labels, pooled, labelled, len(old), self._abstain)
+        return self._replaced("segments", old, columns, after="context_s")
 
     def _pooled(self, probabilities: NDArray[np.float32], weights: NDArray[np.float32], clip: NDArray[Any]) -> Pooled:
         if isinstance(self._classifier.inner, CheckpointClassifier):
@@ -331,9 +345,6 @@ class _Labelling:
                 self._target / "run.json", json.dumps(self._manifest, indent=2).encode() + b"\n"
             )
 
-
-#: Tables whose labels are made here.
-_RELABELLED = ("files", "windows")
 
 _PREDICTIONS = ("emotion", "confidence", "entropy", "margin", "uncertain")
 

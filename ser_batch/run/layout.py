@@ -26,6 +26,8 @@ class TableKind:
     has_probabilities: bool = True
     #: Column of ``files`` that says how many rows a file has here; "" where it has one.
     counted_by: str = "n_windows"
+    #: Columns that are read only by those who name them: lists as long as a segment, which few tools show.
+    by_name: tuple[str, ...] = ()
     #: How a run gets it that does not have it.
     cure: str = ""
 
@@ -37,6 +39,7 @@ TABLES: dict[TableName, TableKind] = {
         keys=("clip_id", "segment_index"),
         is_required=False,
         counted_by="n_segments",
+        by_name=("weights", "embeddings"),
         cure="by `ser-batch scan --segments auto`",
     ),
     "windows": TableKind(),

@@ -42,7 +42,8 @@ def load_results(
     table : {"files", "windows", "segments", "embeddings"}
         One row per file found, or one row per window, or segment, of every analysed file.
     columns : sequence of str, optional
-        Columns to read; only these are read from disk. All by default.
+        Columns to read; only these are read from disk. All by default, but for what was heard in segments: ``weights``
+        and ``embeddings`` are read where they are named.
     where : sequence of tuples, optional
         Rows to keep, as ``[(column, operator, value), …]`` with operators ``== != < <= > >= in`` and ``not in``; all
         conditions must hold. A list of such lists keeps rows for which one of them holds. Row groups whose statistics

@@ -310,7 +310,10 @@ class Run:
         extra_names = [name for name in (extra.column_names if extra is not None else ()) if name != "clip_id"]
         clauses = clauses_of(where)
         conditioned = {condition[0] for clause in clauses for condition in clause}
-        wanted = [*stored, *extra_names] if columns is None else list(columns)
+        if columns is None:
+            wanted = [*(name for name in stored if name not in TABLES[table].by_name), *extra_names]
+        else:
+            wanted = list(columns)
         for name in [*wanted, *sorted(conditioned)]:
             check_column(name, [*stored, *extra_names], self.folder, table)
         check_clauses(clauses, self.enums(extra) if clauses else {}, str(self.folder / table))

@@ -173,8 +173,23 @@ class RowMaker:
             "context_s": [item.context_s for item in items],
             **self._predictions(items),
             **self._features(items),
+            **(self._heard(items) if self.n_embedding else {}),
         }
         return _table(columns, self._schemas["segments"])
+
+    def _heard(self, items: Sequence[SegmentOutcome]) -> dict[str, Any]:
+        """What the network heard in each segment, window by window: null where it has no label."""
+        heard = [item for item in items if item.prediction is not None]
+        counts = [len(item.weights) if item.prediction is not None else 0 for item in items]
+        ends = pa.array(np.cumsum([0, *counts]), pa.int32())
+        missing = pa.array([item.prediction is None for item in items], pa.bool_())
+        numbers = _stacked((item.embeddings for item in heard), self.n_embedding, np.float16)
+        weights = np.concatenate([np.zeros(0, np.float32), *(item.weights for item in heard)])
+        rows = pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), self.n_embedding)
+        return {
+            "weights": pa.ListArray.from_arrays(ends, pa.array(weights), mask=missing),
+            "embeddings": pa.ListArray.from_arrays(ends, rows, mask=missing),
+        }
 
     def embeddings(self, outcomes: Sequence[ClipOutcome]) -> pa.Table:
         """One row per window of the outcomes that have any, in the order given."""

@@ -135,8 +135,13 @@ def windows_schema(labels: Sequence[str], specs: Sequence[FeatureSpec], provenan
     return pa.schema(fields, metadata=_metadata(provenance))
 
 
-def segments_schema(labels: Sequence[str], specs: Sequence[FeatureSpec], provenance: Mapping[str, Any]) -> pa.Schema:
-    """Schema of ``segments/``: one row per segment of every analysed file; arguments as for `files_schema`."""
+def segments_schema(
+    labels: Sequence[str], specs: Sequence[FeatureSpec], provenance: Mapping[str, Any], n_embedding: int = 0
+) -> pa.Schema:
+    """Schema of ``segments/``: one row per segment of every analysed file.
+
+    Arguments as for `files_schema`; `n_embedding` numbers are kept of each window of a segment, none where it is 0.
+    """
     fields = [
         pa.field("clip_id", pa.string(), nullable=False),
         pa.field("segment_index", pa.int32(), nullable=False),
@@ -150,6 +155,9 @@ def segments_schema(labels: Sequence[str], specs: Sequence[FeatureSpec], provena
         *_prediction_fields(labels),
         *_feature_fields(specs),
     ]
+    if n_embedding:
+        fields.append(pa.field("weights", pa.list_(pa.float32())))
+        fields.append(pa.field("embeddings", pa.list_(pa.list_(pa.float16(), n_embedding))))
     return pa.schema(fields, metadata=_metadata(provenance))
 
 
@@ -170,8 +178,9 @@ def schema_of(table: TableName, contents: Contents, provenance: Mapping[str, Any
         return _embeddings_schema(contents.n_embedding, provenance)
     if table == "files":
         return files_schema(contents.labels, contents.specs, provenance, contents.has_etags)
-    make = {"windows": windows_schema, "segments": segments_schema}[table]
-    return make(contents.labels, contents.specs, provenance)
+    if table == "segments":
+        return segments_schema(contents.labels, contents.specs, provenance, contents.n_embedding)
+    return windows_schema(contents.labels, contents.specs, provenance)
 
 
 def matrix_of(column: pa.ChunkedArray) -> NDArray[np.float16]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +121,15 @@ class _Check:
         for name, table in tables.items():
             if TABLES[name].counted_by in files.column_names:
                 yield from _count_problems(name, files, table)
-            if not TABLES[name].has_probabilities:
-                continue
-            labels = [column.removeprefix("p_") for column in table.column_names if column.startswith("p_")]
-            if labels != self._manifest.get("labels", labels):
-                yield f"{name} has probabilities of {labels}, run.json names {self._manifest['labels']}"
-            yield from (f"{name}: {problem}" for problem in _probability_problems(table, labels))
+            if TABLES[name].has_probabilities:
+                yield from self._labels(name, table)
+
+    def _labels(self, name: TableName, table: pa.Table) -> Iterator[str]:
+        labels = [column.removeprefix("p_") for column in table.column_names if column.startswith("p_")]
+        if labels != self._manifest.get("labels", labels):
+            yield f"{name} has probabilities of {labels}, run.json names {self._manifest['labels']}"
+        yield from (f"{name}: {problem}" for problem in _probability_problems(table, labels))
+        yield from (f"{name}: {problem}" for problem in _heard_problems(table, TABLES[name].by_name))
 
     def _duplicates(self) -> Iterator[str]:
         if self._ids:
@@ -162,6 +165,18 @@ def _count_problems(name: TableName, files: pa.Table, rows: pa.Table) -> Iterato
     for clip_id in {*promised, *seen}:
         if promised.get(clip_id, 0) != seen[clip_id]:
             yield f"{clip_id!r} has {seen[clip_id]} {name}, its row says {promised.get(clip_id)}"
+
+
+def _heard_problems(table: pa.Table, columns: Sequence[str]) -> Iterator[str]:
+    """What has a label was heard, window by window, where that is stored in these columns."""
+    if not columns or not {"emotion", *columns} <= {*table.column_names}:
+        return
+    is_labelled = table.column("emotion").is_valid()
+    lengths = [pc.fill_null(pc.list_value_length(table.column(name)), 0) for name in columns]
+    if pc.any(pc.xor(pc.greater(lengths[0], 0), is_labelled)).as_py():
+        yield "one with a label has nothing that was heard, or the other way round"
+    if pc.any(pc.not_equal(*lengths)).as_py():
+        yield f"{' and '.join(columns)} of one are of different lengths"
 
 
 def _probability_problems(table: pa.Table, labels: list[str]) -> Iterator[str]:

@@ -127,7 +127,8 @@ def _segments(outcomes: Sequence[ClipOutcome], with_segments: bool) -> tuple[Seg
     for number, outcome in enumerate(outcomes, 1):
         if with_segments and len(outcome.windows_s):
             whole = Segment(0.0, outcome.duration_s, number, source=WHOLE_CHANNEL)
-            found.append(SegmentOutcome(whole, 0.0, outcome.blocks, outcome.prediction))
+            heard = outcome.embeddings, outcome.weights
+            found.append(SegmentOutcome(whole, 0.0, outcome.blocks, outcome.prediction, float("nan"), *heard))
         for item in outcome.segments:
             if item.segment.channel:
                 found.append(item)

@@ -99,6 +99,8 @@ class Ingredients:
             settings["predict.abstain"] = self.config.predict.abstain
         if self.n_embedding:
             settings["embeddings"] = self.n_embedding
+            if self.has_segments:
+                settings["embeddings of segments"] = True
         return settings
 
     def fingerprint(self) -> str:

@@ -226,4 +226,5 @@ class _Utterance:
         context_s = self._n_taken / rate_hz - (end_s - self.segment.start_s) if is_short else 0.0
         context_s = max(round(context_s, 3), 0.0)
         segment, power = replace(self.segment, end_s=end_s), self._energy / max(self._n_taken, 1)
-        return SegmentOutcome(segment, context_s, found.blocks, found.prediction, power)
+        heard = found.embeddings, found.weights
+        return SegmentOutcome(segment, context_s, found.blocks, found.prediction, power, *heard)

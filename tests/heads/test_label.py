@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from random_model import store_random_model
@@ -56,6 +57,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index, seconds in enumerate((1.0, 3.5, 7.0, 40.0)):
         soundfile.write(place / "audio" / f"{index}.wav", synthetic_voice(seconds, seed=index), 22_050)
     (place / "audio" / "broken.wav").write_bytes(b"RIFF")
+    # Long ones, one of less than 1 s, and one in which nobody is heard.
+    soundfile.write(place / "audio" / "4.wav", np.append(synthetic_voice(4.0), np.zeros(44_100)), 22_050)
+    (place / "audio" / "2.csv").write_text("start,end,speaker\n0.5,6.8,anna\n2.0,2.5,ben\n")
+    (place / "audio" / "3.csv").write_text("start,end,speaker\n0,1.5,anna\n2,38,ben\n")
+    (place / "audio" / "4.csv").write_text("start,end,speaker\n0,3,anna\n4.5,5.9,ben\n")
     (place / "about.csv").write_text("file,town\n0.wav,Aachen\n")
     scan(place / "audio", place / "run", config=config_for(first), report=False, metadata=place / "about.csv")
     scan(place / "audio", place / "scanned", config=config_for(second), report=False)
@@ -64,8 +70,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_alike(first: Path, second: Path) -> None:
-    for table in ("files", "windows"):
-        a, b = (pd.read_parquet(run / table) for run in (first, second))
+    for table in ("files", "windows", "segments"):
+        a, b = (pd.read_parquet(run / table).drop(columns=["weights", "embeddings"], errors="ignore")
+                for run in (first, second))  # fmt: skip
         assert list(a.columns) == list(b.columns)
         columns = [name for name in a if not name.startswith("time_")]
         numbers = a[columns].select_dtypes("number").columns
@@ -79,6 +86,12 @@ def test_a_run_labelled_anew_is_what_a_scan_with_that_model_gives(place):
     assert check_run(place / "labelled") == []
     found = load_results(place / "labelled")
     assert pd.read_parquet(place / "labelled" / "windows")["p_fear"].std() > 0.005
+    segments = load_results(place / "labelled", "segments")
+    assert segments["p_fear"].std() > 0.005
+    assert list(segments["emotion"].isna()) == [False] * 5 + [True]
+    heard = load_results(place / "labelled", "segments", ["clip_id", "weights", "embeddings"])
+    assert [len(item) for item in heard["weights"].dropna()] == [len(item) for item in heard["embeddings"].dropna()]
+    assert len(heard["embeddings"][3]) > 10
     assert list(found["town"].dropna()) == ["Aachen"]
     assert load_results(place / "run")["emotion"].cat.categories.isin(load(place / "first.safetensors").labels).all()
 
@@ -142,15 +155,15 @@ def test_what_cannot_be_labelled_is_one_line_with_the_cure(place, tmp_path, caps
     assert check_run(place / "scanned") == []
 
 
-def test_a_run_with_segments_is_refused_since_they_have_no_embeddings(place, tmp_path, capsys):
-    (tmp_path / "audio").mkdir()
-    shutil.copy(place / "audio" / "0.wav", tmp_path / "audio")
-    (tmp_path / "audio" / "0.rttm").write_text("SPEAKER 0 1 0 0.9 <NA> <NA> anna <NA> <NA>\n")
-    first = place / "first.safetensors"
-    scan(tmp_path / "audio", tmp_path / "run", config=config_for(first), report=False)
+def test_a_run_that_kept_nothing_of_its_segments_is_refused(place, tmp_path, capsys):
+    shutil.copytree(place / "run", tmp_path / "run")
+    for path in (tmp_path / "run" / "segments").iterdir():
+        pq.write_table(pq.read_table(path).drop(["weights", "embeddings"]), path)
+    # With it, the sum of the footer tells.
+    (tmp_path / "run" / "journal.jsonl").unlink()
     command = ["label", str(tmp_path / "run"), "--model", str(place / "second.safetensors"), "-o"]
     assert main([*command, str(tmp_path / "new")]) == 7
-    assert "has segments/, whose labels cannot be made without audio" in capsys.readouterr().err
+    assert "has segments/ of which nothing is stored that could be labelled" in capsys.readouterr().err
 
 
 def test_a_run_whose_parts_do_not_belong_together_is_refused(place, tmp_path):
@@ -168,7 +181,7 @@ def test_the_command_says_what_it_came_to_and_builds_the_report(place, tmp_path,
     assert main(["label", str(place / "run"), "--labels", "anger,fear", "-o", str(target), "--quiet"]) == 1
     assert (target / "report.html").exists()
     assert main(["status", str(target)]) == 1
-    assert "5 files found: 4 ok, 1 failed. 0 left." in capsys.readouterr().out
+    assert "6 files found: 5 ok, 1 failed. 0 left." in capsys.readouterr().out
     assert main(["export", str(target), "--to", "jsonl", "--table", "embeddings", "-o", "-"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(rows[0]["embedding"]) == 128 and isinstance(rows[0]["embedding"][0], float)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pyarrow as pa
 import pytest
@@ -47,7 +48,12 @@ def type_name(kind: pa.DataType) -> str:
 
 
 @pytest.mark.parametrize(
-    ("heading", "make"), [("files", files_schema), ("windows", windows_schema), ("segments", segments_schema)]
+    ("heading", "make"),
+    [
+        ("files", files_schema),
+        ("windows", windows_schema),
+        ("segments", partial(segments_schema, n_embedding=128)),
+    ],
 )
 def test_every_column_is_described_in_order_with_type_and_null_rule(heading: str, make: object) -> None:
     specs = built_in_specs()
