@@ -38,7 +38,7 @@ def command(run_dir: str, output: str, table: str | None, group: str, as_json: b
 
     The network and what it hears stay as they are, so that `ser-batch label RUN --model MODEL -o RUN2` needs no audio;
     MODEL is a model file like any other. Scores before and after are those on answers that were not learnt from. Where
-    the new layer is not better, MODEL keeps the old one.
+    the new layer does not make the answers more probable beyond chance, MODEL keeps the old one.
 
     Exit codes: 0 done, 6 the model cannot be adapted or written, 7 RUN has no embeddings, 8 the answers cannot be used.
     """
@@ -64,6 +64,7 @@ def _lines(found: Adaptation, run_dir: str, output: str, parent: str) -> Iterato
     yield from (f"Note: {printable(notice)}" for notice in found.notices)
     yield ""
     yield f"On answers that were not learnt from {'before':>12} {'after':>7}   difference, 95 %"
+    yield _row("log-probability of the answer", found.log_score)
     yield _row("mean recall (UAR)", found.uar)
     yield _row("labels that are right", found.accuracy)
     for label, pair in found.recalls.items():

@@ -14,12 +14,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ser_batch._version import __version__
-from ser_batch.bootstrap import cluster_interval
+from ser_batch.bootstrap import cluster_interval, mean_interval
 from ser_batch.classifier.checkpoint import Checkpoint, save
 from ser_batch.classifier.pooling import window_shares
 from ser_batch.errors import DataError, RunError
 from ser_batch.heads.answered import Answered, Found, answers_of_run, answers_of_table, grouped, usable
-from ser_batch.heads.learn import PENALTIES, Examples, Floats, Head, cross_fitted, fit_head, folds_of
+from ser_batch.heads.learn import PENALTIES, Examples, Floats, Head, cross_fitted, fit_head, fit_temperature, folds_of
 from ser_batch.run.read import Run
 from ser_batch.run.schema import matrix_of
 
@@ -44,7 +44,7 @@ class Compared:
 
     before: float
     after: float
-    #: 95 % of the difference, by groups.
+    #: 95 % of the difference.
     interval: tuple[float, float]
 
     @property
@@ -58,6 +58,11 @@ class Compared:
         # Written so that NaN fails.
         return self.gain > (high - low) / 3.92 and self.gain > 0
 
+    @property
+    def is_worse(self) -> bool:
+        """Whether the whole interval is below 0."""
+        return self.interval[1] < 0
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Learnt:
@@ -67,6 +72,8 @@ class Learnt:
     #: Whether `head` is the new layer, or the old one, because the new one is not better.
     is_new: bool
     penalty: float
+    #: Mean log-probability of what was answered; before, at the temperature that suits the old layer here.
+    log_score: Compared
     uar: Compared
     accuracy: Compared
     #: Recall of each label before and after, NaN where nobody answered it.
@@ -82,6 +89,8 @@ class Adaptation:
     n_groups: int
     #: What stands for groups, in a sentence.
     groups: str
+    #: Mean log-probability of what was answered: decides whether the new layer is better.
+    log_score: Compared
     uar: Compared
     accuracy: Compared
     #: Recall of each label before and after, NaN where nobody answered it.
@@ -95,7 +104,7 @@ class Adaptation:
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as JSON can hold it."""
         values = asdict(self)
-        for name in ("uar", "accuracy"):
+        for name in ("log_score", "uar", "accuracy"):
             values[name] = {**values[name], "gain": getattr(self, name).gain}
         return _jsonable(values)
 
@@ -157,6 +166,7 @@ def adapt_model(run: Run, parent: Checkpoint, target: Path, table: Path | None =
         n_answers=len(examples),
         n_groups=n_groups,
         groups=groups,
+        log_score=learnt.log_score,
         uar=learnt.uar,
         accuracy=learnt.accuracy,
         recalls=learnt.recalls,
@@ -172,6 +182,9 @@ def adapt_model(run: Run, parent: Checkpoint, target: Path, table: Path | None =
 def learn(examples: Examples, old: Head, start: Head, spread: tuple[Floats, Floats]) -> Learnt:
     """Learn a layer from examples, and find out whether it is better than the old one.
 
+    It is where what was answered is more probable by it, on answers that were not learnt from, by more than a standard
+    error, and the mean recall is not clearly worse. Recalls alone change in steps, by which few answers tell little.
+
     Parameters
     ----------
     examples : Examples
@@ -183,17 +196,22 @@ def learn(examples: Examples, old: Head, start: Head, spread: tuple[Floats, Floa
     spread : pair of float64 (n_inputs,)
         See `fit_head`.
     """
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415 - asks all libraries that are loaded
+
     before = np.zeros_like(examples.truth)
     before[:, : len(old.labels)] = examples.said_by(old)
-    after = _not_learnt_from(examples, start, spread)
-    uar = _compared(examples, before, after, _uar)
-    best, temperature = cross_fitted(examples, start, spread, _N_OUTER)
-    is_new = uar.is_better and best > 0
-    head = replace(fit_head(examples, start, spread, PENALTIES[: best + 1])[-1], temperature=temperature)
+    # Matrices are small: threads that share them cost more than they bring.
+    with threadpool_limits(1, "blas"):
+        tempered, after = _not_learnt_from(examples, start, spread)
+        best, temperature = cross_fitted(examples, start, spread, _N_OUTER)
+        head = replace(fit_head(examples, start, spread, PENALTIES[: best + 1])[-1], temperature=temperature)
+    log_score, uar = _log_score(examples, tempered, after), _compared(examples, before, after, _uar)
+    is_new = log_score.is_better and not uar.is_worse and best > 0
     return Learnt(
         head if is_new else old,
         is_new,
         PENALTIES[best],
+        log_score,
         uar,
         _compared(examples, before, after, _accuracy),
         _recalls(start.labels, examples.truth, before, after),
@@ -282,10 +300,14 @@ def spread_of(run: Run) -> tuple[Floats, Floats]:
     return mean, np.sqrt(np.maximum(squares / n_rows - mean**2, 0.0))
 
 
-def _not_learnt_from(examples: Examples, start: Head, spread: tuple[Floats, Floats]) -> Floats:
-    """Return what adapted layers say of answers that neither they nor their penalty nor temperature were chosen by."""
+def _not_learnt_from(examples: Examples, start: Head, spread: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+    """Return what layers say of answers that neither they nor their penalty nor temperature were chosen by.
+
+    First of the layer that was there, its temperature alone chosen anew, then of the adapted one: (n_stretches,
+    n_labels) each.
+    """
     fold = folds_of(examples.group, _N_OUTER, seed=1)
-    after = np.zeros_like(examples.truth)
+    before, after = np.zeros_like(examples.truth), np.zeros_like(examples.truth)
     for number in range(fold.max() + 1):
         inside = fold == number
         learnt, asked = examples.only(~inside), examples.only(inside)
@@ -294,7 +316,14 @@ def _not_learnt_from(examples: Examples, start: Head, spread: tuple[Floats, Floa
             best, temperature = cross_fitted(learnt, start, spread, _N_INNER)
         head = fit_head(learnt, start, spread, PENALTIES[: best + 1])[-1]
         after[inside] = asked.said_by(replace(head, temperature=temperature))
-    return after
+        old_temperature, _ = fit_temperature(learnt, start.logits(learnt.inputs))
+        before[inside] = asked.pooled(start.logits(asked.inputs) / old_temperature)
+    return before, after
+
+
+def _log_score(examples: Examples, before: Floats, after: Floats) -> Compared:
+    old, new = ((examples.truth * np.log(said.clip(min=1e-12))).sum(axis=1) for said in (before, after))
+    return Compared(float(old.mean()), float(new.mean()), mean_interval(new - old, examples.group))
 
 
 def _uar(truth: Floats, said: NDArray[np.int64]) -> float:

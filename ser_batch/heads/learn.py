@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PENALTIES", "Examples", "Head", "cross_fitted", "fit_head", "folds_of"]
+__all__ = ["PENALTIES", "Examples", "Head", "cross_fitted", "fit_head", "fit_temperature", "folds_of"]
 
 Floats = NDArray[np.float64]
 
@@ -171,12 +171,12 @@ def cross_fitted(
         heads = fit_head(examples.only(~inside), start, spread, PENALTIES)
         for place, head in zip(logits, heads, strict=True):
             place[asked] = head.logits(examples.inputs[asked])
-    fitted = [_fit_temperature(examples, item) for item in logits]
+    fitted = [fit_temperature(examples, item) for item in logits]
     best = int(np.argmin([loss for _, loss in fitted]))
     return best, fitted[best][0]
 
 
-def _fit_temperature(examples: Examples, logits: Floats) -> tuple[float, float]:
+def fit_temperature(examples: Examples, logits: Floats) -> tuple[float, float]:
     """Return the temperature at which logits of windows fit the answers best, and the mean log loss at it."""
     from scipy.optimize import minimize_scalar  # noqa: PLC0415 - heavy
 

@@ -13,7 +13,7 @@ from heard_run import LABELS, N_INPUTS, HeadOnly, Voice, make_run
 import ser_batch
 from ser_batch.classifier.checkpoint import load
 from ser_batch.cli.main import main
-from ser_batch.heads.adapt import adapt_model
+from ser_batch.heads.adapt import adapt_model, learn
 from ser_batch.heads.learn import Examples, Head, fit_head, folds_of
 from ser_batch.reviews.answers import NO_VOICE, Answer, AnswerJournal
 from ser_batch.run.read import open_run
@@ -124,6 +124,32 @@ def test_where_each_speaker_has_one_emotion_the_old_layer_stays(tmp_path, capsys
     for name in ("head.weight", "head.bias"):
         np.testing.assert_array_equal(model.weights[name], parent.weights[name])
     assert model.temperature == parent.temperature and model.meta["adapted"]["is_new"] is False
+
+
+def test_where_four_people_speak_a_layer_that_gains_is_told_from_chance():
+    """Recalls of 100 answers change in steps; how probable the answers are tells more."""
+    gains, is_told = [], []
+    for seed in range(14):
+        rng = np.random.default_rng(seed)
+        old = Head(LABELS, 0.6 * MIDDLES[:3] + rng.normal(0, 0.25, (3, N_INPUTS)), np.zeros(3))
+        answered, others = spoken(rng, 4, 25), spoken(rng, 30, 30)
+        learnt = learn(answered, old, old, (others.inputs.mean(axis=0), others.inputs.std(axis=0)))
+        if learnt.is_new:
+            gains.append(log_score(others, learnt.head) - log_score(others, old))
+            is_told.append(learnt.uar.is_better)
+    assert len(gains) > 4 and min(gains) > 0
+    assert not all(is_told)
+
+
+def spoken(rng: np.random.Generator, n_speakers: int, n_each: int) -> Examples:
+    colours, kind = rng.normal(0, 0.4, (n_speakers, N_INPUTS)), rng.integers(3, size=n_speakers * n_each)
+    speaker, n = np.repeat(np.arange(n_speakers), n_each), len(kind)
+    inputs = MIDDLES[kind] + colours[speaker] + rng.normal(0, 1.6, (n, N_INPUTS))
+    return Examples(inputs, np.ones(n), np.arange(n), np.eye(3)[kind], speaker)
+
+
+def log_score(examples: Examples, head: Head) -> float:
+    return float(np.log((examples.truth * examples.said_by(head)).sum(axis=1)).mean())
 
 
 def test_answers_that_are_drawn_by_lot_teach_nothing(tmp_path):
