@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from ser_batch._version import __version__
 from ser_batch.bootstrap import cluster_interval, mean_interval
-from ser_batch.classifier.checkpoint import Checkpoint, save
+from ser_batch.classifier.checkpoint import Checkpoint, load, save
 from ser_batch.classifier.pooling import window_shares
 from ser_batch.errors import DataError, RunError
 from ser_batch.heads.answered import Answered, Found, answers_of_run, answers_of_table, grouped, usable
 from ser_batch.heads.learn import PENALTIES, Examples, Floats, Head, cross_fitted, fit_head, fit_temperature, folds_of
+from ser_batch.reviews.answers import stretch_of
+from ser_batch.reviews.unlearnt import store_unlearnt
 from ser_batch.run.read import Run
 from ser_batch.run.schema import matrix_of
 
@@ -78,6 +80,8 @@ class Learnt:
     accuracy: Compared
     #: Recall of each label before and after, NaN where nobody answered it.
     recalls: dict[str, tuple[float, float]]
+    #: float64 (n_stretches, n_labels): what new layers say of answers that they did not learn from.
+    unlearnt: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,8 @@ class Adaptation:
 
 def adapt_model(run: Run, parent: Checkpoint, target: Path, table: Path | None = None, group: str = "") -> Adaptation:
     """Learn the last layer of a model from answers about a run, and store the model.
+
+    What it would have said of the answers without them is kept beside them, for audits of its labels.
 
     Parameters
     ----------
@@ -176,6 +182,14 @@ def adapt_model(run: Run, parent: Checkpoint, target: Path, table: Path | None =
         notices=tuple(found.notices),
     )
     save(target, _adapted(parent, run, learnt.head, result, target.stem))
+    if not learnt.is_new:
+        return result
+    stretches = [stretch_of(item.clip_id, item.start_s, item.end_s) for item in found.stretches]
+    try:
+        store_unlearnt(run.folder, load(target).sha256, learnt.head.labels, stretches, learnt.unlearnt)
+    except RunError as error:
+        told = f"{error} An audit of the new labels by these answers would flatter them."
+        return replace(result, notices=(*result.notices, told))
     return result
 
 
@@ -215,6 +229,7 @@ def learn(examples: Examples, old: Head, start: Head, spread: tuple[Floats, Floa
         uar,
         _compared(examples, before, after, _accuracy),
         _recalls(start.labels, examples.truth, before, after),
+        after,
     )
 
 

@@ -13,6 +13,7 @@ from ser_batch.errors import DataError
 from ser_batch.reviews.answers import CANNOT_TELL, NOT_EMOTIONS, SEVERAL_VOICES, Answer, Stretch, read_answers
 from ser_batch.reviews.answers import stretch_of as key_of
 from ser_batch.reviews.sample import AuditSample, UnitKind, load_sample
+from ser_batch.reviews.unlearnt import read_unlearnt
 from ser_batch.run.read import Run
 
 __all__ = ["FEWEST_ANSWERS", "Judged", "judge", "predictions_for"]
@@ -89,6 +90,7 @@ def judge(run: Run, answers_from: Path | None = None) -> Judged:
     found = _known(found, set(places), notices, "not of the sample that is there now; it was drawn again since")
     probabilities = predictions_for(run, sample.unit, found)
     found = _known(found, set(probabilities), notices, f"of clips that {run.folder} does not label any more")
+    _unflatter(probabilities, source, run, notices)
     by_stretch: dict[Stretch, list[Answer]] = defaultdict(list)
     for answer in found:
         by_stretch[answer.stretch].append(answer)
@@ -144,6 +146,19 @@ def _of_audit(source: Path, run: Run, elsewhere: bool) -> tuple[list[Answer], li
             raise DataError(f"The answers in {source / 'reviews'} are of another run. {cure}.")
         notices.append(f"{len(strangers)} answers are of another run and are left out. {cure}.")
     return [answer for answer in found if answer not in strangers], notices
+
+
+def _unflatter(probabilities: dict[Stretch, Floats], source: Path, run: Run, notices: list[str]) -> None:
+    """Judge answers that the model learnt from by what it would have said without them, in place."""
+    model = run.info.get("model", {})
+    unlearnt = read_unlearnt(source, str(model.get("sha256", "")), run.labels)
+    learnt = probabilities.keys() & unlearnt.keys()
+    if learnt:
+        notices.append(
+            f"{model.get('name', 'The model')} learnt from {len(learnt)} of these answers: they judge what layers say "
+            f"that did not learn from them or their group (cross-fitting), not the labels of {run.folder}."
+        )
+        probabilities.update({stretch: unlearnt[stretch] for stretch in learnt})
 
 
 def _known(answers: list[Answer], known: set[Stretch], notices: list[str], why: str) -> list[Answer]:

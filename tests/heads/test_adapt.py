@@ -16,6 +16,8 @@ from ser_batch.cli.main import main
 from ser_batch.heads.adapt import adapt_model, learn
 from ser_batch.heads.learn import Examples, Head, fit_head, folds_of
 from ser_batch.reviews.answers import NO_VOICE, Answer, AnswerJournal
+from ser_batch.reviews.audit import audit_run
+from ser_batch.reviews.sample import draw_sample, save_sample
 from ser_batch.run.read import open_run
 
 MIDDLES = np.random.default_rng(11).normal(0, 1.0, (5, N_INPUTS))
@@ -195,6 +197,40 @@ def test_answers_of_listeners_to_single_windows_are_learnt_from(tmp_path):
     assert found.n_answers == 6 * 19 and found.uar.after > 0.8
     assert any("6 answers name no emotion" in notice for notice in found.notices)
     assert any("disagree on 1 of 114 stretches" in notice for notice in found.notices)
+
+
+def test_an_audit_by_answers_that_were_learnt_from_judges_what_did_not_learn_from_them(tmp_path, capsys):
+    everything = voices(n_speakers=6, seed=3)
+    run, emotion = make_run(tmp_path / "run", everything), {voice.clip_id: voice.emotion for voice in everything}
+    sample = draw_sample(open_run(run))
+    save_sample(run, sample)
+    with AnswerJournal.open(run, "anna", "r1") as journal:
+        for item in sample.items[:80]:
+            told = (item.model_label, item.model_confidence, 1.0, "")
+            answer = emotion[item.clip_id]
+            journal.append(
+                Answer(item.clip_id, item.start_s, item.end_s, answer, "audit", item.inclusion_probability, *told)
+            )
+    assert adapted(run, group="folder").is_new
+    model = str(tmp_path / "mine.safetensors")
+    ser_batch.label(run, tmp_path / "new", model=model, report=False)
+    found = audit_run(open_run(tmp_path / "new"), run)
+    assert any("mine learnt from 80 of these answers" in notice for notice in found.notices)
+    (kept,) = (run / "reviews").glob("unlearnt-*.json")
+    told = json.loads(kept.read_text())
+    assert told["model_sha256"] == load(Path(model)).sha256
+    said = {clip_id: told["labels"][int(np.argmax(row))] for clip_id, _, _, row in told["stretches"]}
+    right = np.array([said[item.clip_id] == emotion[item.clip_id] for item in sample.items[:80]])
+    assert found.accuracy.value == pytest.approx(right.mean(), abs=0.05)
+    # The labels of the new run, by the same answers, look better than they are.
+    kept.rename(kept.with_suffix(".away"))
+    flattered = audit_run(open_run(tmp_path / "new"), run)
+    assert flattered.accuracy.value > found.accuracy.value and not flattered.notices
+    kept.write_text("{}")
+    assert main(["audit", str(tmp_path / "new"), "--answers", str(run)]) == 8
+    assert "an audit without it would flatter the model" in capsys.readouterr().err
+    # That of the run that was answered about is of another model.
+    assert not audit_run(open_run(run)).notices
 
 
 def test_answers_that_cannot_be_used_are_one_line_with_the_cure(place, tmp_path, capsys):
