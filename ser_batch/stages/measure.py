@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import soundfile
 
 from ser_batch.audio.formats import MEDIA_SUFFIXES, pyav_reader
 from ser_batch.records import ClipOutcome, ClipRef, Status
 from ser_batch.stages.discover import Found
+from ser_batch.stages.fetch import Fetched
 from ser_batch.stages.ingredients import Setup
 from ser_batch.stages.pool import temporary_extraction
 from ser_batch.stages.progress import Progress
+from ser_batch.storage.address import is_url
 
 __all__ = ["Speed", "estimate_audio_s", "measure_speed", "sample_refs"]
 
 #: Headers read per suffix for an estimate of hours.
 _HEADERS = 50
+#: Fetched of a suffix for them, of an archive in a bucket.
+_FETCHED_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -119,24 +124,49 @@ def estimate_audio_s(found: Found) -> dict[str, float]:
         n_files[_suffix(clip_id)] += 1
         total_bytes[_suffix(clip_id)] += size
     n_seen: Counter[str] = Counter()
-    n_bytes: Counter[str] = Counter()
-    audio_s: dict[str, float] = defaultdict(float)
+    samples: dict[str, list[ClipRef]] = defaultdict(list)
     for index, clip_id in enumerate(found.clip_ids):
         suffix = _suffix(clip_id)
         n_seen[suffix] += 1
-        if (n_seen[suffix] - 1) % max(n_files[suffix] // _HEADERS, 1):
-            continue
-        ref = found.ref(index)
-        with suppress(OSError, ValueError, soundfile.LibsndfileError):
-            # A pipe that somebody named would keep us waiting.
-            if stat.S_ISREG(os.stat(ref.path).st_mode):  # noqa: PTH116
-                audio_s[suffix] += _length_s(ref.path)
-                n_bytes[suffix] += ref.size_bytes
-    return {name: total_bytes[name] * audio_s[name] / n for name, n in sorted(n_bytes.items()) if n}
+        if (n_seen[suffix] - 1) % max(n_files[suffix] // _HEADERS, 1) == 0:
+            samples[suffix].append(found.ref(index))
+    estimates = {}
+    for suffix, sample in sorted(samples.items()):
+        n_bytes, audio_s = _headers(_affordable(sample) if is_url(found.root) else sample)
+        if n_bytes:
+            estimates[suffix] = total_bytes[suffix] * audio_s / n_bytes
+    return estimates
 
 
 def _suffix(clip_id: str) -> str:
     return os.path.splitext(clip_id)[1].lower()  # noqa: PTH122 - a million times
+
+
+def _affordable(refs: Sequence[ClipRef]) -> list[ClipRef]:
+    """Leave out objects that are not worth to be fetched whole for their headers."""
+    chosen: list[ClipRef] = []
+    n_bytes = 0
+    for ref in refs:
+        if not chosen or n_bytes + ref.size_bytes <= _FETCHED_BYTES:
+            chosen.append(ref)
+            n_bytes += ref.size_bytes
+    return chosen
+
+
+def _headers(refs: Sequence[ClipRef]) -> tuple[int, float]:
+    """Return the size of those files whose headers can be read, and the length in s that they state."""
+    n_bytes, audio_s = 0, 0.0
+    with tempfile.TemporaryDirectory(prefix="ser-batch-") as folder, Fetched(refs, Path(folder)) as fetched:
+        for place, ref in enumerate(refs):
+            try:
+                file = fetched.take(place)
+                # A pipe that somebody named would keep us waiting.
+                if isinstance(file, ClipRef) and stat.S_ISREG(os.stat(file.path).st_mode):  # noqa: PTH116
+                    audio_s += _length_s(file.path)
+                    n_bytes += ref.size_bytes
+            except (OSError, ValueError, soundfile.LibsndfileError):
+                continue
+    return n_bytes, audio_s
 
 
 def _length_s(path: str) -> float:

@@ -8,12 +8,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from s3_server import SECRET_KEY, Store
 
 from ser_batch.errors import InputError
 from ser_batch.records import ClipOutcome, Status
+from ser_batch.stages import measure
 from ser_batch.stages.discover import NOT_SEEN_NS, FileList, Found, discover
+from ser_batch.stages.measure import estimate_audio_s
 from ser_batch.stages.reach import Archive, can_be_read, probes_of
 from ser_batch.storage import objects, places
 from ser_batch.storage.address import Address
@@ -150,6 +154,21 @@ def test_a_long_object_is_read_in_ranges_of_one_version(
     with pytest.raises(OSError, match="the object was replaced after it was listed"):
         bucket.local(ref.path, 4, "", tmp_path)  # told by its size, where the store gives no versions
     assert not list(tmp_path.iterdir())
+
+
+def test_hours_are_estimated_from_headers_that_are_fetched(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, length_s in enumerate((1, 2, 9)):
+        soundfile.write(tmp_path / f"{number}.wav", np.zeros(8_000 * length_s), 8_000)
+    (tmp_path / "broken.flac").write_bytes(b"none")
+    store.put_folder(tmp_path, "a")
+    on_disk, in_bucket = discover([tmp_path]), discover([store.url])
+    assert estimate_audio_s(in_bucket) == estimate_audio_s(on_disk) == {".wav": pytest.approx(12)}
+    monkeypatch.setattr(measure, "_FETCHED_BYTES", 50_000)
+    store.front.seen.clear()
+    assert estimate_audio_s(in_bucket) == {".wav": pytest.approx(12, rel=0.01)}
+    assert not [path for _, path in store.front.seen if path.endswith("2.wav")]
 
 
 def test_a_store_that_is_busy_is_asked_again(store: Store, tmp_path: Path) -> None:
