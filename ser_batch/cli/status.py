@@ -63,6 +63,27 @@ def command(run_dir: str) -> int:
     if manifest.get("state") == "complete":
         is_short = totals["failures"] or manifest.get("counts", {}).get("unlisted")
         return ExitCode.SOME_FILES_FAILED if is_short else ExitCode.OK
-    if not holder:
+    if told := _nodes_line(folder, set(store.entries)):
+        click.echo(told)
+    elif not holder:
         click.echo("The same scan command finishes it.")
     return ExitCode.RUN
+
+
+def _nodes_line(folder: Path, parts: set[int]) -> str:
+    """Say what nodes have done of a plan, "" where there is none, or where the run has it all."""
+    from ser_batch.errors import RunError  # noqa: PLC0415 - imports for a call, not for --help
+    from ser_batch.run.attempts import Attempts  # noqa: PLC0415
+    from ser_batch.run.planned import read_plan  # noqa: PLC0415
+
+    try:
+        plan = read_plan(folder)
+        if plan is None or not plan.folder.is_dir():
+            return ""
+        attempts = Attempts(folder, plan.plan_id)
+        living = attempts.living()
+    except RunError as error:
+        return str(error)
+    at_work = f"{len(living):,} nodes are at work. " if living else ""
+    waiting = f"{len(attempts.published() - parts):,} of {len(plan.parts):,} parts that nodes have done wait for"
+    return f"{at_work}{waiting} `ser-batch complete {printable(folder)}`."

@@ -1,8 +1,8 @@
 """Which part a node does next: its own slice first, then what nobody has in hand, then what the silent or slow have.
 
 Who has what in hand is written down before it is begun. What a node had in hand as it died is a loss. A bundle that was
-lost twice is halved, and its halves again with each loss, down to one file, which gets the blame when two nodes were
-lost with it alone.
+lost twice is halved, and its halves again with each loss: first by parts, which are done side by side with others; then
+by files, with nothing else in hand. A file gets the blame when two nodes were lost with it alone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from ser_batch.run.attempts import Attempts, Span
@@ -22,6 +23,17 @@ __all__ = ["Careful", "Schedule"]
 _SILENT_S = 15.0
 #: Losses until a bundle is halved, and until a single file is blamed.
 _LOSSES = 2
+
+
+class _How(Enum):
+    """How some rows are to be done."""
+
+    #: Side by side with others.
+    WHOLE = "whole"
+    #: With nothing else in hand.
+    ALONE = "alone"
+    #: Not at all: they are one file that is to blame.
+    LOST = "lost"
 
 
 @dataclass(eq=False)
@@ -103,27 +115,28 @@ class Schedule:
         places = self._plan.place_of
         self._done |= {places[part] for part in self._attempts.published() if part in places}
         living = self._attempts.living()
-        self._lost: dict[Span, int] = {}
+        #: Rows, and whether nothing was in hand beside them -> nodes that were lost with them.
+        self._lost: dict[tuple[Span, bool], int] = {}
         #: Rows that others have in hand -> how long the last of them has been silent.
         self._held: dict[Span, list[float]] = {}
-        for span, nodes in self._attempts.tries().items():
+        for (span, is_alone), nodes in self._attempts.tries().items():
             others = [node for node in nodes if node != self._node]
-            self._lost[span] = sum(node not in living for node in others)
+            self._lost[span, is_alone] = sum(node not in living for node in others)
             ages = [living[node]["age_s"] for node in others if node in living]
             if ages:
-                self._held[span] = ages
+                self._held.setdefault(span, []).extend(ages)
 
     def _choose(self) -> tuple[Path, list[int]] | None:
         self._look()
         for is_help in (False, True):
             for bundle in self._order:
-                for span, _ in self._pieces(self._rows_of(bundle), is_bundle=True):
-                    places = self._todo(span, bundle)
-                    if not places or self._is_within_part(span, bundle) or not self._is_free(span, is_help):
+                for span, how in self._pieces(self._rows_of(bundle), is_bundle=True):
+                    places = self._todo(span, bundle) if how is _How.WHOLE else []
+                    if not places or not self._is_free(span, is_help):
                         continue
                     if is_help:
                         places.reverse()  # towards the one who has begun
-                    if path := self._attempts.begin_try(span, self._node):
+                    if path := self._attempts.begin_try(span, self._node, is_alone=False):
                         return path, places
         return None
 
@@ -135,10 +148,13 @@ class Schedule:
             for place in range(*self._plan.bundles[bundle]):
                 planned = self._plan.parts[place]
                 rows = planned.first, planned.first + planned.n_rows
-                own = [(span, is_lost) for span, is_lost in pieces if rows[0] <= span[0] and span[1] <= rows[1]]
-                if place in self._done or not own or own == [(rows, False)] or not self._is_free(rows, False):
-                    continue
-                return Careful(place, tuple(own))
+                own = [
+                    (span, how is _How.LOST)
+                    for span, how in pieces
+                    if how is not _How.WHOLE and rows[0] <= span[0] and span[1] <= rows[1]
+                ]
+                if own and place not in self._done and self._is_free(rows, False):
+                    return Careful(place, tuple(own))
         return None
 
     def _rows_of(self, bundle: int) -> Span:
@@ -157,12 +173,6 @@ class Schedule:
             and parts[place].first + parts[place].n_rows <= span[1]
         ]
 
-    def _is_within_part(self, span: Span, bundle: int) -> bool:
-        """Whether rows are a piece of a part, or a whole part that is to blame as it is."""
-        parts = self._plan.parts
-        is_whole = any(parts[place].first == span[0] for place in range(*self._plan.bundles[bundle]))
-        return not is_whole or self._lost.get(span, 0) >= _LOSSES
-
     def _is_free(self, span: Span, is_help: bool) -> bool:
         """Whether rows may be taken in hand: nobody has them; or, to help, one node has, which is slow or silent."""
         held = [age for other, ages in self._held.items() if other[0] < span[1] and span[0] < other[1] for age in ages]
@@ -171,15 +181,18 @@ class Schedule:
         n_parts = sum(span[0] <= item.first < span[1] for item in self._plan.parts)
         return len(held) < 2 and (n_parts > 1 or all(age > _SILENT_S for age in held))
 
-    def _pieces(self, span: Span, is_bundle: bool = False) -> list[tuple[Span, bool]]:
-        """Cut rows with which nodes were lost; say of each piece whether it is a file that is to blame."""
-        is_single = span[1] - span[0] <= 1
-        if self._lost.get(span, 0) < (_LOSSES if is_bundle or is_single else 1):
-            return [(span, False)]
-        if is_single:
-            return [(span, True)]
-        inside = [item.first for item in self._plan.parts if span[0] < item.first < span[1]]
-        middle = inside[len(inside) // 2] if inside else (span[0] + span[1]) // 2
+    def _pieces(self, span: Span, is_bundle: bool = False) -> list[tuple[Span, _How]]:
+        """Cut rows with which nodes were lost, and say how each piece is to be done."""
+        parts = self._plan.parts
+        inside = [item for item in parts if span[0] <= item.first and item.first + item.n_rows <= span[1]]
+        if inside and self._lost.get((span, False), 0) < (_LOSSES if is_bundle else 1):
+            return [(span, _How.WHOLE)]
+        n_lost = self._lost.get((span, True), 0)
+        if span[1] - span[0] <= 1:
+            return [(span, _How.LOST if n_lost >= _LOSSES else _How.ALONE)]
+        if not inside and not n_lost:
+            return [(span, _How.ALONE)]
+        middle = inside[len(inside) // 2].first if len(inside) > 1 else (span[0] + span[1]) // 2
         return [*self._pieces((span[0], middle)), *self._pieces((middle, span[1]))]
 
 

@@ -26,7 +26,7 @@ array=$(sbatch --parsable --job-name=ser-batch --array="1-$nodes" --cpus-per-tas
     --requeue --open-mode=append --signal=B:TERM@60{more} <<'TASK'
 #!/bin/sh
 # Kernels are compiled once per machine, since machines may differ.
-export NUMBA_CACHE_DIR="${{NUMBA_CACHE_DIR:-$HOME/.cache/ser-batch/$(uname -n)}}"
+export NUMBA_CACHE_DIR="${{NUMBA_CACHE_DIR-$HOME/.cache/ser-batch/$(uname -n)}}"
 # Numbers of tasks may have gaps, as when some are submitted again: what belongs to none the others do.
 step=${{SLURM_ARRAY_TASK_STEP:-1}}
 first=${{SLURM_ARRAY_TASK_MIN:-$SLURM_ARRAY_TASK_ID}}

@@ -107,7 +107,7 @@ def _work_carefully(node: Node, careful: Careful, told: Message) -> None:
             text = "two nodes were lost, each with this file alone in hand"
             outcomes += [ClipOutcome(ref, Status.FAILED, "extract", "NodeLost", text) for ref in refs]
             continue
-        path = node.attempts.begin_try(span, node.node_id)
+        path = node.attempts.begin_try(span, node.node_id, is_alone=True)
         if path is None:
             return  # another node does the part just now
         try:

@@ -37,7 +37,7 @@ _BEAT_S, DEAD_S = 5.0, 120.0
 #: Two readings of when a process began differ by less.
 _BIRTH_TOLERANCE_S = 2.0
 _MANIFEST_NAME = re.compile(r"part-(\d{5,9})\.json")
-_TRY_NAME = re.compile(r"(\d+)-(\d+)\.(\d+)")
+_TRY_NAME = re.compile(r"(\d+)-(\d+)(-alone)?\.(\d+)")
 _STAGED_NAME = re.compile(rf"([0-9a-f]{{12}})-\d+\.({'|'.join(TABLES)})\.parquet")
 _NODE_NAME = re.compile(r"([0-9a-f]{12})\.json")
 
@@ -151,9 +151,9 @@ class Attempts:
 
     # Tries.
 
-    def tries(self) -> dict[Span, list[str]]:
-        """Return who has, or had as it died, which rows of the plan in hand; "" for a node that nobody knows."""
-        found: dict[Span, dict[int, str]] = {}
+    def tries(self) -> dict[tuple[Span, bool], list[str]]:
+        """Return who has, or had as it died, which rows of the plan in hand, and whether with nothing beside them."""
+        found: dict[tuple[Span, bool], list[str]] = {}
         for name in _names_in(self._tries):
             if not (match := _TRY_NAME.fullmatch(name)):
                 continue
@@ -161,13 +161,14 @@ class Attempts:
                 node = (self._tries / name).read_bytes()[:12].decode("ascii", "replace")
             except FileNotFoundError:
                 continue
-            found.setdefault((int(match[1]), int(match[2])), {})[int(match[3])] = node
-        return {span: [by_number[number] for number in sorted(by_number)] for span, by_number in found.items()}
+            found.setdefault(((int(match[1]), int(match[2])), bool(match[3])), []).append(node)
+        return found
 
-    def begin_try(self, span: Span, node: str) -> Path | None:
-        """Take rows of the plan in hand; None where another node was faster."""
-        numbers = [int(name.rpartition(".")[2]) for name in _names_in(self._tries) if name.startswith(_try_name(span))]
-        path = self._tries / f"{_try_name(span)}{max(numbers, default=-1) + 1}"
+    def begin_try(self, span: Span, node: str, is_alone: bool) -> Path | None:
+        """Take rows of the plan in hand, with nothing beside them or not; None where another node was faster."""
+        begin = f"{span[0]}-{span[1]}{'-alone' if is_alone else ''}."
+        numbers = [int(name.rpartition(".")[2]) for name in _names_in(self._tries) if name.startswith(begin)]
+        path = self._tries / f"{begin}{max(numbers, default=-1) + 1}"
         return path if self._filesystem.create(path, f"{node}\n".encode()) else None
 
     # Manifests.
@@ -212,9 +213,11 @@ class Attempts:
             raise ValueError("it is no file")
         return Manifest.parse(path.read_bytes())
 
-    def is_young(self, part: int) -> bool:
-        """Tell whether a manifest may be in the making, where it cannot appear whole at once."""
-        return self._manifest(part).stat().st_mtime > _now_s(self._nodes) - DEAD_S
+    def is_in_the_making(self, part: int) -> bool:
+        """Tell whether a manifest may be whole soon: on a disk where it cannot appear whole at once."""
+        path = self._manifest(part)
+        is_old = path.lstat().st_mtime < _now_s(self._nodes) - DEAD_S
+        return not is_old and stat.S_ISREG(path.lstat().st_mode) and not path.read_bytes().endswith(b"\n")
 
     def refuse(self, part: int) -> Path:
         """Set a manifest aside that is none, so that another node does the part; return where it is."""
@@ -232,7 +235,7 @@ class Attempts:
             with suppress(FileNotFoundError):
                 (self.staged / f"{name}.{table}.parquet").unlink()
 
-    def sweep(self, living: Mapping[str, Any], done: Mapping[Span, bool]) -> None:
+    def sweep(self, living: Mapping[str, Any], done: Mapping[Span, bool], keep_staged: bool) -> None:
         """Delete what dead nodes have left that no manifest names; call it once all that are named are committed.
 
         Parameters
@@ -241,8 +244,10 @@ class Attempts:
             Nodes that were at work before the manifests were read.
         done : mapping
             Rows of the plan of which nothing is left to do.
+        keep_staged : bool
+            Leave what is staged: a manifest that may name it cannot be read yet.
         """
-        for name in _names_in(self.staged):
+        for name in () if keep_staged else _names_in(self.staged):
             match = _STAGED_NAME.fullmatch(name)
             if match and match[1] not in living:
                 with suppress(FileNotFoundError):
@@ -326,7 +331,3 @@ def _names_in(folder: Path) -> list[str]:
         return os.listdir(folder)  # noqa: PTH208 - names are all that is needed
     except FileNotFoundError:
         return []
-
-
-def _try_name(span: Span) -> str:
-    return f"{span[0]}-{span[1]}."

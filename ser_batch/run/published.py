@@ -40,6 +40,8 @@ class Collected:
     wall_s: float = 0.0
     #: Parts that two nodes have done; the first counts.
     n_second: int = 0
+    #: Manifests that are in the making.
+    n_unread: int = 0
     #: Nodes at work: node -> what it says of itself.
     living: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: Classes of the processors that computed the parts of the run.
@@ -104,7 +106,7 @@ def collect(run_dir: Path, plan: PlanFile, filesystem: Filesystem, interruptions
     done.living = attempts.living()
     place_of, group = plan.place_of, []
     stays: set[int] = set()
-    for manifest in _manifests(attempts, plan, notices):
+    for manifest in _manifests(attempts, plan, done):
         place = place_of[manifest.part]
         if manifest.entry is None:
             stays.add(manifest.part)
@@ -138,7 +140,7 @@ def collect(run_dir: Path, plan: PlanFile, filesystem: Filesystem, interruptions
         for first, last in plan.bundles:
             end = plan.parts[last - 1]
             spans[plan.parts[first].first, end.first + end.n_rows] = all(finished[first:last])
-        attempts.sweep(done.living, spans)
+        attempts.sweep(done.living, spans, keep_staged=done.n_unread > 0)
         if all(finished) and not done.living:
             attempts.remove()
     reached("swept")
@@ -168,7 +170,7 @@ def _open(run_dir: Path, plan: PlanFile, filesystem: Filesystem) -> tuple[RunWri
     return writer, store, notices
 
 
-def _manifests(attempts: Attempts, plan: PlanFile, notices: list[str]) -> Iterator[Manifest]:
+def _manifests(attempts: Attempts, plan: PlanFile, done: Collected) -> Iterator[Manifest]:
     """Yield the manifests that are what they should be; set others aside, and say so."""
     places = plan.place_of
     for part in sorted(attempts.published()):
@@ -178,16 +180,18 @@ def _manifests(attempts: Attempts, plan: PlanFile, notices: list[str]) -> Iterat
         except FileNotFoundError:
             continue
         except ValueError as error:
-            if attempts.is_young(part):
-                notices.append(f"The manifest of part {part} cannot be read yet ({error}).")
+            if attempts.is_in_the_making(part):
+                done.notices.append(f"The manifest of part {part} cannot be read yet ({error}).")
+                done.n_unread += 1
                 continue
             problem = str(error)
         except OSError as error:
             raise RunError(f"The manifest of part {part} cannot be read: {error.strerror}.") from None
         if problem:
             aside = attempts.refuse(part)
-            notices.append(f"The manifest of part {part} is set aside as {aside}, and the part is processed again: "
-                           f"{problem}.")  # fmt: skip
+            done.notices.append(
+                f"The manifest of part {part} is set aside as {aside}, and the part is processed again: {problem}."
+            )
             continue
         yield manifest
 

@@ -1,4 +1,4 @@
-"""Nodes on one plan come to the table of one machine, and may die; what does not fit is refused by name."""
+"""Nodes on one plan come to the table of one machine, whatever the run was before and whoever goes on with it."""
 
 from __future__ import annotations
 
@@ -11,103 +11,141 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import soundfile
+from machines import CONFIG, RECIPE, Machines, assert_same, plan_here, scan_here, write_take
 
-from ser_batch.config import Config
-from ser_batch.dsp.voice import synthetic_voice
-from ser_batch.engine import plan, scan
+from ser_batch.engine import scan
+from ser_batch.errors import RunError
 from ser_batch.nodes.complete import complete
+from ser_batch.nodes.node import Message, Node, plan_of
 from ser_batch.nodes.work import work
-from ser_batch.plugins import PluginRecipe
-from ser_batch.run.compare import compare_runs
-from ser_batch.run.verify import check_run
-
-HERE = Path(__file__).resolve().parent
-PLUGIN = HERE / "tiny_plugin.py"
-#: One file of features, so that workers start fast; parts of 4 files.
-CONFIG = Config().with_values(
-    {
-        "predict": {"model": "tiny", "device": "cpu"},
-        "extract": {"extractors": ["tiny"], "jobs": 1},
-        "run": {"shard_size": 4},
-    }
-)
-RECIPE = PluginRecipe(files=(str(PLUGIN),), entry_points=(), built_in=("ser_batch.audio",))
+from ser_batch.run.attempts import Attempts
+from ser_batch.run.journal import Filesystem
+from ser_batch.run.manifest import read_manifest
 
 
-def make_archive(folder: Path, n_files: int = 26) -> Path:
-    """Short recordings, a text and an empty file among them; speakers beside some."""
-    for number in range(n_files):
-        path = folder / f"s{number % 3}" / f"take{number:02d}.wav"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, 0.4 * synthetic_voice(0.2 + 0.1 * (number % 4), 8000, seed=number), 8000)
-        if number % 5 == 0:
-            path.with_suffix(".rttm").write_text("SPEAKER x 1 0.0 0.1 <NA> <NA> A <NA> <NA>\n")
-    (folder / "s0" / "notes.wav").write_text("no audio")
-    (folder / "s1" / "empty.wav").write_bytes(b"")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_archive(tmp_path_factory.mktemp("archive"))
-
-
-@pytest.fixture(scope="module")
-def local(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one machine makes of it."""
-    run = tmp_path_factory.mktemp("local") / "run"
-    scan(archive, run, config=CONFIG, plugins=RECIPE, report=False)
-    return run
-
-
-@pytest.fixture(scope="module")
-def planned(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A plan; nobody may change it."""
-    run = tmp_path_factory.mktemp("planned") / "run"
-    assert plan(archive, run, config=CONFIG, plugins=RECIPE).n_parts == 7
-    return run
-
-
-@pytest.fixture
-def run(planned: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(planned, tmp_path / "run"))
-
-
-def node(run: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
-    """A node as a process of its own."""
-    command = [sys.executable, "-m", "ser_batch", "work", str(run), "--trust-plugins", *options]
-    return subprocess.Popen(
-        command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def ended(process: subprocess.Popen[str], code: int = 0) -> str:
-    told = process.communicate(timeout=120)[0]
-    assert process.returncode == code, told
-    return told
-
-
-def assert_same(run: Path, local: Path) -> None:
-    assert compare_runs(run, local, tolerance=0.0).is_equal
-    assert check_run(run) == []
-    assert not list((run / ".attempts").glob("*")), "what nodes leave is swept"
-
-
-def test_three_nodes_make_the_table_of_one_machine(run: Path, local: Path) -> None:
-    """Two of them with a slice of their own; `complete` is called while they work."""
+def test_three_nodes_make_the_table_of_one_machine(run: Path, local: Path, tmp_path: Path) -> None:
+    """Real processes, two of them with a slice of their own; `complete` is called while they work."""
+    command = [sys.executable, "-m", "ser_batch", "work", str(run), "--trust-plugins", "--scratch", str(tmp_path)]
     with ExitStack() as stack:
-        nodes = [node(run, *options) for options in (["--slice", "1/2"], ["--slice", "2/2"], [])]
-        for process in nodes:
-            stack.callback(process.kill)
+        nodes = []
+        for options in (["--slice", "1/2"], ["--slice", "2/2"], []):
+            nodes.append(subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+            stack.callback(nodes[-1].kill)
         while nodes[0].poll() is None:
             complete(run, report=False)
             time.sleep(0.3)
-        told = [ended(process) for process in nodes]
+        told = [process.communicate(timeout=120)[0].decode() for process in nodes]
+        assert [process.returncode for process in nodes] == [0, 0, 0], told
     assert all("Nothing is left" in text or "in the hands of" in text for text in told), told
     done = complete(run, report=False)
     assert (done.n_left, done.exit_code) == (0, 1), "two files of the archive are broken"
     assert_same(run, local)
+    assert not list(tmp_path.glob("ser-batch-node-*")), "scratch is gone"
     again = complete(run, report=False)
     assert (again.n_committed, again.is_whole) == (0, True)
     assert work(run).message.n_published == 0, "a node that comes late has nothing to do"
+
+
+def test_changed_new_and_vanished_files_are_left_to_nodes_too(
+    archive: Path, local: Path, machines: Machines, tmp_path: Path
+) -> None:
+    """Parts that exist are written anew by nodes; what was there is compared before it is replaced."""
+    here, run = Path(shutil.copytree(archive, tmp_path / "archive")), tmp_path / "run"
+    scan_here(here, run)
+    write_take(here / "s0" / "take00.wav", 99, 0.5)
+    write_take(here / "s9" / "new.wav", 98)
+    (here / "s2" / "take02.wav").unlink()
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    scan_here(here, other)
+    assert plan_here(here, run) == 3
+    bases = {planned.part: planned.base for planned in plan_of(run).parts}
+    assert sorted(map(bool, bases.values())) == [False, True, True]
+    assert machines.run("work", run) == 0
+    assert complete(run, report=False).n_committed == 3
+    assert_same(run, other)
+
+
+def test_a_run_that_begins_anew_stays_as_it_is_until_a_part_is_there(
+    archive: Path, local: Path, machines: Machines, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(local, tmp_path / "run"))
+    before = read_manifest(run)
+    table = tmp_path / "about.csv"
+    table.write_text("path,who\ns0/take00.wav,Ada\n")
+    assert plan_here(archive, run, mode="restart", metadata=table) == 7
+    assert not complete(run, report=False).is_whole
+    assert read_manifest(run) == before
+    assert machines.run("work", run) == 0
+    assert complete(run, report=False).n_left == 0
+    after = read_manifest(run)
+    assert after["run_id"] != before["run_id"] and "replaces" not in after
+    assert (run / "metadata.parquet").exists()
+    assert_same(run, local)
+
+
+def test_a_plain_scan_goes_on_where_nodes_ended(archive: Path, run: Path, local: Path, machines: Machines) -> None:
+    machines.run("work", run, kill_at=["part-published", 3])
+    summary = scan(archive, run, config=CONFIG, plugins=RECIPE, report=False)
+    assert summary.n_processed == 28 - 3 * 4, "what was published is not done again"
+    assert_same(run, local)
+    assert not (run / "plan.json").exists()
+
+
+def test_a_scan_does_not_begin_while_a_node_is_at_work(archive: Path, run: Path) -> None:
+    with (
+        Node(run, trust_plugins=True) as node,
+        pytest.raises(RunError, match=rf"being worked on by 1 nodes \({node.host}\)"),
+    ):
+        scan(archive, run, config=CONFIG, plugins=RECIPE, report=False)
+    assert complete(run, report=False).n_left == 7
+
+
+def test_of_two_nodes_that_do_one_part_the_first_counts(run: Path, local: Path, machines: Machines) -> None:
+    told = [Message("", ""), Message("", "")]
+    with Node(run, trust_plugins=True) as first, Node(run, trust_plugins=True) as second:
+        shard = first.plan.shard(2)
+        outcomes = first.outcomes(shard.refs)
+        for node, said in zip((first, second), told, strict=True):
+            node.publish(2, shard, outcomes, 0.1, said)
+        staged = {path.name[:12] for path in first.attempts.staged.iterdir()}
+        assert staged == {first.node_id}, "the second has deleted its own"
+    assert [(said.n_published, said.n_second) for said in told] == [(1, 0), (0, 1)]
+    assert complete(run, report=False).n_second == 1
+    assert machines.run("work", run) == 0
+    assert machines.run("complete", run) == 1
+    assert_same(run, local)
+
+
+def test_a_node_processes_given_parts_and_says_little(run: Path) -> None:
+    with Node(run, trust_plugins=True) as node:
+        told = node.process([0, 3])
+        assert (told.n_published, told.n_files, sum(told.statuses.values())) == (2, 8, 8)
+        assert node.process([3]).n_published == 0
+    assert complete(run, report=False).n_committed == 2
+    with Node(run, trust_plugins=True) as node:
+        assert node.process([0]).n_published == 0, "taken in already"
+
+
+@pytest.mark.parametrize("has_links", [True, False], ids=["links", "no links"])
+def test_one_of_many_creates_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool) -> None:
+    """On disks without second names, too."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(1, os.strerror(1))
+
+    if not has_links:
+        monkeypatch.setattr(Filesystem, "link", refuse)
+    won = [Filesystem().create(tmp_path / "one", f"{number}\n".encode()) for number in range(3)]
+    assert won == [True, False, False]
+    assert (tmp_path / "one").read_bytes() == b"0\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+    if has_links:
+        assert Filesystem().create(tmp_path / "one", b"0\n"), "our own, whose answer was lost"
+
+
+def test_nothing_is_written_through_a_link(planned: Path, run: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (run / ".attempts").rename(elsewhere)
+    (run / ".attempts").symlink_to(elsewhere)
+    with pytest.raises(RunError, match=r"\.attempts is a link"):
+        Attempts(run, plan_of(run).plan_id)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 import numpy as np
 
 from ser_batch.hookspecs import hookimpl
 from ser_batch.records import Clip, FeatureBlock, FeatureSpec, Prediction
 
 LABELS = ("calm", "loud")
+#: A recording of this length takes its node with it, where SER_BATCH_TEST_POISON is set.
+POISON_S = 0.777
 
 
 class Tiny:
     spec = FeatureSpec("tiny", 1, (("level", ""),))
 
     def extract(self, clip: Clip, windows_s: np.ndarray) -> FeatureBlock:
+        if "SER_BATCH_TEST_POISON" in os.environ and abs(clip.duration_s - POISON_S) < 1e-3:
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
+        time.sleep(float(os.environ.get("SER_BATCH_TEST_SLEEP_S", "0")))
         levels = [float(np.abs(clip.window(*window)).mean()) for window in windows_s]
         return FeatureBlock("tiny", np.array(levels, np.float32)[:, None], np.array([np.mean(levels)], np.float32))
 
