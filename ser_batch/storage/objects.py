@@ -11,9 +11,12 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
+from queue import Full, Queue
+from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ser_batch.errors import InputError
@@ -31,6 +34,8 @@ _RANGE_BYTES = 8 * 2**20
 _PAGE = 1_000
 #: Requests side by side: for what is listed below each folder, and for what is looked up by name.
 _N_LISTINGS, _N_LOOKS = 16, 32
+#: So many looks are handed out, to be done by and by.
+_LOOKS_AHEAD = 10_000
 #: How long a request may take, and be repeated.
 _PATIENT: dict[str, Any] = {"max_retries": 10, "retry_timeout": timedelta(seconds=60)}
 _IMPATIENT: dict[str, Any] = {"max_retries": 1, "retry_timeout": timedelta(seconds=5)}
@@ -153,7 +158,7 @@ class Bucket:
         Raises
         ------
         OSError
-            The bucket cannot be listed at all.
+            The bucket cannot be listed at all, or not any more.
         """
         pages = self._pages(prefix)
         try:
@@ -170,9 +175,39 @@ class Bucket:
     def _by_folder(self, prefix: str) -> Iterator[Listed | Unlisted]:
         here, folders = self._within(prefix)
         yield from here
+        # Pages wait for whoever takes them, so that memory stays flat however much is listed.
+        pages: Queue[Sequence[Listed | Unlisted] | None] = Queue(2 * _N_LISTINGS)
+        is_over = Event()
+        failed: list[Exception] = []
+
+        def put(page: Sequence[Listed | Unlisted] | None) -> None:
+            while not is_over.is_set():
+                with suppress(Full):
+                    pages.put(page, timeout=0.2)
+                    return
+
+        def list_folder(folder: str) -> None:
+            try:
+                for page in self._below(folder):
+                    put(page)
+                    if is_over.is_set():
+                        return
+            except Exception as error:  # raised by whoever takes the pages, who would wait for ever
+                failed.append(error)
+            put(None)
+
         with ThreadPoolExecutor(_N_LISTINGS) as pool:
-            for below in pool.map(self._below, folders):
-                yield from below
+            try:
+                waiting = [pool.submit(list_folder, folder) for folder in folders]
+                for _ in waiting:
+                    # As many ends as there are folders, in whatever order.
+                    while (page := pages.get()) is not None:
+                        yield from page
+                    if failed:
+                        raise failed[0]
+            finally:
+                is_over.set()
+                pool.shutdown(cancel_futures=True)
 
     def within(self, prefix: str) -> list[Listed]:
         """Return the objects of one folder, without those of the folders in it. Raises as `objects`."""
@@ -185,18 +220,25 @@ class Bucket:
             raise self._as_os_error(error) from None
         return [_listed(meta) for meta in found["objects"]], found["common_prefixes"]
 
-    def _below(self, prefix: str) -> Sequence[Listed | Unlisted]:
-        items: list[Listed | Unlisted] = []
+    def _below(self, prefix: str) -> Iterator[Sequence[Listed | Unlisted]]:
+        """Yield pages of what is below a folder; raises `ConnectionError` where the store is not there any more."""
+        last = ""
         try:
             try:
                 for page in self._pages(prefix):
-                    items += page
+                    yield page
+                    last = page[-1].key if page else last
             except _KeyError:
+                # Pages are in the order of keys.
                 here, folders = self._within(prefix)
-                items = [*here, *chain.from_iterable(map(self._below, folders))]
+                yield [item for item in here if item.key > last]
+                for folder in folders:
+                    for items in self._below(folder):
+                        yield [item for item in items if isinstance(item, Unlisted) or item.key > last]
+        except ConnectionError:
+            raise
         except OSError as error:
-            items.append(Unlisted(prefix, error))
-        return items
+            yield [Unlisted(prefix, error)]
 
     def _pages(self, prefix: str) -> Iterator[list[Listed]]:
         try:
@@ -208,7 +250,8 @@ class Bucket:
     def look(self, keys: Sequence[str]) -> Iterator[Listed | OSError]:
         """Yield what is known of some objects, in the order of their keys, or why it is not."""
         with ThreadPoolExecutor(_N_LOOKS) as pool:
-            yield from pool.map(self._look, keys)
+            for first in range(0, len(keys), _LOOKS_AHEAD):
+                yield from pool.map(self._look, keys[first : first + _LOOKS_AHEAD])
 
     def _look(self, key: str) -> Listed | OSError:
         try:

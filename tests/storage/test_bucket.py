@@ -105,6 +105,28 @@ def test_a_folder_with_a_name_that_cannot_be_read_costs_itself(store: Store) -> 
     assert said.startswith(f"{store.url}/b/c: an object has a name with an empty part, or one of dots alone: b/c//")
 
 
+def test_a_store_that_goes_away_in_the_middle_of_a_listing_ends_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "_PATIENT", objects._IMPATIENT)
+    monkeypatch.setattr(objects, "_PAGE", 2)
+    monkeypatch.setattr(objects, "_N_LISTINGS", 2)
+    for number in range(12):
+        store.put(f"{number % 4}/{number}.wav", b"some")
+    places._bucket.cache_clear()
+    assert len(discover([store.url])) == 12
+    n_before = len(store.front.seen)
+    store.front.answer = lambda method, path: 501 if len(store.front.seen) > n_before + 3 else None
+    with pytest.raises(InputError, match="cannot be listed: the store answers 501"):
+        discover([store.url])
+    store.front.answer = lambda method, path: 403 if len(store.front.seen) == n_limit else None
+    store.front.seen.clear()
+    n_limit = 4
+    found = discover([store.url])
+    assert len(found) == 9 and len(found.unlisted) == 1
+    places._bucket.cache_clear()
+
+
 def test_an_archive_in_a_bucket_that_is_gone_is_told_from_an_object_that_is(store: Store) -> None:
     for name in ("one.wav", "two.wav"):
         store.put(name, b"some")
