@@ -33,7 +33,7 @@ from ser_batch.training.train_config import TrainConfig, load_train_config
 
 #: Draws are plain choices, so that a failure shrinks to the few that matter.
 DRAWS = st.randoms(use_true_random=False)
-LONG = settings(max_examples=2_500, deadline=None, suppress_health_check=list(HealthCheck))
+LONG = settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck))
 SHORT = settings(LONG, max_examples=40, database=None, derandomize=True)
 
 CELLS = [
@@ -154,7 +154,7 @@ def test_odd_tables_are_used_or_refused_in_a_line(place: tuple[Path, Found, Path
 @pytest.mark.reliability
 @LONG
 @given(rng=DRAWS)
-def test_long_thousands_of_odd_tables(place: tuple[Path, Found, Path, Path], rng: random.Random) -> None:
+def test_long_five_thousand_odd_tables(place: tuple[Path, Found, Path, Path], rng: random.Random) -> None:
     attack_tables(place, rng)
 
 
@@ -192,7 +192,7 @@ def some_toml(base: dict[str, dict[str, Any]], rng: random.Random) -> bytes:
 
 
 def attack_toml(folder: Path, rng: random.Random) -> None:
-    for load in (load_config, load_train_config):
+    for load in (load_config, load_train_config):  # two for each draw
         path = folder / "odd.toml"
         path.write_bytes(some_toml((load(None) if load is load_config else TrainConfig()).as_dict(), rng))
         try:
@@ -214,5 +214,5 @@ def test_odd_configurations_are_used_or_refused_in_a_line(tmp_path_factory: Any,
 @pytest.mark.reliability
 @LONG
 @given(rng=DRAWS)
-def test_long_thousands_of_odd_configurations(tmp_path_factory: Any, rng: random.Random) -> None:
+def test_long_ten_thousand_odd_configurations(tmp_path_factory: Any, rng: random.Random) -> None:
     attack_toml(tmp_path_factory.getbasetemp(), rng)
