@@ -8,14 +8,14 @@ by files, with nothing else in hand. A file gets the blame when two nodes were l
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from ser_batch.run.attempts import Attempts, Span
-from ser_batch.run.planned import PlanFile
+from ser_batch.run.planned import PlanFile, PlannedPart
 
 __all__ = ["Careful", "Schedule"]
 
@@ -129,10 +129,10 @@ class Schedule:
     def _choose(self) -> tuple[Path, list[int]] | None:
         self._look()
         for is_help in (False, True):
-            for bundle in self._order:
-                for span, how in self._pieces(self._rows_of(bundle), is_bundle=True):
+            for bundle in self._unfinished():
+                for span, how in self._pieces(bundle):
                     places = self._todo(span, bundle) if how is _How.WHOLE else []
-                    if not places or not self._is_free(span, is_help):
+                    if not places or not self._is_free(span, len(places) if is_help else 0):
                         continue
                     if is_help:
                         places.reverse()  # towards the one who has begun
@@ -143,8 +143,8 @@ class Schedule:
     def careful(self) -> Careful | None:
         """Return a part that is to be done in pieces, if there is one to be had."""
         self._look()
-        for bundle in self._order:
-            pieces = self._pieces(self._rows_of(bundle), is_bundle=True)
+        for bundle in self._unfinished():
+            pieces = self._pieces(bundle)
             for place in range(*self._plan.bundles[bundle]):
                 planned = self._plan.parts[place]
                 rows = planned.first, planned.first + planned.n_rows
@@ -153,7 +153,7 @@ class Schedule:
                     for span, how in pieces
                     if how is not _How.WHOLE and rows[0] <= span[0] and span[1] <= rows[1]
                 ]
-                if own and place not in self._done and self._is_free(rows, False):
+                if own and place not in self._done and self._is_free(rows, 0):
                     return Careful(place, tuple(own))
         return None
 
@@ -173,19 +173,27 @@ class Schedule:
             and parts[place].first + parts[place].n_rows <= span[1]
         ]
 
-    def _is_free(self, span: Span, is_help: bool) -> bool:
-        """Whether rows may be taken in hand: nobody has them; or, to help, one node has, which is slow or silent."""
+    def _is_free(self, span: Span, n_parts: int) -> bool:
+        """Whether rows may be had: nobody has them; or, to help with so many parts, one slow or silent node has."""
         held = [age for other, ages in self._held.items() if other[0] < span[1] and span[0] < other[1] for age in ages]
-        if not is_help:
+        if not n_parts:
             return not held
-        n_parts = sum(span[0] <= item.first < span[1] for item in self._plan.parts)
         return len(held) < 2 and (n_parts > 1 or all(age > _SILENT_S for age in held))
 
-    def _pieces(self, span: Span, is_bundle: bool = False) -> list[tuple[Span, _How]]:
-        """Cut rows with which nodes were lost, and say how each piece is to be done."""
-        parts = self._plan.parts
+    def _unfinished(self) -> list[int]:
+        """Return the bundles of which something is left to do, in the order in which this node takes them."""
+        bundles = self._plan.bundles
+        self._order = [bundle for bundle in self._order if not self._done.issuperset(range(*bundles[bundle]))]
+        return self._order
+
+    def _pieces(self, bundle: int) -> list[tuple[Span, _How]]:
+        """Cut the rows of a bundle with which nodes were lost, and say how each piece is to be done."""
+        return self._cut(self._rows_of(bundle), self._plan.parts[slice(*self._plan.bundles[bundle])], _LOSSES)
+
+    def _cut(self, span: Span, parts: Sequence[PlannedPart], n_losses: int = 1) -> list[tuple[Span, _How]]:
+        """Cut some rows; `parts` are those that may lie in them, `n_losses` how many it takes to cut whole ones."""
         inside = [item for item in parts if span[0] <= item.first and item.first + item.n_rows <= span[1]]
-        if inside and self._lost.get((span, False), 0) < (_LOSSES if is_bundle else 1):
+        if inside and self._lost.get((span, False), 0) < n_losses:
             return [(span, _How.WHOLE)]
         n_lost = self._lost.get((span, True), 0)
         if span[1] - span[0] <= 1:
@@ -193,7 +201,7 @@ class Schedule:
         if not inside and not n_lost:
             return [(span, _How.ALONE)]
         middle = inside[len(inside) // 2].first if len(inside) > 1 else (span[0] + span[1]) // 2
-        return [*self._pieces((span[0], middle)), *self._pieces((middle, span[1]))]
+        return [*self._cut((span[0], middle), inside), *self._cut((middle, span[1]), inside)]
 
 
 def _give_back(path: Path) -> None:

@@ -141,7 +141,8 @@ def collect(run_dir: Path, plan: PlanFile, filesystem: Filesystem, interruptions
             end = plan.parts[last - 1]
             spans[plan.parts[first].first, end.first + end.n_rows] = all(finished[first:last])
         attempts.sweep(done.living, spans, keep_staged=done.n_unread > 0)
-        if all(finished) and not done.living:
+        # Which files could not be looked at stands in manifests alone.
+        if all(finished) and not done.living and not writer.n_kept:
             attempts.remove()
     reached("swept")
     return done

@@ -146,6 +146,11 @@ class RunWriter:
                 self._write_manifest()
 
     @property
+    def n_kept(self) -> int:
+        """Files that could not be looked at, of which the run keeps what it had."""
+        return self._n_kept
+
+    @property
     def is_written(self) -> bool:
         """Whether ``run.json`` says what this run is."""
         return self._is_written

@@ -65,6 +65,27 @@ def test_changed_new_and_vanished_files_are_left_to_nodes_too(
     assert_same(run, other)
 
 
+def test_what_could_not_be_looked_at_keeps_its_results_until_a_scan(
+    archive: Path, machines: Machines, tmp_path: Path
+) -> None:
+    """A file that is gone when its node comes to it may be out of reach: only a scan says that it has vanished."""
+    here, run = Path(shutil.copytree(archive, tmp_path / "archive")), tmp_path / "run"
+    scan_here(here, run)
+    for name in ("take00", "take03"):
+        write_take(here / "s0" / f"{name}.wav", 99, 0.5)
+    assert plan_here(here, run) == 1
+    (here / "s0" / "take00.wav").unlink()
+    assert machines.run("work", run) == 0
+    for _ in range(2):
+        done = complete(run, report=False)
+        assert (done.n_left, done.is_whole, done.exit_code) == (0, False, 7)
+    assert done.summary.counts["vanished"] == 0 and done.summary.counts["ok"] == 26
+    scan_here(here, run)
+    other = scan_here(here, tmp_path / "other")
+    assert_same(run, other)
+    assert read_manifest(run)["counts"]["vanished"] == 1
+
+
 def test_a_run_that_begins_anew_stays_as_it_is_until_a_part_is_there(
     archive: Path, local: Path, machines: Machines, tmp_path: Path
 ) -> None:
