@@ -2,20 +2,21 @@
 
 CORPORA holds ``emo-db``, ``emovo`` and ``savee``, which no shipped model has learnt from: each stands for an archive.
 It is scanned once with ``ser6`` into DIR. Then, again and again, some speakers are put aside, files of the others are
-drawn, their true labels play the listener, the last layer is learnt from them as ``ser-batch adapt`` does it, guard
-included, and scored on the speakers put aside.
+drawn at random, or chosen as ``ser-batch review --for adapt`` does it; their true labels play the listener, the last
+layer is learnt from them as ``ser-batch adapt`` does it, guard included, and scored on the speakers put aside.
 
-It prints, per corpus and number of answers: mean recall (UAR) over the emotions that the model knows, as shipped and
-after; the worst draw; and how often the new layer was kept. The last lines are of answers of which each speaker has one
-emotion alone: there is nothing to learn from them but the speakers.
+It prints, per corpus, number of answers and choice: mean recall (UAR) over the emotions that the model knows, as
+shipped and after; the worst draw; and how often the new layer was kept. The last lines are of answers of which each
+speaker has one emotion alone: there is nothing to learn from them but the speakers.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,13 +32,15 @@ from ser_batch.heads.learn import Examples, Floats, Head
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import LabelledClip
 from ser_batch.resources import model_path
+from ser_batch.reviews.choice import choose_for_adapt
 from ser_batch.run.read import open_run
 
 __all__ = ["Archive", "Row", "scanned", "study"]
 
 CORPORA = ("emo-db", "emovo", "savee")
 MODEL = "ser6"
-N_ANSWERS = (30, 100, 300)
+#: Chosen ones at 100 are to be as good as random ones at 150.
+N_ANSWERS = (30, 100, 150, 300)
 
 
 @dataclass(frozen=True)
@@ -83,15 +86,19 @@ def scanned(corpora: Path, name: str, runs: Path) -> Archive:
 
 def study(archive: Archive, n_draws: int, sizes: tuple[int, ...] = N_ANSWERS) -> Iterator[Row]:
     """Yield what so many answers are worth on speakers that were put aside."""
-    for n_answers in sizes:
+    choices: dict[str, Callable[[Mask, int, int], Mask]] = {
+        "at random": _some,
+        "for adapt": lambda others, n_answers, _: _telling(archive, others, n_answers),
+    }
+    for n_answers, (choice, choose) in product(sizes, choices.items()):
         found = [
-            _gain(archive, chosen, aside)
+            _gain(archive, choose(others, n_answers, seed), aside)
             for seed in range(n_draws)
             for aside, others in [_speakers_aside(archive.examples, seed)]
-            if (chosen := _some(others, n_answers, seed)) is not None
+            if others.sum() >= n_answers
         ]
         if found:
-            yield _row(archive.name, n_answers, found)
+            yield _row(f"{archive.name}, {choice}", n_answers, found)
     found = []
     for seed in range(n_draws):
         aside, others = _speakers_aside(archive.examples, seed)
@@ -115,12 +122,23 @@ def _speakers_aside(examples: Examples, seed: int) -> tuple[Mask, Mask]:
     return inside, ~inside
 
 
-def _some(others: Mask, n_answers: int, seed: int) -> Mask | None:
-    places = np.flatnonzero(others)
-    if len(places) < n_answers:
-        return None
+def _some(others: Mask, n_answers: int, seed: int) -> Mask:
     chosen = np.zeros_like(others)
-    chosen[np.random.default_rng(seed).choice(places, n_answers, replace=False)] = True
+    chosen[np.random.default_rng(seed).choice(np.flatnonzero(others), n_answers, replace=False)] = True
+    return chosen
+
+
+def _telling(archive: Archive, others: Mask, n_answers: int) -> Mask:
+    """Choose files as `tasks_for_adapt` does, of those of some speakers."""
+    examples, places = archive.examples, np.flatnonzero(others)
+    ranked = np.sort(said := examples.said_by(archive.head)[places], axis=1)
+    sums = np.column_stack([np.bincount(examples.of, column, len(examples)) for column in examples.inputs.T])[places]
+    vectors = (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
+    margin = (ranked[:, -1] - ranked[:, -2]).astype(np.float32)
+    chosen = np.zeros_like(others)
+    chosen[places[choose_for_adapt(said.argmax(axis=1).astype(np.int16), margin, vectors.__getitem__, n_answers)]] = (
+        True
+    )
     return chosen
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,15 @@ from ser_batch.run.read import Run
 from ser_batch.run.schema import matrix_of
 from ser_batch.text import did_you_mean
 
-__all__ = ["Task", "tasks_for_adapt", "tasks_for_audit", "tasks_for_files", "tasks_for_label", "tasks_like"]
+__all__ = [
+    "Task",
+    "choose_for_adapt",
+    "tasks_for_adapt",
+    "tasks_for_audit",
+    "tasks_for_files",
+    "tasks_for_label",
+    "tasks_like",
+]
 
 Floats = NDArray[np.float32]
 
@@ -136,16 +144,49 @@ def tasks_for_adapt(run: Run) -> list[Task]:
     label, margin = margins_of(run, unit)
     if not len(label):
         raise DataError(f"{run.folder} holds no labelled {unit[:-1]}, so there is nothing to ask about.")
+    units: dict[int, Unit] = {}
+
+    def vectors_of(places: NDArray[np.int64]) -> Floats | None:
+        found = units_of(run, unit, places)
+        units.update(zip(places.tolist(), found, strict=True))
+        return _vectors_of(run, found)
+
+    chosen = choose_for_adapt(label, margin, vectors_of, _MOST_TASKS)
+    return [Task(units[place], "adapt") for place in chosen.tolist()]
+
+
+def choose_for_adapt(
+    label: NDArray[np.int16],
+    margin: NDArray[np.float32],
+    vectors_of: Callable[[NDArray[np.int64]], Floats | None],
+    n: int,
+) -> NDArray[np.int64]:
+    """Choose units as `tasks_for_adapt` does.
+
+    Parameters
+    ----------
+    label : int16 (n_units,)
+        Place of the label of each unit among those of the model.
+    margin : float32 (n_units,)
+        Of its most probable label before the second.
+    vectors_of : callable
+        Gives the embeddings (n_places, n_numbers) of units at some places, of length 1; None where there are none.
+    n : int
+        How many, at most.
+
+    Returns
+    -------
+    places : int64 (n_chosen,)
+        In the order in which they are asked about.
+    """
     order = np.argsort(margin, kind="stable")
     rank = np.empty(len(order), np.int64)
-    for number in range(len(run.labels)):
+    for number in np.unique(label):
         of_label = order[label[order] == number]
         rank[of_label] = np.arange(len(of_label))
     doubtful = np.lexsort((margin, rank))[:_N_DOUBTFUL]
-    units = units_of(run, unit, doubtful)
-    vectors = _vectors_of(run, units)
-    chosen = range(len(units)) if vectors is None else _spread(vectors, _MOST_TASKS)
-    return [Task(units[place], "adapt") for place in chosen][:_MOST_TASKS]
+    vectors = vectors_of(doubtful)
+    return np.asarray(doubtful[:n] if vectors is None else doubtful[_spread(vectors, n)])
 
 
 def _spread(vectors: Floats, n: int) -> list[int]:

@@ -16,12 +16,14 @@ from ser_batch import load_results
 from ser_batch.errors import DataError, RunError
 from ser_batch.reviews.audit import audit_run
 from ser_batch.reviews.choice import (
+    choose_for_adapt,
     tasks_for_adapt,
     tasks_for_audit,
     tasks_for_files,
     tasks_for_label,
     tasks_like,
 )
+from ser_batch.reviews.sample import choose_unit, margins_of
 from ser_batch.run.read import Run, open_run
 from ser_batch.run.schema import Contents, schema_of
 
@@ -158,3 +160,20 @@ def test_a_sample_of_another_run_is_refused(tmp_path: Path) -> None:
     made.info["run_id"] = "another"
     with pytest.raises(DataError, match=r"holds answers to the audit of another run. Move the folder back"):
         tasks_for_audit(made)
+
+
+def test_units_of_some_alone_are_chosen_as_those_of_a_run_are(run: Run) -> None:
+    label, margin = margins_of(run, choose_unit(run))
+    asked: list[np.ndarray] = []
+
+    def vectors_of(places: np.ndarray) -> np.ndarray:
+        asked.append(places)
+        return np.eye(len(places), dtype=np.float32)
+
+    chosen = choose_for_adapt(label, margin, vectors_of, 12)
+    # All are equally far from each other: the most doubtful of each label come first, in turn.
+    assert chosen.tolist() == asked[0][:12].tolist()
+    assert len({*label[chosen[: len(LABELS)]].tolist()}) == len(LABELS)
+    assert choose_for_adapt(label, margin, lambda places: None, 12).tolist() == chosen.tolist()
+    units = [task.unit for task in tasks_for_adapt(run)]
+    assert len(set(units)) == len(units) == min(500, len(label))
