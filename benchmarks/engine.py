@@ -3,7 +3,7 @@
 Prints a Markdown table of ratios; docs/performance.md holds one. Both sides of every ratio run in turn on the same
 machine and the same files, after a warm-up; start-up is reported apart. Needs the benchmark extra (opensmile, librosa),
 and RAVDESS in ``DIR/ravdess`` with DIR from --corpora, $SER_CORPORA or ../shared/corpora. All parts together take about
-an hour on two cores; --clips, --files and --tree make them smaller.
+an hour on two cores; --clips, --files and --tree make them smaller. --quick is benchmarks/quick.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 import soundfile
 
-from benchmarks import peers
+from benchmarks import peers, quick
 from ser_batch.config import Config
 from ser_batch.engine import scan
 from ser_batch.records import ClipOutcome
@@ -317,7 +317,15 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=8000, help="files for memory and for the second scan")
     parser.add_argument("--longer", type=int, default=60, help="how many times 3 minutes the long recording has")
     parser.add_argument("--tree", type=int, default=1_000_000, help="files of the tree that is planned")
+    parser.add_argument("--quick", action="store_true", help="see benchmarks/quick.py; all other parts are left out")
     options = parser.parse_args()
+    if options.quick:
+        quick.as_a_worker()
+        with folder("quick") as place:
+            print("| what | processor time, as a ratio | detail |\n|---|---|---|", flush=True)
+            for row in quick.rows(ravdess(options.corpora, 1200), options.model, place):
+                print(f"| {' | '.join(row)} |", flush=True)
+        return
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}\n")
     print("| what | measured (to reach) | detail |\n|---|---|---|", flush=True)
     for name in options.only or PARTS:

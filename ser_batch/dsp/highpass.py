@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from ser_batch.dsp.frames import Doubles, Singles
-from ser_batch.dsp.kernels import kernel
+from ser_batch.dsp.kernels import ordered_kernel
 
 __all__ = ["CORNER_HZ", "HighPass"]
 
@@ -49,8 +49,8 @@ class HighPass:
         samples : float32 (n_samples,)
             Finite.
         n_kept : int, optional
-            How many of them the next call does not repeat; by default it repeats none. Calls give the very samples that
-            one call for the whole recording gives.
+            How many of them the next call does not repeat; by default it repeats none. Calls give the samples that one
+            call for the whole recording gives, to the last digit or the one before.
 
         Returns
         -------
@@ -68,19 +68,33 @@ class HighPass:
         return filtered
 
 
-@kernel
+@ordered_kernel
 def _filter(samples: Singles, gain: float, feedback: Doubles, state: Doubles, filtered: Singles) -> None:
-    """Write what passes into `filtered`, and keep `state` for what follows."""
+    """Write what passes into `filtered`, and keep `state` for what follows.
+
+    As the textbook has it, but two samples at a time, with all that does not wait for the state computed first: from
+    step to step one product and one sum are waited for.
+    """
     first, second = state[0], state[1]
     a1, a2 = feedback[0], feedback[1]
     b1, b2 = -gain * (2.0 + a1), gain * (1.0 - a2)
+    a11, a12 = a1 * a1 - a2, a1 * a2
     for start in range(0, len(samples), _CHUNK):
-        for i in range(start, min(start + _CHUNK, len(samples))):
-            value = np.float64(samples[i])
+        end = min(start + _CHUNK, len(samples))
+        for i in range(start, end - 1, 2):
+            value, after = np.float64(samples[i]), np.float64(samples[i + 1])
+            now = b1 * value
             passed = gain * value + first
-            # As the textbook has it, but with the feedback of `passed` written out: a shorter chain from step to step.
-            first, second = b1 * value + second - a1 * first, b2 * value - a2 * first
+            passed_after = (gain * after + now) + (second - a1 * first)
             filtered[i] = passed if abs(passed) >= _SILENT else 0.0
+            filtered[i + 1] = passed_after if abs(passed_after) >= _SILENT else 0.0
+            known, known_second = b1 * after + b2 * value - a1 * now, b2 * after - a2 * now
+            first, second = (known - a1 * second) + a11 * first, (known_second - a2 * second) + a12 * first
+        if (end - start) % 2:
+            value = np.float64(samples[end - 1])
+            passed = gain * value + first
+            filtered[end - 1] = passed if abs(passed) >= _SILENT else 0.0
+            first, second = b1 * value + second - a1 * first, b2 * value - a2 * first
         if abs(first) + abs(second) < _GONE:
             first = second = 0.0
     state[0], state[1] = first, second

@@ -13,7 +13,7 @@ from numba.core.runtime.nrt import rtsys
 
 from ser_batch.dsp.kernel_cache import kernel_folder, unsaved
 
-__all__ = ["finite_kernel", "kernel"]
+__all__ = ["finite_kernel", "kernel", "ordered_kernel"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,6 +29,11 @@ def kernel(function: F) -> F:
 def finite_kernel(function: F) -> F:
     """As `kernel`, for one that sees finite values only: its minima and maxima are then vectorised, too."""
     return _compiled(function, {*_FASTMATH, "nnan", "ninf"})
+
+
+def ordered_kernel(function: F) -> F:
+    """As `kernel`, for one that computes in the order that is written: what waits for what was thought about."""
+    return _compiled(function, {"contract"})
 
 
 def _compiled(function: F, fastmath: set[str]) -> F:

@@ -57,15 +57,19 @@ def block_levels(
     n_blocks = (len(samples) + block_length - 1) // block_length
     energy = np.zeros(n_blocks)
     n_clipped = np.zeros(n_blocks, np.int64)
+    offset, limit = np.float32(mean), np.float32(clipped_from)
     for block in range(n_blocks):
         low = block * block_length
         high = min(low + block_length, len(samples))
+        part, part_as_read = samples[low:high], as_read[low:high]
         squares = np.float32(0.0)
-        clipped = 0
-        for i in range(low, high):
-            value = samples[i] - np.float32(mean)
+        for i in range(len(part)):
+            value = part[i] - offset
             squares += value * value
-            clipped += abs(as_read[i]) >= clipped_from
+        # A loop of its own, and a limit of one kind with the samples: several of them at a time.
+        clipped = np.int32(0)
+        for i in range(len(part_as_read)):
+            clipped += np.int32(abs(part_as_read[i]) >= limit)
         energy[block] = squares
         n_clipped[block] = clipped
     return energy, n_clipped

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from ser_batch.dsp.frames import Doubles, Indices, Singles
-from ser_batch.dsp.kernels import kernel
+from ser_batch.dsp.kernels import finite_kernel, kernel
 from ser_batch.dsp.lanes import LANES, larger, load, log2, splat, store
 
 __all__ = ["harmonic_levels", "spectral_balance"]
@@ -30,6 +30,22 @@ def _regression_db_per_khz(octaves: Singles, low_hz: float, high_hz: float, bin_
         sum_xy += x * octaves[k]
     spread = n * sum_xx - sum_x * sum_x
     return 10.0 * math.log10(2.0) * (n * sum_xy - sum_x * sum_y) / spread if spread > 0.0 else math.nan
+
+
+@finite_kernel
+def _strongest(spectrum: Singles) -> np.float32:
+    strongest = np.float32(0.0)
+    for k in range(len(spectrum)):
+        strongest = max(strongest, spectrum[k])
+    return strongest
+
+
+@finite_kernel
+def _sum(spectrum: Singles) -> np.float32:
+    total = np.float32(0.0)
+    for k in range(len(spectrum)):
+        total += spectrum[k]
+    return total
 
 
 @kernel
@@ -62,16 +78,8 @@ def spectral_balance(power: Singles, rows: Indices, bin_hz: float) -> Doubles:
         spectrum = power[rows[frame]]
         for k in range(0, len(octaves), LANES):
             store(octaves, k, log2(larger(load(spectrum, k), floor)))
-        low, high = np.float32(0.0), np.float32(0.0)
-        for k in range(at_50, min(at_1k, n_bins)):
-            low += spectrum[k]
-        for k in range(at_1k, at_5k):
-            high += spectrum[k]
-        low_peak, high_peak = np.float32(0.0), np.float32(0.0)
-        for k in range(min(at_2k, n_bins)):
-            low_peak = max(low_peak, spectrum[k])
-        for k in range(at_2k, at_5k):
-            high_peak = max(high_peak, spectrum[k])
+        low, high = _sum(spectrum[at_50 : min(at_1k, n_bins)]), _sum(spectrum[at_1k:at_5k])
+        low_peak, high_peak = _strongest(spectrum[: min(at_2k, n_bins)]), _strongest(spectrum[at_2k:at_5k])
         if low > 0.0 and high > 0.0:
             balance[frame, 0] = 10.0 * math.log10(high / low)
         if low_peak > 0.0 and high_peak > 0.0:

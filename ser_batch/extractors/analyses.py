@@ -31,6 +31,7 @@ __all__ = [
     "formants",
     "hnr",
     "level",
+    "mean",
     "parts",
     "pitch",
     "pulses",
@@ -80,7 +81,7 @@ def signal(clip: Clip) -> NDArray[np.float32]:
 
     def compute() -> NDArray[np.float32]:
         samples = sound(clip)
-        return samples - samples.mean() if len(samples) else samples
+        return samples - mean(clip) if len(samples) else samples
 
     return clip.shared("signal", compute)
 
@@ -88,6 +89,16 @@ def signal(clip: Clip) -> NDArray[np.float32]:
 def sound(clip: Clip) -> NDArray[np.float32]:
     """Return the samples; see `finite`."""
     return clip.shared("sound", lambda: finite(clip.samples))
+
+
+def mean(clip: Clip) -> np.float32:
+    """Return the mean of all samples, 0 where there is none."""
+
+    def compute() -> np.float32:
+        samples = sound(clip)
+        return samples.mean() if len(samples) else np.float32(0)
+
+    return clip.shared("mean", compute)
 
 
 def finite(samples: NDArray[np.float32]) -> NDArray[np.float32]:

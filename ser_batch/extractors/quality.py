@@ -45,9 +45,10 @@ class QualityExtractor:
 
         samples = analyses.sound(clip)
         block_length = max(round(_BLOCK_S * clip.sample_rate_hz), 1)
-        mean = float(samples.mean()) if len(samples) else 0.0
         as_read = samples if clip.as_read is None else clip.as_read
-        energy, n_clipped = level.block_levels(samples, as_read, mean, block_length, _CLIPPED_FROM)
+        energy, n_clipped = level.block_levels(
+            samples, as_read, float(analyses.mean(clip)), block_length, _CLIPPED_FROM
+        )
         n_samples = np.full(len(energy), block_length)
         if len(n_samples):
             n_samples[-1] = len(samples) - block_length * (len(energy) - 1)

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from repository import REPOSITORY
 
-from ser_batch.dsp.contour import means
+from ser_batch.dsp.contour import means_of_parts
 
 PROGRAM = """
 import sys
 import numpy as np
 from ser_batch.dsp.kernel_cache import kernel_folder
-from ser_batch.dsp.contour import means
-np.save(sys.argv[1], means(np.sin(np.arange(60.0)).reshape(20, 3)))
-hits = sum(means.stats.cache_hits.values())
+from ser_batch.dsp.contour import means_of_parts
+np.save(sys.argv[1], means_of_parts(np.sin(np.arange(60.0)).reshape(20, 3), np.array([[0, 20]])))
+hits = sum(means_of_parts.stats.cache_hits.values())
 assert not hits or "numba.np.linalg" not in sys.modules, "what is compiled needs no compiler"
 print(kernel_folder(), "loaded" if hits else "compiled")
 """
@@ -49,7 +49,9 @@ def compute(package: Path, tmp_path: Path, *wrapper: str, **environment: str) ->
     )
     assert done.returncode == 0, done.stderr
     assert not done.stderr
-    np.testing.assert_array_equal(np.load(tmp_path / "means.npy"), means(np.sin(np.arange(60.0)).reshape(20, 3)))
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "means.npy"), means_of_parts(np.sin(np.arange(60.0)).reshape(20, 3), np.array([[0, 20]]))
+    )
     folder, how = done.stdout.rsplit(maxsplit=1)
     return folder, how
 
