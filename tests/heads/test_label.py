@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -23,7 +24,9 @@ from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.engine import scan
 from ser_batch.errors import ConfigError, RunError
 from ser_batch.heads import relabel as module
+from ser_batch.run.layout import TABLES
 from ser_batch.run.read import run_info
+from ser_batch.run.store import RunStore
 from ser_batch.run.verify import check_run
 
 LABELS = ("calm", "anger", "laughter", "fear")
@@ -164,6 +167,22 @@ def test_a_run_that_kept_nothing_of_its_segments_is_refused(place, tmp_path, cap
     command = ["label", str(tmp_path / "run"), "--model", str(place / "second.safetensors"), "-o"]
     assert main([*command, str(tmp_path / "new")]) == 7
     assert "has segments/ of which nothing is stored that could be labelled" in capsys.readouterr().err
+
+
+def test_verify_finds_segments_whose_labels_do_not_fit_what_was_heard(place, tmp_path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    store = RunStore(tmp_path / "run")
+    store.look("")
+    part = next(part for part in store.parts() if len(store.read("segments", part)))
+    tables = {name: store.read(name, part) for name in TABLES}
+    rows = tables["segments"]
+    at = rows.schema.get_field_index("weights")
+    tables["segments"] = rows.set_column(at, rows.schema.field(at), pa.nulls(len(rows), rows.schema.field(at).type))
+    store.commit(store.stage(part, tables, len(tables["files"])))
+    assert check_run(tmp_path / "run") == [
+        f"part {part}: segments: one with a label has nothing that was heard, or the other way round",
+        f"part {part}: segments: weights and embeddings of one are of different lengths",
+    ]
 
 
 def test_a_run_whose_parts_do_not_belong_together_is_refused(place, tmp_path):

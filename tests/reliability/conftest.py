@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from harness import SHORTER, Scanner, assert_sound, make_corpus
+from harness import SHORTER, Scanner, assert_sound, make_corpus, results
 from repository import REPOSITORY
+
+from ser_batch.run.layout import TABLES
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +31,10 @@ def reference(scanner: Scanner, corpus: Path, tmp_path_factory: pytest.TempPathF
     answer = scanner.scan(corpus, run)
     assert answer["code"] == 1, answer
     assert_sound(run)
+    # All tables, and what is heard in segments, take part in what is compared with this run.
+    for table in TABLES:
+        assert len(results(run, table)), table
+    assert results(run, "segments")["embeddings"].notna().any()
     return run
 
 
