@@ -24,6 +24,7 @@ HOMES = {
     "joblib": ("stages/processes.py",),
     "pyarrow": ("tables/", "run/", "export/", "report/", "heads/"),
     "click": ("cli/",),
+    "distributed": ("nodes/dask.py",),
     "onnxruntime": ("classifier/",),
     "onnx": ("classifier/",),
     "jinja2": ("report/",),

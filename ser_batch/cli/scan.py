@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,11 @@ from ser_batch.cli.options import (
 from ser_batch.errors import ConfigError, ExitCode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ser_batch.config import Config
     from ser_batch.plugins import PluginRecipe
+    from ser_batch.run.summary import RunSummary
     from ser_batch.stages.discover import FileList
 
 __all__ = ["command", "run_scan"]
@@ -36,6 +40,16 @@ __all__ = ["command", "run_scan"]
     "--plan-only",
     is_flag=True,
     help="Check and plan all, and leave the work to nodes: `ser-batch work RUN` on any of them.",
+)
+@click.option(
+    "--on",
+    metavar="dask:ADDRESS",
+    help="Do the work on the cluster of this Dask scheduler, such as dask:tls://head:8786; needs the extra dask.",
+)
+@click.option(
+    "--trust-cluster",
+    is_flag=True,
+    help="Use a scheduler without TLS on another machine: whoever reaches it runs what they like on its workers.",
 )
 @device_option(default=None)
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Windows per batch on a GPU.")
@@ -59,7 +73,7 @@ def command(**options: Any) -> int:
     is new.
 
     Exit codes: 0 all files are labelled, 1 some failed (their rows say why), 4 no audio files were found, 7 the run
-    folder cannot be used, 130 interrupted.
+    folder cannot be used or the cluster cannot do it, 130 interrupted.
     """
     return run_scan(options)
 
@@ -72,11 +86,21 @@ def run_scan(options: dict[str, Any], **fixed: Any) -> int:
         from ser_batch.cli.dry_run import show_plan  # noqa: PLC0415 - loads more than --help needs
 
         return show_plan(inputs, run_dir, mode, config, recipe, options["metadata"])
+    if options.get("plan_only") and options.get("on"):
+        raise ConfigError("--plan-only leaves the work to nodes, --on does it on a cluster. Give one of them.")
     if options.get("plan_only"):
         return _plan(inputs, run_dir, mode, config, recipe, options)
+    if options.get("trust_cluster") and not options.get("on"):
+        raise ConfigError("--trust-cluster says something of the scheduler that --on names. Give both, or neither.")
+    from ser_batch import engine  # noqa: PLC0415
     from ser_batch.cli.progress import make_progress  # noqa: PLC0415
-    from ser_batch.engine import scan  # noqa: PLC0415
 
+    scan: Callable[..., RunSummary] = engine.scan
+    if options.get("on"):
+        from ser_batch.cluster import scan_on  # noqa: PLC0415 - for those who have one
+        from ser_batch.nodes.dask import check_address  # noqa: PLC0415
+
+        scan = partial(scan_on, check_address(options["on"], options["trust_cluster"]))
     try:
         summary = scan(
             inputs,

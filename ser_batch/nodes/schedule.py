@@ -64,9 +64,19 @@ class Schedule:
         Number of its slice, from 1, and how many there are; (0, 0) for none of its own.
     done : set of int
         Places of parts that the run has already.
+    only : sequence of int, optional
+        The bundles that it is about, in this order; all, unless given.
     """
 
-    def __init__(self, plan: PlanFile, attempts: Attempts, node: str, part_of: tuple[int, int], done: set[int]) -> None:
+    def __init__(
+        self,
+        plan: PlanFile,
+        attempts: Attempts,
+        node: str,
+        part_of: tuple[int, int],
+        done: set[int],
+        only: Sequence[int] | None = None,
+    ) -> None:
         self._plan, self._attempts, self._node = plan, attempts, node
         number, n_slices = part_of
         bundles = list(range(len(plan.bundles)))
@@ -75,7 +85,7 @@ class Schedule:
         )
         rest = [*bundles[:first], *bundles[last:]]
         random.shuffle(rest)
-        self._order = [*bundles[first:last], *rest]
+        self._order = [*bundles[first:last], *rest] if only is None else list(only)
         self._done = done
         self._in_hand: dict[int, _Task] = {}
 

@@ -16,7 +16,7 @@ from ser_batch.run.attempts import DEAD_S
 from ser_batch.run.planned import PlanFile
 from ser_batch.run.store import RunStore
 
-__all__ = ["Worked", "work"]
+__all__ = ["Worked", "work", "work_carefully"]
 
 #: How long a node without work waits for what others have in hand, in case that they are lost.
 _PATIENCE_S = DEAD_S + 60.0
@@ -88,7 +88,7 @@ def _work(node: Node, schedule: Schedule, told: Message) -> None:
             schedule.finished(place)
             idle_since_s = time.monotonic()
         if careful := schedule.careful():
-            _work_carefully(node, careful, told)
+            work_carefully(node, careful, told)
             idle_since_s = time.monotonic()
         elif not schedule.n_left() or time.monotonic() - idle_since_s > _PATIENCE_S:
             return
@@ -96,7 +96,7 @@ def _work(node: Node, schedule: Schedule, told: Message) -> None:
             time.sleep(_POLL_S)
 
 
-def _work_carefully(node: Node, careful: Careful, told: Message) -> None:
+def work_carefully(node: Node, careful: Careful, told: Message) -> None:
     """Do a part piece by piece, with one of them in hand at a time."""
     begin_s, plan = time.monotonic(), node.plan
     shard, first = plan.shard(careful.place), plan.parts[careful.place].first
