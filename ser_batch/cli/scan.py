@@ -87,11 +87,11 @@ def run_scan(options: dict[str, Any], **fixed: Any) -> int:
 
         return show_plan(inputs, run_dir, mode, config, recipe, options["metadata"])
     if options.get("plan_only") and options.get("on"):
-        raise ConfigError("--plan-only leaves the work to nodes, --on does it on a cluster. Give one of them.")
+        raise ConfigError("`scan --plan-only` leaves the work to nodes, --on does it on a cluster. Give one of them.")
     if options.get("plan_only"):
         return _plan(inputs, run_dir, mode, config, recipe, options)
     if options.get("trust_cluster") and not options.get("on"):
-        raise ConfigError("--trust-cluster says something of the scheduler that --on names. Give both, or neither.")
+        raise ConfigError("`scan --trust-cluster` is about the scheduler that --on names. Give both, or neither.")
     from ser_batch import engine  # noqa: PLC0415
     from ser_batch.cli.progress import make_progress  # noqa: PLC0415
 

@@ -28,8 +28,8 @@ def command(run_dir: str, nodes: int, cpus: int, limit: str, more: tuple[str, ..
 
     Exit codes: 0 printed, 2 RUN was planned with plugin files and --trust-plugins is not given, 7 RUN has no plan.
     """
-    from ser_batch.nodes.node import plan_of  # noqa: PLC0415 - imports for a call, not for --help
     from ser_batch.nodes.slurm import job_script  # noqa: PLC0415
+    from ser_batch.run.planned import plan_of  # noqa: PLC0415 - imports for a call, not for --help
 
     plan = plan_of(Path(run_dir))
     if plan.plugin_files and not trust_plugins:

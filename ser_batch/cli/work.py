@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ser_batch.cli.options import plugin_option, quiet_option, run_argument, trust_option
+from ser_batch.cli.options import jobs_option, plugin_option, quiet_option, run_argument, trust_option
 from ser_batch.errors import ExitCode
 from ser_batch.text import printable
 
@@ -35,7 +35,7 @@ class _Slice(click.ParamType):
     "--slice", "part_of", type=_Slice(), default=(0, 0), metavar="I/N", help="What this node does first: 3/100."
 )
 @click.option("--scratch", metavar="DIR", type=click.Path(), help="Folder on a disk of this node; default $TMPDIR.")
-@click.option("--jobs", type=click.IntRange(min=0), default=0, metavar="N", help="Worker processes; 0 is one per core.")
+@jobs_option
 @plugin_option
 @trust_option
 @quiet_option
@@ -60,7 +60,7 @@ def command(run_dir: str, **options: Any) -> int:
             plugin_files=options["plugins"],
             trust_plugins=options["trust_plugins"],
             scratch=options["scratch"],
-            jobs=options["jobs"],
+            jobs=options["jobs"] or 0,
             progress=make_progress(options["quiet"]),
         )
     except KeyboardInterrupt:

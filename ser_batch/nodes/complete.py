@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ser_batch.errors import ExitCode, SerBatchError
 from ser_batch.interrupt import Interruptions
-from ser_batch.nodes.node import plan_of
 from ser_batch.plugins import PluginRecipe
 from ser_batch.report.apart import Limits, ReportProcess
 from ser_batch.run.folder import writing
 from ser_batch.run.lock import lock_for_writing
+from ser_batch.run.planned import plan_of
 from ser_batch.run.published import collect
 from ser_batch.run.summary import RunSummary
 from ser_batch.stages.progress import Progress

@@ -22,9 +22,8 @@ from urllib.parse import urlsplit
 from ser_batch.errors import ConfigError, RunError
 from ser_batch.nodes import errand
 from ser_batch.nodes.complete import Completed, complete
-from ser_batch.nodes.node import done_parts, plan_of
-from ser_batch.run.planned import PlanFile
-from ser_batch.run.published import refuse_if_worked_on
+from ser_batch.run.planned import PlanFile, plan_of
+from ser_batch.run.published import done_parts, refuse_if_worked_on
 from ser_batch.run.store import RunStore
 from ser_batch.stages.progress import Progress
 from ser_batch.text import printable
@@ -58,12 +57,14 @@ def check_address(on: str, is_trusted: bool) -> str:
     except ValueError:
         host, is_whole = None, False
     if system != "dask" or parts.scheme not in ("tcp", "tls") or not host or not is_whole:
-        raise ConfigError(f"--on {printable(on)} is no address of a scheduler. Give one such as dask:tls://HOST:8786.")
+        raise ConfigError(
+            f"`scan --on {printable(on)}` is no address of a scheduler. Give one such as dask:tls://HOST:8786."
+        )
     if parts.scheme == "tls" or is_trusted or _is_loopback(host):
         return address
     raise ConfigError(
-        f"--on {printable(on)}: without TLS, whoever reaches this scheduler runs what they like on its workers. Use "
-        f"tls://, or say --trust-cluster if only people whom you trust can reach it."
+        f"`scan --on {printable(on)}`: without TLS, whoever reaches this scheduler runs what they like on its workers. "
+        f"Use tls://, or say --trust-cluster if only people whom you trust can reach it."
     )
 
 
@@ -95,7 +96,9 @@ class Cluster:
         try:
             import distributed  # noqa: PLC0415 - an extra
         except ImportError:
-            raise ConfigError('--on dask: needs Dask: pip install "ser-batch[dask]", here and on all nodes.') from None
+            raise ConfigError(
+                '`scan --on dask:ADDRESS` needs Dask: pip install "ser-batch[dask]", here and on all nodes.'
+            ) from None
         self._address, self._progress = address, progress
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         warnings.filterwarnings("ignore", category=distributed.versions.VersionMismatchWarning)

@@ -79,7 +79,7 @@ def recipe_here(plan: PlanFile, given: Sequence[str], trusted: bool, scratch: Pa
         options = " ".join(f"--plugin {file['path']}" for file in plan.plugin_files if Path(file["path"]).name in left)
         raise ConfigError(
             f"The plan was made with plugin files, which would be executed here. If they are yours, give them again "
-            f"({options}), or give --trust-plugins."
+            f"({options}), or run `ser-batch work --trust-plugins`."
         )
     files = []
     for number, file in enumerate(plan.plugin_files):

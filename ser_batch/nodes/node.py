@@ -23,8 +23,8 @@ from ser_batch.run.attempts import Attempts, Manifest
 from ser_batch.run.folder import writing
 from ser_batch.run.journal import Entry
 from ser_batch.run.plan import Shard
-from ser_batch.run.planned import PlanFile, read_plan
-from ser_batch.run.published import is_done
+from ser_batch.run.planned import plan_of
+from ser_batch.run.published import done_parts, is_done
 from ser_batch.run.shards import make_part, row_maker
 from ser_batch.run.steps import reached
 from ser_batch.run.store import RunStore
@@ -32,7 +32,7 @@ from ser_batch.stages.processes import worker_count
 from ser_batch.stages.progress import Progress
 from ser_batch.stages.reach import Archive
 
-__all__ = ["Message", "Node", "done_parts", "plan_of"]
+__all__ = ["Message", "Node"]
 
 
 @dataclass
@@ -48,20 +48,6 @@ class Message:
     #: Status -> files, of the parts published.
     statuses: Counter[str] = field(default_factory=Counter)
     wall_s: float = 0.0
-
-
-def plan_of(run_dir: Path) -> PlanFile:
-    """Return the plan of a run.
-
-    Raises
-    ------
-    RunError
-        It has none, or it is damaged.
-    """
-    plan = read_plan(run_dir)
-    if plan is None:
-        raise RunError(f"{run_dir} has no plan.json. Make one: `ser-batch scan INPUT -o {run_dir} --plan-only`.")
-    return plan
 
 
 class Node:
@@ -227,8 +213,3 @@ class Node:
     def _looked(self) -> Mapping[int, Entry]:
         self._store.look()
         return self._store.entries
-
-
-def done_parts(plan: PlanFile, entries: Mapping[int, Entry]) -> set[int]:
-    """Return the places of the parts of a plan that a run has, by the entries of its journal."""
-    return {place for place, item in enumerate(plan.parts) if is_done(plan, place, entries.get(item.part))}

@@ -33,7 +33,7 @@ def node_scratch(base: str | os.PathLike[str] | None, run_dir: Path) -> Iterator
     """
     parent = Path(base or tempfile.gettempdir())
     if parent.resolve().is_relative_to(run_dir.resolve()):
-        raise ConfigError(f"--scratch {parent} lies in the run {run_dir}. Give a folder on a disk of this node.")
+        raise ConfigError(f"`work --scratch {parent}` lies in the run {run_dir}. Give a folder on a disk of this node.")
     try:
         _clear(parent)
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from ser_batch.errors import ConfigError
 from ser_batch.interrupt import Interruptions
-from ser_batch.nodes.node import Message, Node, done_parts, plan_of
+from ser_batch.nodes.node import Message, Node
 from ser_batch.nodes.schedule import Careful, Schedule
 from ser_batch.records import ClipOutcome, Status
 from ser_batch.run.attempts import DEAD_S
-from ser_batch.run.planned import PlanFile
+from ser_batch.run.planned import PlanFile, plan_of
+from ser_batch.run.published import done_parts
 from ser_batch.run.store import RunStore
 
 __all__ = ["Worked", "work", "work_carefully"]

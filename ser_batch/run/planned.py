@@ -478,3 +478,17 @@ def remove_plan(run_dir: Path) -> None:
     for folder in (run_dir / ATTEMPTS).glob("*"):
         if _PLAN_ID.fullmatch(folder.name) and not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def plan_of(run_dir: Path) -> PlanFile:
+    """Return the plan of a run.
+
+    Raises
+    ------
+    RunError
+        It has none, or it is damaged.
+    """
+    plan = read_plan(run_dir)
+    if plan is None:
+        raise RunError(f"{run_dir} has no plan.json. Make one: `ser-batch scan INPUT -o {run_dir} --plan-only`.")
+    return plan

@@ -241,3 +241,8 @@ def _commit(group: list[Manifest], done: Collected) -> None:
     done.n_files += sum(manifest.entry.n_processed for manifest in group if manifest.entry is not None)
     done.wall_s += sum(manifest.wall_s for manifest in group)
     group.clear()
+
+
+def done_parts(plan: PlanFile, entries: Mapping[int, Entry]) -> set[int]:
+    """Return the places of the parts of a plan that a run has, by the entries of its journal."""
+    return {place for place, item in enumerate(plan.parts) if is_done(plan, place, entries.get(item.part))}

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 from machines import Machines, assert_same, make_archive, plan_here, scan_here
 
-from ser_batch.nodes.node import plan_of
 from ser_batch.run.attempts import Attempts
+from ser_batch.run.planned import plan_of
 from ser_batch.run.steps import COMPLETE_STEPS, NODE_STEPS
 from ser_batch.run.verify import check_run
 

@@ -16,11 +16,12 @@ from machines import CONFIG, RECIPE, Machines, assert_same, plan_here, scan_here
 from ser_batch.engine import scan
 from ser_batch.errors import RunError
 from ser_batch.nodes.complete import complete
-from ser_batch.nodes.node import Message, Node, plan_of
+from ser_batch.nodes.node import Message, Node
 from ser_batch.nodes.work import work
 from ser_batch.run.attempts import Attempts
 from ser_batch.run.journal import Filesystem
 from ser_batch.run.manifest import read_manifest
+from ser_batch.run.planned import plan_of
 
 
 def test_three_nodes_make_the_table_of_one_machine(run: Path, local: Path, tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from ser_batch.cli.main import main
 from ser_batch.engine import scan
 from ser_batch.errors import ConfigError, ExitCode, InputError, PluginError, RunError, SerBatchError
 from ser_batch.nodes.complete import complete
-from ser_batch.nodes.node import Node, plan_of
+from ser_batch.nodes.node import Node
 from ser_batch.nodes.work import work
 from ser_batch.run.attempts import DEAD_S
+from ser_batch.run.planned import plan_of
 from ser_batch.stages.progress import Progress
 
 

@@ -243,7 +243,9 @@ def test_what_is_wrong_is_one_line_and_an_exit_code(
     prepare()
     assert train(*arguments) == code
     *said, message = capsys.readouterr().err.splitlines()
-    assert all(re.match(r"Device: |\d+ clips|Left out: |[\w-]+, .+ files found = ", line) for line in said), said
+    assert all(
+        re.match(r"Device: |\d+ clips|Left out: |Workers are still |[\w-]+, .+ files found = ", line) for line in said
+    ), said
     assert message.startswith("Error: ")
     assert all(word in message for word in words), message
     assert not Path("own.safetensors").exists()
