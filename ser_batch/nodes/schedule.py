@@ -111,9 +111,8 @@ class Schedule:
                 _give_back(task.path)
 
     def release(self) -> None:
-        """Give back what is in hand: it was not lost."""
-        for task in self._in_hand.values():
-            _give_back(task.path)
+        """Give back what is in hand, also what an interruption came before it was noted here."""
+        self._attempts.give_back(self._node)
         self._in_hand.clear()
 
     def n_left(self) -> int:

@@ -171,6 +171,14 @@ class Attempts:
         path = self._tries / f"{begin}{max(numbers, default=-1) + 1}"
         return path if self._filesystem.create(path, f"{node}\n".encode()) else None
 
+    def give_back(self, node: str) -> None:
+        """Let go of all that a node has in hand: it was not lost."""
+        for name in _names_in(self._tries):
+            path = self._tries / name
+            with suppress(OSError):
+                if path.read_bytes()[:12] == node.encode():
+                    path.unlink()
+
     # Manifests.
 
     def published(self) -> set[int]:
