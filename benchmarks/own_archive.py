@@ -1,9 +1,10 @@
-"""What answers about an archive are worth: ``python -m benchmarks.own_archive CORPORA [--runs DIR] [--draws N]``.
+"""What answers about an archive are worth: ``python -m benchmarks.own_archive CORPORA --model FILE``.
 
-CORPORA holds ``emo-db``, ``emovo`` and ``savee``, which no shipped model has learnt from: each stands for an archive.
-It is scanned once with ``ser6`` into DIR. Then, again and again, some speakers are put aside, files of the others are
-drawn at random, or chosen as ``ser-batch review --for adapt`` does it; their true labels play the listener, the last
-layer is learnt from them as ``ser-batch adapt`` does it, guard included, and scored on the speakers put aside.
+CORPORA holds ``emo-db``, ``emovo`` and ``savee``: each stands for an archive. Give a model that has not learnt from
+them, made by ``ser-batch train`` without these corpora: the shipped ones have. Each is scanned once with it into DIR.
+Then, again and again, some speakers are put aside, files of the others are drawn at random, or chosen as ``ser-batch
+review --for adapt`` does it; their true labels play the listener, the last layer is learnt from them as ``ser-batch
+adapt`` does it, guard included, and scored on the speakers put aside.
 
 It prints, per corpus, number of answers and choice: mean recall (UAR) over the emotions that the model knows, as
 shipped and after; the worst draw; and how often the new layer was kept. The last lines are of answers of which each
@@ -31,14 +32,12 @@ from ser_batch.heads.answered import Answered, Found
 from ser_batch.heads.learn import Examples, Floats, Head
 from ser_batch.plugins import PluginRecipe
 from ser_batch.records import LabelledClip
-from ser_batch.resources import model_path
 from ser_batch.reviews.choice import choose_for_adapt
 from ser_batch.run.read import open_run
 
 __all__ = ["Archive", "Row", "scanned", "study"]
 
 CORPORA = ("emo-db", "emovo", "savee")
-MODEL = "ser6"
 #: Chosen ones at 100 are to be as good as random ones at 150.
 N_ANSWERS = (30, 100, 150, 300)
 
@@ -65,12 +64,12 @@ class Row(NamedTuple):
     kept_new: float
 
 
-def scanned(corpora: Path, name: str, runs: Path) -> Archive:
+def scanned(corpora: Path, name: str, runs: Path, model_file: Path) -> Archive:
     """Scan a corpus, unless that is done, and return what is known of its files."""
     corpus = next(item for item in hooks.register_corpora(PluginRecipe().build()) if item.name == name)
-    config = Config().with_values({"predict": {"model": MODEL, "device": "cpu"}})
+    config = Config().with_values({"predict": {"model": str(model_file), "device": "cpu"}})
     scan(corpora / name, runs / name, config=config, report=False)
-    run, model = open_run(runs / name), load(model_path(MODEL))
+    run, model = open_run(runs / name), load(model_file)
     clips = [clip for clip in corpus.read(corpora / name) if isinstance(clip, LabelledClip)]
     names = [Path(clip.path).relative_to(corpora / name).as_posix() for clip in clips]
     found = Found(
@@ -169,13 +168,14 @@ def _uar(examples: Examples, head: Head) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpora", type=Path)
+    parser.add_argument("--model", type=Path, required=True, help="file of a network that never heard them")
     parser.add_argument("--corpus", action="append", help="only this one; may be given again")
     parser.add_argument("--runs", type=Path, default=Path(tempfile.gettempdir()) / "own_archive")
     parser.add_argument("--draws", type=int, default=20)
     options = parser.parse_args()
     print(f"{'archive':38} {'answers':>7} {'draws':>5} {'before':>6} {'after':>6} {'gain':>6} {'worst':>6} {'kept':>5}")
     for name in options.corpus or CORPORA:
-        for row in study(scanned(options.corpora, name, options.runs), options.draws):
+        for row in study(scanned(options.corpora, name, options.runs, options.model), options.draws):
             scores = f"{row.before:6.3f} {row.after:6.3f} {row.after - row.before:+6.3f} {row.worst_gain:+6.3f}"
             print(f"{row.name:38} {row.n_answers or '':>7} {row.n_draws:5} {scores} {row.kept_new:5.0%}", flush=True)
 
