@@ -194,11 +194,11 @@ def in_use(run_dir: Path, holder: str) -> RunError:
 
 def _claim(run_dir: Path) -> int:
     while True:
+        # The number is fixed before it is looked whether anybody lives: whoever comes in between takes that very
+        # number, and is not overtaken. A copy may have the journal without the files of its owners.
+        generation = max(newest_owner(run_dir), highest_generation(run_dir / JOURNAL)) + 1
         if holder := living_owner(run_dir):
             raise in_use(run_dir, holder)
-        before = newest_owner(run_dir)
-        # A copy may have the journal without the files of its owners.
-        generation = max(before, highest_generation(run_dir / JOURNAL)) + 1
         try:
             os.close(os.open(_path(run_dir, generation), os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666))
         except FileExistsError:

@@ -20,6 +20,7 @@ from ser_batch.errors import RunError
 from ser_batch.run import owner
 from ser_batch.run.journal import Entry, Filesystem, Journal, Written, reign
 from ser_batch.run.lock import holder_of, lock_for_reading, lock_for_writing
+from ser_batch.run.owner import owned
 
 #: What a child process runs first: its disk has no flock.
 WITHOUT_FLOCK = """
@@ -87,6 +88,25 @@ def test_a_disk_without_flock_is_held_by_one_all_the_same(tmp_path: Path, no_flo
     with lock_for_writing(tmp_path):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".owner-00000002"]
+
+
+def test_who_comes_while_another_looks_is_not_overtaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with owned(tmp_path):
+        pass
+    look = owner.living_owner
+    first = owned(tmp_path)
+
+    def slow_look(run_dir: Path) -> str:
+        """Sees nobody, and says so when somebody has come."""
+        monkeypatch.setattr(owner, "living_owner", look)
+        seen = look(run_dir)
+        first.__enter__()
+        return seen
+
+    monkeypatch.setattr(owner, "living_owner", slow_look)
+    with pytest.raises(RunError, match=f"is being written by process {os.getpid()}"), owned(tmp_path):
+        pass
+    first.__exit__(None, None, None)
 
 
 def test_of_many_drivers_at_once_one_goes_on_at_a_time(tmp_path: Path) -> None:
