@@ -208,8 +208,8 @@ def test_a_scan_without_flock_ends_with_the_same_table_and_its_run_is_sound(
     )
     command = [sys.executable, "-c", scan, str(run), str(audio)]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (run / ".owner-00000001").exists() and time.monotonic() < deadline:
+    deadline, owned_by = time.monotonic() + 60, run / ".owner-00000001"
+    while not (owned_by.exists() and owned_by.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.01)
     with pytest.raises(RunError, match=f"is being written by process {first.pid}"), lock_for_reading(run):
         pass
