@@ -82,7 +82,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["train", "--data", ".", "--config", "default"],
             ExitCode.USAGE,
-            "Shipped: quick, taught7, train7; or",
+            "Shipped: deep, quick, taught7, train7; or",
         ),
         (["features", "voice.wav", "-o", "full"], ExitCode.RUN, "full"),
         (["scan", "voice.wav", "-o", "run", "--model", "ser99"], ExitCode.MODEL, "No model 'ser99'. Did you mean 'ser"),

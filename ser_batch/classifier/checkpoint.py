@@ -28,7 +28,7 @@ from ser_batch.kinds import read_json
 from ser_batch.records import FeatureSpec
 from ser_batch.text import printable
 
-__all__ = ["METADATA_KEY", "Checkpoint", "load", "new_meta", "save"]
+__all__ = ["METADATA_KEY", "Checkpoint", "check_name", "load", "new_meta", "save"]
 
 #: Key of the JSON text in the metadata of the file.
 METADATA_KEY = "ser_batch"
@@ -187,6 +187,12 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     return checkpoint
 
 
+def check_name(path: Path) -> None:
+    """Raise ModelError unless a model file can be called so."""
+    if path.suffix != ".safetensors":
+        raise ModelError(f"Model file {printable(path)}: the name must end in .safetensors.")
+
+
 def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     """Check a model and write it; a reader never sees a half-written file.
 
@@ -199,8 +205,7 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     """
     path = Path(path)
     where = f"Model file {printable(path)}"
-    if path.suffix != ".safetensors":
-        raise ModelError(f"{where}: the name must end in .safetensors.")
+    check_name(path)
     weights = {
         name: np.ascontiguousarray(array)
         for name, array in checkpoint.weights.items()

@@ -31,14 +31,14 @@ def make_progress(quiet: bool = False) -> Progress:
 
 
 @contextmanager
-def working() -> Iterator[Progress]:
-    """Give the progress of a command that keeps what it has done; Ctrl-C and SIGTERM end it in order, and say so."""
+def working(kept: str = "What is done is kept: the same command goes on from there.") -> Iterator[Progress]:
+    """Give the progress of a command; Ctrl-C and SIGTERM end it in order, and say what is kept of its work."""
     progress = make_progress()
     try:
         with Interruptions():
             yield progress
     except KeyboardInterrupt:
-        raise click.Abort("Interrupted. What is done is kept: the same command goes on from there.") from None
+        raise click.Abort(f"Interrupted. {kept}") from None
     finally:
         progress.end()
 

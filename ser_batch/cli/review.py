@@ -58,7 +58,7 @@ def command(run_dir: str, **options: Any) -> int:
     from ser_batch.interrupt import Interruptions  # noqa: PLC0415 - not for --help
     from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
     from ser_batch.reviews.answers import AnswerJournal, default_reviewer  # noqa: PLC0415
-    from ser_batch.reviews.excerpts import Excerpts  # noqa: PLC0415
+    from ser_batch.reviews.excerpts import Excerpts, root_of  # noqa: PLC0415
     from ser_batch.reviews.server import HOST, application, listening, new_token, serve  # noqa: PLC0415
     from ser_batch.reviews.session import Session  # noqa: PLC0415
     from ser_batch.run.read import open_run  # noqa: PLC0415
@@ -66,7 +66,7 @@ def command(run_dir: str, **options: Any) -> int:
     run = open_run(run_dir)
     reviewer = options["reviewer"] or default_reviewer()
     visit = _visit(run, given[0] if given else options["purpose"], options)
-    excerpts = Excerpts(_root(run, options["audio"]), PluginRecipe(files=options["plugins"]).build(), _rate_hz(run))
+    excerpts = Excerpts(root_of(run, options["audio"]), PluginRecipe(files=options["plugins"]).build(), _rate_hz(run))
     excerpts.path_of(visit.tasks[0].unit.clip_id)  # recordings that have moved are said to have at once
     with AnswerJournal.open(run.folder, reviewer, str(run.info.get("run_id", ""))) as journal:
         n_before = len(journal.standing)
@@ -112,15 +112,6 @@ def _visit(run: Run, purpose: str, options: dict[str, Any]) -> Visit:
             tasks = (choice.tasks_like if purpose == "like" else choice.tasks_for_label)(run, options[purpose])
         n_wanted = min(len(tasks), 100)
     return Visit(run.folder.resolve().name, purpose, tasks, n_wanted, run.labels, options["own"], aim, tuple(notices))
-
-
-def _root(run: Run, audio: str | None) -> Path:
-    root = audio or str(run.info.get("root") or "")
-    if not root:
-        raise InputError(f"{run.folder} does not say where its recordings are: give their folder by --audio.")
-    if not Path(root).is_dir():
-        raise InputError(f"The recordings are no longer at {root}: say by --audio FOLDER where they are now.")
-    return Path(root).absolute()
 
 
 def _rate_hz(run: Run) -> int:

@@ -1,69 +1,59 @@
-"""A model adapted to an archive: its last layer learnt from answers, by the embeddings of a run."""
+"""A model adapted to an archive by answers: its last layer, or the whole network (`ser_batch.heads.deep`)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ser_batch._version import __version__
-from ser_batch.bootstrap import cluster_interval, mean_interval
-from ser_batch.classifier.checkpoint import Checkpoint, load, save
+from ser_batch.classifier.checkpoint import Checkpoint, check_name, load, save
 from ser_batch.classifier.pooling import window_shares
-from ser_batch.errors import DataError, RunError
+from ser_batch.errors import DataError, ModelError, RunError
 from ser_batch.heads.answered import Answered, Found, answers_of_run, answers_of_table, grouped, usable
-from ser_batch.heads.learn import PENALTIES, Examples, Floats, Head, cross_fitted, fit_head, fit_temperature, folds_of
+from ser_batch.heads.learn import (
+    PENALTIES,
+    Examples,
+    Floats,
+    Head,
+    best_head,
+    cross_fitted,
+    fit_temperature,
+    folds_of,
+    head_of,
+    weights_of_head,
+)
+from ser_batch.heads.scored import Scored, Unlearnt, score
+from ser_batch.resources import model_path
 from ser_batch.reviews.answers import stretch_of
 from ser_batch.reviews.unlearnt import store_unlearnt
 from ser_batch.run.read import Run
 from ser_batch.run.schema import matrix_of
+from ser_batch.training.preflight import require_file
+from ser_batch.training.starting import with_history
+
+if TYPE_CHECKING:
+    from ser_batch.heads.deep import Deep, DeepOptions
 
 __all__ = [
     "Adaptation",
-    "Compared",
     "Learnt",
     "adapt_model",
     "examples_of",
-    "head_of",
     "learn",
+    "parent_of",
     "spread_of",
     "windows_of",
 ]
 
 _N_OUTER, _N_INNER = 5, 4
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """A score before and after, on answers that were not learnt from."""
-
-    before: float
-    after: float
-    #: 95 % of the difference.
-    interval: tuple[float, float]
-
-    @property
-    def gain(self) -> float:
-        return self.after - self.before
-
-    @property
-    def is_better(self) -> bool:
-        """Whether the difference is above one standard error: less may well be chance."""
-        low, high = self.interval
-        # Written so that NaN fails.
-        return self.gain > (high - low) / 3.92 and self.gain > 0
-
-    @property
-    def is_worse(self) -> bool:
-        """Whether the whole interval is below 0."""
-        return self.interval[1] < 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,14 +64,25 @@ class Learnt:
     #: Whether `head` is the new layer, or the old one, because the new one is not better.
     is_new: bool
     penalty: float
-    #: Mean log-probability of what was answered; before, at the temperature that suits the old layer here.
-    log_score: Compared
-    uar: Compared
-    accuracy: Compared
-    #: Recall of each label before and after, NaN where nobody answered it.
-    recalls: dict[str, tuple[float, float]]
+    scores: Scored
     #: float64 (n_stretches, n_labels): what new layers say of answers that they did not learn from.
     unlearnt: Floats
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.head.labels
+
+    @property
+    def temperature(self) -> float:
+        return self.head.temperature
+
+    @property
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        return weights_of_head(self.head)
+
+    @property
+    def how(self) -> dict[str, float]:
+        return {"penalty": self.penalty}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,28 +94,61 @@ class Adaptation:
     n_groups: int
     #: What stands for groups, in a sentence.
     groups: str
-    #: Mean log-probability of what was answered: decides whether the new layer is better.
-    log_score: Compared
-    uar: Compared
-    accuracy: Compared
-    #: Recall of each label before and after, NaN where nobody answered it.
-    recalls: dict[str, tuple[float, float]]
-    penalty: float
+    scores: Scored
+    #: What was learnt, and how far: ``penalty`` of the last layer, or ``strength`` of the whole network.
+    learnt: Mapping[str, float]
     temperature: float
-    #: Whether the new layer is in the file, or the old one, because the new one is not better.
+    #: Whether the new model is in the file, or the old one, because the new one is not better.
     is_new: bool
+    #: With the whole network: what the last layer alone would do, on the same answers.
+    layer_alone: Scored | None
     notices: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as JSON can hold it."""
         values = asdict(self)
-        for name in ("log_score", "uar", "accuracy"):
-            values[name] = {**values[name], "gain": getattr(self, name).gain}
-        return _jsonable(values)
+        for name in ("scores", "learnt"):
+            del values[name]
+        alone = {"layer_alone": _told(self.layer_alone) if self.layer_alone else None}
+        whole: dict[str, Any] = _jsonable(values | _told(self.scores) | dict(self.learnt) | alone)
+        return whole
 
 
-def adapt_model(run: Run, parent: Checkpoint, target: Path, table: Path | None = None, group: str = "") -> Adaptation:
-    """Learn the last layer of a model from answers about a run, and store the model.
+def _told(scores: Scored) -> dict[str, Any]:
+    values = asdict(scores)
+    for name in ("log_score", "uar", "accuracy"):
+        values[name] = {**values[name], "gain": getattr(scores, name).gain}
+    return values
+
+
+def parent_of(run: Run) -> Checkpoint:
+    """Return the model of a run.
+
+    Raises
+    ------
+    ModelError
+        It is of a plugin, or its file is gone or damaged.
+    """
+    name = str(run.info.get("config", {}).get("predict", {}).get("model", ""))
+    try:
+        path = model_path(name)
+    except ModelError:
+        raise ModelError(
+            f"{run.folder} was labelled by {name!r}, which is neither a shipped model nor a .safetensors file that is "
+            f"there. A file: put it back where it was. A model of a plugin: it cannot be adapted."
+        ) from None
+    return load(path)
+
+
+def adapt_model(
+    run: Run,
+    parent: Checkpoint,
+    target: Path,
+    table: Path | None = None,
+    group: str = "",
+    deep: DeepOptions | None = None,
+) -> Adaptation:
+    """Learn the last layer of a model, or the whole network, from answers about a run, and store the model.
 
     What it would have said of the answers without them is kept beside them, for audits of its labels.
 
@@ -130,22 +164,30 @@ def adapt_model(run: Run, parent: Checkpoint, target: Path, table: Path | None =
         A table of labels; by default the answers that were given about the run.
     group : str
         What is held out together: ``speaker``, ``folder`` or a column of the metadata; "" to guess, and say so.
+    deep : DeepOptions, optional
+        Go on with the whole network, on the audio.
 
     Returns
     -------
     adaptation : Adaptation
-        Before and after on answers that were not learnt from: penalty, temperature and layer of each fold are chosen
-        without it.
+        Before and after on answers that were not learnt from: all that is chosen for a fold is chosen without it.
 
     Raises
     ------
     DataError
-        Too few answers, all alike, of one group, of another run, or in a table that cannot be used.
+        Too few answers, all alike, of one group, of another run, or in a table that cannot be used; with `deep`,
+        recordings that are gone.
+    InputError
+        With `deep`, the folder of the recordings is gone.
     RunError
-        The run has no embeddings, or those of another network.
+        The run has no embeddings, or those of another network; or the folder of the file cannot be written.
     ModelError
-        The file cannot be written.
+        The file cannot be called so, is that of the parent, or cannot be written.
     """
+    check_name(target)
+    require_file(target, "-o")
+    if parent.path and target.exists() and target.samefile(parent.path):
+        raise ModelError(f"{target} is the model of {run.folder} itself, which is kept: give another name by -o.")
     heard = run.info.get("model", {}).get("listening_sha256", "")
     run.schema("embeddings")
     if heard != parent.listening_sha256:
@@ -158,6 +200,11 @@ def adapt_model(run: Run, parent: Checkpoint, target: Path, table: Path | None =
     windows = windows_of(run, found)
     labels = usable(found, run.labels)
     groups = grouped(found, run, group)
+    if deep is not None:
+        from ser_batch.heads.deep import heard_again, learn_deep  # noqa: PLC0415 - loads torch
+
+        heard_in = heard_again(run, parent, found, deep)
+        groups = grouped(found, run, group)
     examples = examples_of(found.stretches, windows, labels)
     n_groups = len(np.unique(examples.group))
     if n_groups < 2:
@@ -166,27 +213,28 @@ def adapt_model(run: Run, parent: Checkpoint, target: Path, table: Path | None =
             f"say by --group what tells voices apart."
         )
     own = head_of(parent)
-    learnt = learn(examples, own.with_labels(run.labels), own.with_labels(labels), spread_of(run))
+    layer = learn(examples, own.with_labels(run.labels), own.with_labels(labels), spread_of(run))
+    learnt: Learnt | Deep = layer
+    if deep is not None:
+        learnt = learn_deep(run, parent, found, labels, heard_in, deep)
     result = Adaptation(
-        labels=learnt.head.labels,
+        labels=learnt.labels,
         n_answers=len(examples),
         n_groups=n_groups,
         groups=groups,
-        log_score=learnt.log_score,
-        uar=learnt.uar,
-        accuracy=learnt.accuracy,
-        recalls=learnt.recalls,
-        penalty=learnt.penalty,
-        temperature=learnt.head.temperature,
+        scores=learnt.scores,
+        learnt=learnt.how,
+        temperature=learnt.temperature,
         is_new=learnt.is_new,
+        layer_alone=layer.scores if deep else None,
         notices=tuple(found.notices),
     )
-    save(target, _adapted(parent, run, learnt.head, result, target.stem))
+    save(target, _adapted(parent, run, learnt, result, target.stem))
     if not learnt.is_new:
         return result
     stretches = [stretch_of(item.clip_id, item.start_s, item.end_s) for item in found.stretches]
     try:
-        store_unlearnt(run.folder, load(target).sha256, learnt.head.labels, stretches, learnt.unlearnt)
+        store_unlearnt(run.folder, load(target).sha256, learnt.labels, stretches, learnt.unlearnt)
     except RunError as error:
         told = f"{error} An audit of the new labels by these answers would flatter them."
         return replace(result, notices=(*result.notices, told))
@@ -194,10 +242,7 @@ def adapt_model(run: Run, parent: Checkpoint, target: Path, table: Path | None =
 
 
 def learn(examples: Examples, old: Head, start: Head, spread: tuple[Floats, Floats]) -> Learnt:
-    """Learn a layer from examples, and find out whether it is better than the old one.
-
-    It is where what was answered is more probable by it, on answers that were not learnt from, by more than a standard
-    error, and the mean recall is not clearly worse. Recalls alone change in steps, by which few answers tell little.
+    """Learn a layer from examples, and find out whether it is better than the old one, see `Scored.is_better`.
 
     Parameters
     ----------
@@ -218,19 +263,10 @@ def learn(examples: Examples, old: Head, start: Head, spread: tuple[Floats, Floa
     with threadpool_limits(1, "blas"):
         tempered, after = _not_learnt_from(examples, start, spread)
         best, temperature = cross_fitted(examples, start, spread, _N_OUTER)
-        head = replace(fit_head(examples, start, spread, PENALTIES[: best + 1])[-1], temperature=temperature)
-    log_score, uar = _log_score(examples, tempered, after), _compared(examples, before, after, _uar)
-    is_new = log_score.is_better and not uar.is_worse and best > 0
-    return Learnt(
-        head if is_new else old,
-        is_new,
-        PENALTIES[best],
-        log_score,
-        uar,
-        _compared(examples, before, after, _accuracy),
-        _recalls(start.labels, examples.truth, before, after),
-        after,
-    )
+        head = best_head(examples, start, spread, best, temperature)
+    scores = score(start.labels, examples.truth, examples.group, Unlearnt(before, tempered, after))
+    is_new = scores.is_better and best > 0
+    return Learnt(head if is_new else old, is_new, PENALTIES[best], scores, after)
 
 
 def windows_of(run: Run, found: Found) -> dict[str, tuple[Floats, Floats, Floats]]:
@@ -275,12 +311,6 @@ def _inside(item: Answered, windows: dict[str, tuple[Floats, Floats, Floats]]) -
     start_s, end_s = windows[item.clip_id][0].T
     shared_s = np.minimum(end_s, item.end_s) - np.maximum(start_s, item.start_s)
     return np.asarray(shared_s >= 0.5 * np.minimum(end_s - start_s, item.end_s - item.start_s) - 1e-6)
-
-
-def head_of(model: Checkpoint) -> Head:
-    """Return the last layer of a model."""
-    weights, bias = (model.weights[f"head.{name}"].astype(np.float64) for name in ("weight", "bias"))
-    return Head(model.labels, weights, bias, model.temperature)
 
 
 def examples_of(
@@ -329,63 +359,21 @@ def _not_learnt_from(examples: Examples, start: Head, spread: tuple[Floats, Floa
         best, temperature = 0, 1.0
         if len(np.unique(learnt.group)) > 1:
             best, temperature = cross_fitted(learnt, start, spread, _N_INNER)
-        head = fit_head(learnt, start, spread, PENALTIES[: best + 1])[-1]
-        after[inside] = asked.said_by(replace(head, temperature=temperature))
+        after[inside] = asked.said_by(best_head(learnt, start, spread, best, temperature))
         old_temperature, _ = fit_temperature(learnt, start.logits(learnt.inputs))
         before[inside] = asked.pooled(start.logits(asked.inputs) / old_temperature)
     return before, after
 
 
-def _log_score(examples: Examples, before: Floats, after: Floats) -> Compared:
-    old, new = ((examples.truth * np.log(said.clip(min=1e-12))).sum(axis=1) for said in (before, after))
-    return Compared(float(old.mean()), float(new.mean()), mean_interval(new - old, examples.group))
-
-
-def _uar(truth: Floats, said: NDArray[np.int64]) -> float:
-    """Return the mean recall over what was answered; disputed answers count in part."""
-    right = np.bincount(said, truth[np.arange(len(said)), said], truth.shape[1])
-    total = truth.sum(axis=0)
-    return float(np.mean(right[total > 0] / total[total > 0]))
-
-
-def _accuracy(truth: Floats, said: NDArray[np.int64]) -> float:
-    return float(truth[np.arange(len(said)), said].mean())
-
-
-def _compared(examples: Examples, before: Floats, after: Floats, score: Any) -> Compared:
-    truth, old, new = examples.truth, before.argmax(axis=1), after.argmax(axis=1)
-    members = [np.flatnonzero(examples.group == name) for name in np.unique(examples.group)]
-
-    def difference(drawn: NDArray[np.int64]) -> float:
-        rows = np.concatenate([members[number] for number in drawn])
-        return float(score(truth[rows], new[rows]) - score(truth[rows], old[rows]))
-
-    low, high = cluster_interval(len(members), difference)
-    return Compared(score(truth, old), score(truth, new), (float(low), float(high)))
-
-
-def _recalls(labels: Sequence[str], truth: Floats, before: Floats, after: Floats) -> dict[str, tuple[float, float]]:
-    recalls = {}
-    for number, label in enumerate(labels):
-        part = truth[:, number]
-        pair = [float(part[said.argmax(axis=1) == number].sum() / part.sum()) if part.any() else np.nan
-                for said in (before, after)]  # fmt: skip
-        recalls[label] = (pair[0], pair[1])
-    return recalls
-
-
-def _adapted(parent: Checkpoint, run: Run, head: Head, result: Adaptation, name: str) -> Checkpoint:
-    """Return the model: all of the parent but its last layer, and a card that says from what it came."""
-    weights = dict(parent.weights)
-    weights["head.weight"] = head.weights.astype(np.float32)
-    weights["head.bias"] = head.bias.astype(np.float32)
+def _adapted(parent: Checkpoint, run: Run, learnt: Learnt | Deep, result: Adaptation, name: str) -> Checkpoint:
+    """Return the model: all of the parent but what was learnt, and a card that says from what it came."""
     told = result.as_dict()
     meta = {
         **parent.meta,
         "name": name,
-        "labels": list(head.labels),
-        "network": parent.meta["network"] | {"n_labels": len(head.labels)},
-        "temperature": head.temperature,
+        "labels": list(learnt.labels),
+        "network": parent.meta["network"] | {"n_labels": len(learnt.labels)},
+        "temperature": learnt.temperature,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "derived_from": parent.name,
         "adapted": {
@@ -399,12 +387,15 @@ def _adapted(parent: Checkpoint, run: Run, head: Head, result: Adaptation, name:
     if result.is_new:
         meta["scores"] = {
             "side": "answers that were not learnt from",
-            "uar": result.uar.after,
-            "chance": 1 / len([pair for pair in result.recalls.values() if not np.isnan(pair[0])]),
-            "uar_before": result.uar.before,
+            "uar": result.scores.uar.after,
+            "chance": 1 / len([pair for pair in result.scores.recalls.values() if not np.isnan(pair[0])]),
+            "uar_before": result.scores.uar.before,
             "n_clips": result.n_answers,
         }
-    return Checkpoint(weights, meta)
+        if not isinstance(learnt, Learnt):
+            # It has heard the audio: `evaluate` must refuse that, too.
+            meta = with_history({**meta, "training": learnt.training}, parent)
+    return Checkpoint({**parent.weights, **learnt.weights}, meta)
 
 
 def _jsonable(value: Any) -> Any:

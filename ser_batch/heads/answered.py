@@ -114,6 +114,11 @@ def answers_of_table(run: Run, path: Path) -> Found:
             continue
         begin_s = _seconds(table, start, row, 0.0)
         end_s = _seconds(table, end, row, float(durations_s[place]))
+        if not begin_s < end_s:
+            raise DataError(
+                f"Table {path}, line {table.lines[row]}: what begins at {begin_s:g} s cannot end at {end_s:g} s, as "
+                f"{shown(clip_ids[place])} would. Mend start_s or end_s."
+            )
         key = stretch_of(clip_ids[place], begin_s, end_s)
         item = Answered(
             clip_ids[place],

@@ -7,13 +7,28 @@ The strongest leaves the layer as it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PENALTIES", "Examples", "Head", "cross_fitted", "fit_head", "fit_temperature", "folds_of"]
+if TYPE_CHECKING:
+    from ser_batch.classifier.checkpoint import Checkpoint
+
+__all__ = [
+    "PENALTIES",
+    "Examples",
+    "Head",
+    "best_head",
+    "cross_fitted",
+    "fit_head",
+    "fit_temperature",
+    "folds_of",
+    "head_of",
+    "weights_of_head",
+]
 
 Floats = NDArray[np.float64]
 
@@ -23,6 +38,8 @@ PENALTIES = (np.inf, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03)
 #: Share of the penalty that the bias bears: how frequent labels are differs most from archive to archive.
 _BIAS_SHARE = 0.01
 _MOST_STEPS = 200
+#: After so many weaker penalties that do no better, no weaker one is tried.
+_N_WORSE = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +66,17 @@ class Head:
             if label in self.labels:
                 weights[row], bias[row] = self.weights[self.labels.index(label)], self.bias[self.labels.index(label)]
         return Head(tuple(labels), weights, bias, self.temperature)
+
+
+def head_of(model: Checkpoint) -> Head:
+    """Return the last layer of a model."""
+    weights, bias = (model.weights[f"head.{name}"].astype(np.float64) for name in ("weight", "bias"))
+    return Head(model.labels, weights, bias, model.temperature)
+
+
+def weights_of_head(head: Head) -> dict[str, NDArray[np.float32]]:
+    """Return a last layer as a model file holds it."""
+    return {"head.weight": head.weights.astype(np.float32), "head.bias": head.bias.astype(np.float32)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,8 +120,10 @@ class Examples:
         return self.pooled(head.logits(self.inputs))
 
 
-def fit_head(examples: Examples, start: Head, spread: tuple[Floats, Floats], penalties: Sequence[float]) -> list[Head]:
-    """Return the layers that fit examples best under each penalty.
+def fit_head(
+    examples: Examples, start: Head, spread: tuple[Floats, Floats], penalties: Sequence[float]
+) -> Iterator[Head]:
+    """Yield the layers that fit examples best under each penalty.
 
     Parameters
     ----------
@@ -127,7 +157,7 @@ def fit_head(examples: Examples, start: Head, spread: tuple[Floats, Floats], pen
         slope = ((shares - target) * weight[:, None]).T @ with_one + penalty * held * moved
         return float(value), slope.ravel()
 
-    heads, flat = [], np.zeros(n_labels * (n_inputs + 1))
+    flat = np.zeros(n_labels * (n_inputs + 1))
     for penalty in penalties:
         if np.isfinite(penalty):
             options = {"maxiter": _MOST_STEPS, "ftol": 1e-6, "gtol": 1e-4}
@@ -136,8 +166,13 @@ def fit_head(examples: Examples, start: Head, spread: tuple[Floats, Floats], pen
         change = np.zeros_like(start.weights)
         change[:, used] = moved[:, :-1] / deviation[used]
         bias = start.bias / start.temperature + moved[:, -1] - change @ mean
-        heads.append(Head(start.labels, start.weights / start.temperature + change, bias))
-    return heads
+        yield Head(start.labels, start.weights / start.temperature + change, bias)
+
+
+def best_head(examples: Examples, start: Head, spread: tuple[Floats, Floats], best: int, temperature: float) -> Head:
+    """Return the layer that fits examples best under one of `PENALTIES`; see `cross_fitted`."""
+    *_, head = fit_head(examples, start, spread, PENALTIES[: best + 1])
+    return replace(head, temperature=temperature)
 
 
 def folds_of(group: NDArray[np.int64], n_folds: int, seed: int = 0) -> NDArray[np.int64]:
@@ -164,15 +199,19 @@ def cross_fitted(
         The one at which it is lowest.
     """
     fold = folds_of(examples.group, n_folds, seed)
-    logits = [np.empty((len(examples.inputs), len(start.labels))) for _ in PENALTIES]
-    for number in range(fold.max() + 1):
-        inside = fold == number
-        asked = inside[examples.of]
-        heads = fit_head(examples.only(~inside), start, spread, PENALTIES)
-        for place, head in zip(logits, heads, strict=True):
-            place[asked] = head.logits(examples.inputs[asked])
-    fitted = [fit_temperature(examples, item) for item in logits]
-    best = int(np.argmin([loss for _, loss in fitted]))
+    paths = [fit_head(examples.only(fold != number), start, spread, PENALTIES) for number in range(fold.max() + 1)]
+    fitted: list[tuple[float, float]] = []
+    best = 0
+    for heads in zip(*paths, strict=True):
+        logits = np.empty((len(examples.inputs), len(start.labels)))
+        for number, head in enumerate(heads):
+            asked = fold[examples.of] == number
+            logits[asked] = head.logits(examples.inputs[asked])
+        fitted.append(fit_temperature(examples, logits))
+        best = int(np.argmin([loss for _, loss in fitted]))
+        # The weaker the penalty, the longer it takes, and where it has become too weak it stays so.
+        if len(fitted) > best + _N_WORSE:
+            break
     return best, fitted[best][0]
 
 

@@ -25,7 +25,9 @@ from ser_batch.text import message_of
 if TYPE_CHECKING:
     import pluggy
 
-__all__ = ["CONTEXT_S", "Excerpt", "Excerpts"]
+    from ser_batch.run.read import Run
+
+__all__ = ["CONTEXT_S", "Excerpt", "Excerpts", "recording_of", "root_of"]
 
 #: Heard before and after a window, more quietly.
 CONTEXT_S = 2.0
@@ -125,23 +127,8 @@ class Excerpts:
             return self._kept[unit]
 
     def path_of(self, clip_id: str) -> str:
-        """Return where a clip is.
-
-        Raises
-        ------
-        InputError
-            It is not there, or its name leads out of the folder of the recordings.
-        """
-        for name in (clip_id, _unescaped(clip_id)):
-            path = os.path.normpath(self._root / name)
-            if not path.startswith(os.path.join(os.path.normpath(self._root), "")):  # noqa: PTH118 - names are bytes
-                raise InputError(f"{clip_id} is no clip of this run: it lies outside {self._root}.")
-            if os.path.isfile(path):  # noqa: PTH113
-                return path
-        raise InputError(
-            f"{clip_id} is not in {self._root} any more. If the recordings have moved, end this review and start it "
-            f"again with --audio FOLDER, where they are now; answers are kept."
-        )
+        """Return where a clip is; see `recording_of`."""
+        return recording_of(self._root, clip_id)
 
     def _decoded(self, unit: Unit) -> Excerpt:
         path = self.path_of(unit.clip_id)
@@ -166,6 +153,42 @@ class Excerpts:
         clip = Clip(samples, self._rate_hz, self._rate_hz, 1)
         end_s = min(unit.end_s - first_s, clip.duration_s)
         return Excerpt(clip, unit.start_s - first_s, end_s, is_cut=unit.end_s - first_s > _LONGEST_S)
+
+
+def root_of(run: Run, audio: str | None) -> Path:
+    """Return the folder of the recordings of a run: `audio`, if they have moved there.
+
+    Raises
+    ------
+    InputError
+        It is not known, or not there.
+    """
+    root = audio or str(run.info.get("root") or "")
+    if not root:
+        raise InputError(f"{run.folder} does not say where its recordings are: give their folder by --audio.")
+    if not Path(root).is_dir():
+        raise InputError(f"The recordings are no longer at {root}: say by --audio FOLDER where they are now.")
+    return Path(root).absolute()
+
+
+def recording_of(root: Path, clip_id: str) -> str:
+    """Return where a clip is.
+
+    Raises
+    ------
+    InputError
+        It is not there, or its name leads out of the folder of the recordings.
+    """
+    for name in (clip_id, _unescaped(clip_id)):
+        path = os.path.normpath(root / name)
+        if not path.startswith(os.path.join(os.path.normpath(root), "")):  # noqa: PTH118 - names are bytes
+            raise InputError(f"{clip_id} is no clip of this run: it lies outside {root}.")
+        if os.path.isfile(path):  # noqa: PTH113
+            return path
+    raise InputError(
+        f"{clip_id} is not in {root} any more. If the recordings have moved, end this review and start it "
+        f"again with --audio FOLDER, where they are now; answers are kept."
+    )
 
 
 def _unescaped(clip_id: str) -> str:

@@ -197,7 +197,7 @@ def _store(path: Path, rows: _Found) -> None:
     except OSError as error:
         raise RunError(
             f"Cannot write features to the cache {path.parent}: {error.strerror or error}. Free some space, or give "
-            f"another folder with --cache; what is done is kept."
+            f"another folder to `train` or `evaluate` with --cache; what is done is kept."
         ) from error
 
 

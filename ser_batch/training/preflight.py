@@ -26,9 +26,11 @@ def check_model_names(output: Path, also: Iterable[str]) -> None:
         )
     for name in also:
         if Path(name).name != name:
-            raise ConfigError(f"--also {name}=… must begin with a name, not a path: its file lies in {output.parent}.")
+            raise ConfigError(
+                f"`train --also {name}=…` must begin with a name, not a path: its file lies in {output.parent}."
+            )
         if name == output.stem:
-            raise ConfigError(f"--also {name}=… has the name of the model itself, {output}; give it another.")
+            raise ConfigError(f"`train --also {name}=…` has the name of the model itself, {output}; give it another.")
 
 
 def require_folder(folder: Path, option: str) -> None:

@@ -38,7 +38,7 @@ from ser_batch.training.features import (
     table_keys,
 )
 from ser_batch.training.preflight import check_model_names, require_file, require_folder
-from ser_batch.training.starting import load_start, with_history
+from ser_batch.training.starting import load_start, weights_of, with_history
 from ser_batch.training.train_config import TrainConfig
 
 __all__ = [
@@ -251,7 +251,7 @@ def train_model(
     if len(rows.labelled(split.test, dataset)):
         test = rows.score(result.network, rows.labelled(split.test, dataset))
         report["test"] = score_table(predictions_of(dataset, test.clips, test.probabilities(temperature)))
-    weights = {name: value.detach().float().cpu().numpy() for name, value in result.network.state_dict().items()}
+    weights = weights_of(result.network)
     meta = _metadata(dataset, corpora, config, options, result.network.config, temperature, report)
     meta["training"] |= {
         "speakers": sorted({speaker_key(clip.speaker) for clip in (dataset.clips[i] for i in known) if clip.speaker}),

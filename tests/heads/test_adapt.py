@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +139,7 @@ def test_where_four_people_speak_a_layer_that_gains_is_told_from_chance():
         learnt = learn(answered, old, old, (others.inputs.mean(axis=0), others.inputs.std(axis=0)))
         if learnt.is_new:
             gains.append(log_score(others, learnt.head) - log_score(others, old))
-            is_told.append(learnt.uar.is_better)
+            is_told.append(learnt.scores.uar.is_better)
     assert len(gains) > 4 and min(gains) > 0
     assert not all(is_told)
 
@@ -174,7 +175,7 @@ def test_new_labels_join_when_there_are_enough_answers(tmp_path):
     assert found.labels == (*LABELS, "laughter")
     assert any("New label: 'laughter'" in notice for notice in found.notices)
     assert any("'pain' (3), which the model does not know" in notice for notice in found.notices)
-    assert found.recalls["laughter"][0] == 0 and found.recalls["laughter"][1] > 0.5
+    assert found.scores.recalls["laughter"][0] == 0 and found.scores.recalls["laughter"][1] > 0.5
     assert load(tmp_path / "mine.safetensors").labels == found.labels
 
 
@@ -194,7 +195,7 @@ def test_answers_of_listeners_to_single_windows_are_learnt_from(tmp_path):
         other = LABELS[(kinds["s0/long.wav"][0] + 1) % 3]
         journal.append(Answer("s0/long.wav", 0.0, 3.0, other, "adapt", None, "fear", 0.4, 1.0, ""))
     found = adapted(run, group="folder")
-    assert found.n_answers == 6 * 19 and found.uar.after > 0.8
+    assert found.n_answers == 6 * 19 and found.scores.uar.after > 0.8
     assert any("6 answers name no emotion" in notice for notice in found.notices)
     assert any("disagree on 1 of 114 stretches" in notice for notice in found.notices)
 
@@ -265,6 +266,27 @@ def test_answers_that_cannot_be_used_are_one_line_with_the_cure(place, tmp_path,
     assert "has no column of emotions: name it one of emotion" in refused(no_emotion)
     late = write_table(tmp_path / "late.csv", some[:40], start_s=[900] * 40, end_s=[903] * 40)
     assert "40 answers are about audio of which the run has no window" in refused(late)
+    back = write_table(tmp_path / "back.csv", some[:40], start_s=[2] * 40, end_s=[1] * 40)
+    assert "line 2: what begins at 2 s cannot end at 1 s, as 's0/000.wav' would" in refused(back)
+
+
+def test_a_model_is_never_written_over_its_parent_and_has_a_folder_made(place, tmp_path, capsys):
+    known = ["adapt", str(place / "run"), "--labels", str(place / "known.csv"), "-o"]
+    before = (place / "parent.safetensors").read_bytes()
+    assert main([*known, str(place / "parent.safetensors")]) == 6
+    assert "is the model of" in capsys.readouterr().err and (place / "parent.safetensors").read_bytes() == before
+    assert main([*known, str(tmp_path / "models/new/mine.safetensors")]) == 0
+    assert load(tmp_path / "models/new/mine.safetensors").name == "mine"
+
+
+def test_a_model_that_is_no_file_cannot_be_adapted(place, tmp_path, capsys):
+    shutil.copytree(place / "run", tmp_path / "run")
+    told = tmp_path / "run/run.json"
+    info = json.loads(told.read_text())
+    told.write_text(json.dumps(info | {"config": {"predict": {"model": "listener-large"}}}))
+    assert main(["adapt", str(tmp_path / "run"), "-o", str(tmp_path / "mine.safetensors")]) == 6
+    message = capsys.readouterr().err
+    assert "was labelled by 'listener-large'" in message and "A model of a plugin: it cannot be adapted" in message
 
 
 def test_the_strongest_penalty_leaves_the_layer_and_a_weak_one_fits(place):

@@ -69,3 +69,16 @@ def test_the_page_is_followed_from_scan_to_report(tmp_path: Path, capsys: pytest
     expected = sum(relabelled[name] == answer for name, answer in given.items()) / len(given)
     assert told["accuracy"]["value"] == pytest.approx(expected)
     assert main(["verify", str(run)]) == ExitCode.OK
+
+    # A model of these answers, the archive labelled by it without audio, and what changed.
+    named["models/mine.safetensors"] = str(tmp_path / "models/mine.safetensors")
+    rest = [[named.get(word, word) for word in words] for words in commands()[4:]]
+    adapt, label, diff = (
+        next(words for words in rest if words[0] == name and not {"--labels", "--deep"} & set(words))
+        for name in ("adapt", "label", "diff")
+    )
+    assert main(adapt) == ExitCode.OK
+    assert f"{n_asked} answers. Held out together" in capsys.readouterr().out
+    assert main(label) == ExitCode.OK
+    assert main(diff) in (ExitCode.OK, ExitCode.SOME_FILES_FAILED)
+    assert main(["audit", str(other), "--answers", str(run)]) == ExitCode.OK
