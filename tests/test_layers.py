@@ -34,6 +34,9 @@ HOMES = {
     "praatio": ("segments/",),
     "webvtt": ("segments/",),
     "obstore": ("storage/objects.py",),
+    "starlette": ("reviews/server.py",),
+    "uvicorn": ("reviews/server.py",),
+    "krippendorff": ("reviews/agreement.py",),
     "boto3": (),
 }
 
@@ -93,6 +96,13 @@ def _runtime_imports(path: Path) -> Iterator[str]:
 def test_every_module_has_a_floor() -> None:
     rooms = {room(path) for path in MODULES} - {"__init__", "_version"}
     assert rooms == set(floors())
+
+
+@pytest.mark.parametrize("room", ["stages", "run"])
+def test_the_page_names_every_module_of_the_rooms_that_it_lists(room: str) -> None:
+    (row,) = re.findall(rf"^\|.*`{room}/`.*$", (REPOSITORY / "docs/architecture.md").read_text(), re.MULTILINE)
+    modules = {path.stem for path in (PACKAGE / room).glob("*.py")} - {"__init__"}
+    assert not modules - set(re.findall(r"\w+", row))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ser_batch.cli.options import corpus_option, recipe_options, training_options
+from ser_batch.cli.options import corpus_option, recipe_of, recipe_options, training_options
+from ser_batch.errors import ConfigError
 
 __all__ = ["command"]
 
@@ -29,71 +31,59 @@ __all__ = ["command"]
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all scores; - for the terminal.")
 @click.option("--report", "report_dir", type=click.Path(path_type=Path), help="Folder for pictures and scores.")
 @training_options
-def command(  # noqa: PLR0913, PLR0917 - one argument per option
-    model: str,
-    data: tuple[Path, ...],
-    named: tuple[str, ...],
-    cross_validate: str | None,
-    leave_corpus_out: bool,
-    folds: tuple[int, ...],
-    also: tuple[str, ...],
-    teacher: str,
-    labels: tuple[str, ...],
-    config_name: str | None,
-    changes: tuple[str, ...],
-    merge: tuple[str, ...],
-    json_path: Path | None,
-    report_dir: Path | None,
-    cache: Path,
-    seed: int,
-    device: str,
-    jobs: int | None,
-    plugins: tuple[str, ...],
-) -> None:
+def command(model: str, data: tuple[Path, ...], **given: Any) -> None:
     """Score MODEL (by default ser6) on the labelled audio in DATA: folders as for `ser-batch train`.
 
     Refuses when speakers or audio of the training are among the data. With --cross-validate or --leave-corpus-out the
     recipe is scored instead: models are trained on other speakers than they are tested on, and MODEL, which may be left
     out, is not used.
     """
-    from dataclasses import replace  # noqa: PLC0415 - commands load what they need
-
-    from ser_batch.atomic import write_atomic  # noqa: PLC0415
+    from ser_batch.atomic import write_atomic  # noqa: PLC0415 - commands load what they need
     from ser_batch.cli.learning import announced_device, label_sets, read_config, read_data  # noqa: PLC0415
     from ser_batch.cli.progress import working  # noqa: PLC0415
-    from ser_batch.errors import ConfigError  # noqa: PLC0415
-    from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
     from ser_batch.training.preflight import require_file, require_folder  # noqa: PLC0415
     from ser_batch.training.train import TrainOptions  # noqa: PLC0415
 
-    if cross_validate and leave_corpus_out:
+    scheme = "corpus" if given["leave_corpus_out"] else given["cross_validate"]
+    if given["leave_corpus_out"] and given["cross_validate"]:
         raise ConfigError("Give either --cross-validate or --leave-corpus-out.")
+    if scheme:
+        _refuse({"--merge": given["merge"]}, "is for models; a recipe counts labels as others by --set data.merge=…")
+    else:
+        names = {"config": "config_name", "set": "changes", "also": "also", "fold": "folds", "teacher": "teacher"}
+        of_recipes = {f"--{option}": given[name] for option, name in names.items()}
+        _refuse(of_recipes, "is for recipes: give --cross-validate or --leave-corpus-out, too.")
+    json_path, report_dir = given["json_path"], given["report_dir"]
     if json_path is not None and str(json_path) != "-":
         require_file(json_path, "--json")
     if report_dir is not None:
         require_folder(report_dir, "--report")
-    if teacher and not (cross_validate or leave_corpus_out):
-        raise ConfigError("--teacher is for recipes: give --cross-validate or --leave-corpus-out, too.")
     if Path(model).is_dir():
         model, data = "ser6", (Path(model), *data)
-    recipe = PluginRecipe(files=plugins)
     options = TrainOptions(
-        model, Path(), Path(), cache, seed=seed, jobs=jobs or 0, recipe=recipe, also=label_sets(also), teacher=teacher
+        name=model,
+        output=Path(),
+        report_dir=Path(),
+        cache_dir=given["cache"],
+        seed=given["seed"],
+        jobs=given["jobs"] or 0,
+        recipe=recipe_of(given),
+        also=label_sets(given["also"]),
+        teacher=given["teacher"],
     )
     with working() as progress:
-        if cross_validate or leave_corpus_out:
-            scheme = "corpus" if leave_corpus_out else str(cross_validate)
-            from ser_batch.training.cross_validate import cross_validate as recipe_scores  # noqa: PLC0415
+        if scheme:
+            from ser_batch.training.cross_validate import cross_validate  # noqa: PLC0415
 
-            config = read_config(config_name, changes, labels)
-            clips, corpora = read_data(data, named, recipe, progress)
-            options = replace(options, device=announced_device(device, progress))
-            report = recipe_scores(clips, corpora, config, options, progress, scheme, folds)
+            config = read_config(given["config_name"], given["changes"], given["labels"])
+            clips, corpora = read_data(data, given["named"], options.recipe, progress)
+            options = replace(options, device=announced_device(given["device"], progress))
+            report = cross_validate(clips, corpora, config, options, progress, scheme, given["folds"])
         else:
             from ser_batch.training.score_model import score_model  # noqa: PLC0415
 
-            clips, _ = read_data(data, named, recipe, progress)
-            report = score_model(model, clips, options, progress, merge, labels)
+            clips, _ = read_data(data, given["named"], options.recipe, progress)
+            report = score_model(model, clips, options, progress, given["merge"], given["labels"])
     if json_path is not None:
         text = json.dumps(report, indent=1)
         if str(json_path) == "-":
@@ -108,6 +98,13 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     for name, part in report.get("also", {}).items():
         click.echo(f"\n{name}: {', '.join(part['labels'])}")
         _show(part)
+
+
+def _refuse(given: dict[str, Any], why: str) -> None:
+    """Refuse options that would have no say."""
+    for option, value in given.items():
+        if value:
+            raise ConfigError(f"{option} {why}")
 
 
 def _show(report: dict[str, Any]) -> None:

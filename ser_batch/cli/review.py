@@ -67,7 +67,7 @@ def command(run_dir: str, **options: Any) -> int:
     reviewer = options["reviewer"] or default_reviewer()
     visit = _visit(run, given[0] if given else options["purpose"], options)
     excerpts = Excerpts(root_of(run, options["audio"]), PluginRecipe(files=options["plugins"]).build(), _rate_hz(run))
-    excerpts.path_of(visit.tasks[0].unit.clip_id)  # recordings that have moved are said to have at once
+    excerpts.refuse_if_moved([task.unit for task in visit.tasks])
     with AnswerJournal.open(run.folder, reviewer, str(run.info.get("run_id", ""))) as journal:
         n_before = len(journal.standing)
         with listening(options["port"]) as listener:

@@ -132,14 +132,21 @@ class Design:
             return Estimate(math.nan, math.nan, math.nan, 0)
         scores = np.asarray(np.mean([part.scores for part in defined], axis=0))
         used = np.asarray(np.any([part.used for part in defined], axis=0))
-        missing = 0.0
+        variances, missing = [], 0.0
         for part in defined:
             n = self._n_alike(part.used)
             p = (n * part.value + 2) / (n + 4)
-            missing += max(p * (1 - p) / (n + 4) - self._variance(part.scores, part.used), 0.0)
+            own = self._variance(part.scores, part.used)
+            variances.append(max(p * (1 - p) / (n + 4), own))
+            missing += variances[-1] - own
         variance = self._variance(scores, used) + missing / len(defined) ** 2
+        # Few answers to one emotion tell its variance badly, by as much as it weighs (Satterthwaite 1946).
+        spread = np.array(variances)
+        n_used = np.array([np.count_nonzero(part.used) for part in defined])
+        freedom = int(spread.sum() ** 2 / np.sum(spread**2 / np.maximum(n_used - 1, 1)))
         value = float(np.mean([part.value for part in defined]))
-        return Estimate(value, *interval(value, variance, self._n_alike(used), self.freedom), int(used.sum()))
+        ends = interval(value, variance, self._n_alike(used), max(min(freedom, self.freedom), 1))
+        return Estimate(value, *ends, int(used.sum()))
 
     def _n_alike(self, used: NDArray[np.bool_]) -> float:
         """Return how many answers of equal weight say as much as these: where all agree, their variance says 0."""

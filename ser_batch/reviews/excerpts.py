@@ -9,6 +9,7 @@ import re
 import threading
 import wave
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ _N_BANDS = 96
 #: Below the loudest, all is drawn alike.
 _RANGE_DB = 70.0
 _N_KEPT = 6
+_N_LOOKED_FOR = 12
 _ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
 
 
@@ -125,6 +127,25 @@ class Excerpts:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(unit)
             return self._kept[unit]
+
+    def refuse_if_moved(self, units: Sequence[Unit]) -> None:
+        """Look for the first units, so that a whole archive that has moved is said at once; single files are not.
+
+        Raises
+        ------
+        InputError
+            None of them is there.
+        """
+        problems: list[InputError] = []
+        for unit in units[:_N_LOOKED_FOR]:
+            try:
+                self.path_of(unit.clip_id)
+            except InputError as error:
+                problems.append(error)
+            else:
+                return
+        if problems:
+            raise problems[0]
 
     def path_of(self, clip_id: str) -> str:
         """Return where a clip is; see `recording_of`."""

@@ -57,6 +57,16 @@ def test_without_any_answer_nothing_is_said() -> None:
     assert math.isnan(design.estimate_mean([ratio(design, [0, 0], [0, 0])]).value)
 
 
+def test_a_mean_of_recalls_knows_how_few_cases_one_of_them_rests_on() -> None:
+    design = Design(np.zeros(203, int), [100_000])
+    many = ratio(design, np.repeat([1, 0, 0], [150, 50, 3]), np.repeat([1, 0], [200, 3]))
+    few = ratio(design, [*np.zeros(200), 1, 1, 0], np.repeat([0, 1], [200, 3]))
+    found = design.estimate_mean([many, few])
+    # By Student's t of two degrees of freedom, those of three cases: by that of all answers it would be 0.48 wide.
+    assert found.value == pytest.approx((0.75 + 2 / 3) / 2)
+    assert 0.7 < found.high - found.low < 0.85
+
+
 def test_strata_without_answers_and_with_one_are_spoken_for_by_their_neighbours() -> None:
     design = Design([0, 0, 2, 3, 3], [10, 20, 30, 40])
     assert design.weights.sum() == pytest.approx(100)

@@ -19,7 +19,7 @@ import pytest
 from synthetic_run import LABELS, RunPlan, make_run
 
 from ser_batch.cli.main import main
-from ser_batch.errors import ExitCode
+from ser_batch.errors import ExitCode, InputError
 from ser_batch.plugins import PluginRecipe
 from ser_batch.reviews.answers import AnswerJournal, read_answers
 from ser_batch.reviews.choice import tasks_for_audit, tasks_for_files, tasks_for_label
@@ -266,6 +266,15 @@ def test_audio_that_has_moved_is_said_where_it_is_wanted(client: Client, archive
         (archive / "moved").rename(archive / "audio")
     assert status == 422
     assert "If the recordings have moved, end this review and start it again with --audio FOLDER" in told["problem"]
+
+
+def test_one_file_that_is_gone_stops_no_review(tmp_path: Path) -> None:
+    tone(tmp_path / "here.wav", 1.0)
+    excerpts = Excerpts(tmp_path, PluginRecipe(entry_points=()).build(), 22_050)
+    gone, here = (Unit(f"{name}.wav", 0.0, 1.0, "fear", 0.5) for name in ("gone", "here"))
+    excerpts.refuse_if_moved([gone, here])
+    with pytest.raises(InputError, match=r"gone\.wav is not in .* any more. If the recordings have moved"):
+        excerpts.refuse_if_moved([gone])
 
 
 def test_answers_to_an_audit_stay_such_when_they_are_asked_again_by_name(archive: Path) -> None:
