@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Collection
 from importlib import resources
@@ -10,7 +11,7 @@ from pathlib import Path
 from ser_batch.errors import ConfigError, ModelError
 from ser_batch.text import did_you_mean
 
-__all__ = ["config_path", "model_path", "shipped_configs", "shipped_models"]
+__all__ = ["config_path", "lasting_name", "model_path", "shipped_configs", "shipped_models"]
 
 
 def _folder(package: str) -> Path:
@@ -51,6 +52,13 @@ def model_path(name: str) -> Path:
         f"No model {name!r}.{did_you_mean(name, shipped)} Shipped models: {', '.join(shipped) or 'none'}; "
         f"or give a .safetensors path."
     )
+
+
+def lasting_name(model: str) -> str:
+    """Return what a model is called wherever one is: a shipped name, or the path that `model` means here."""
+    # os.path and not Path, which raises at what can be no name, and whose resolve() would follow links.
+    is_path = model not in shipped_models() and os.path.isfile(model)  # noqa: PTH113
+    return os.path.abspath(model) if is_path else model  # noqa: PTH100
 
 
 def config_path(name: str, sections: Collection[str] | None = None) -> Path:

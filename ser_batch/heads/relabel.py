@@ -7,9 +7,6 @@ new run is what a scan with that model would have written, and the same scan goe
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-import shutil
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -28,18 +25,19 @@ from ser_batch._version import __version__
 from ser_batch.classifier.base import CheckpointClassifier
 from ser_batch.classifier.pooling import Pooled, pool_clips
 from ser_batch.contracts_models import CheckedClassifier
-from ser_batch.doubts import doubts_of_run
 from ser_batch.errors import RunError
 from ser_batch.interrupt import Interruptions
+from ser_batch.resources import lasting_name
 from ser_batch.run.folder import claim, clear_scratch, writing
 from ser_batch.run.layout import TABLES, TableName
 from ser_batch.run.lock import lock_for_reading, lock_for_writing
-from ser_batch.run.manifest import read_manifest
+from ser_batch.run.manifest import manifest_so_far, read_manifest
 from ser_batch.run.read import Run, open_run
 from ser_batch.run.schema import Contents, matrix_of, schema_of
 from ser_batch.run.store import RunStore
-from ser_batch.run.summary import RunSummary, gaps_of, summarise
-from ser_batch.stages.ingredients import card_of
+from ser_batch.run.summary import RunSummary
+from ser_batch.run.writer import Census, RunWriter
+from ser_batch.stages.ingredients import card_of, fingerprint_of
 from ser_batch.stages.progress import Progress
 
 __all__ = ["label_run"]
@@ -127,15 +125,12 @@ class _Labelling:
     def __init__(
         self, source: Path, info: dict[str, Any], store: RunStore, classifier: CheckedClassifier, model: str
     ) -> None:
-        self._source, self._target, self._classifier = source, store.run_dir, classifier
+        self._source, self._info, self._classifier = source, info, classifier
         self._reader, self._store = RunStore(source), store
         self._reader.look(info.get("replaces", ""))
-        self._old = read_manifest(self._target) if (self._target / "run.json").exists() else {}
         self._begin_s = time.monotonic()
-        #: Whether run.json says what this is.
-        self._is_written = False
         self._dropped = {*_PREDICTIONS, *(f"p_{label}" for label in info.get("labels") or ())}
-        self._manifest = self._new_manifest(info, model)
+        self._manifest = self._new_manifest(model)
         self._labels = classifier.labels
         self._abstain = float(self._manifest.get("config", {}).get("predict", {}).get("abstain", 0.0))
         provenance = {key: self._manifest[key] for key in ("run_id", "fingerprint", "tool_version", "tables")}
@@ -144,34 +139,43 @@ class _Labelling:
         self._schemas = {name: schema_of(name, contents, provenance) for name in self._manifest["tables"]}
 
     def run(self, interruptions: Interruptions, progress: Progress) -> RunSummary:
-        of = self._old.get("labelled", {}).get("run_id")
-        if self._old and of != self._manifest["labelled"]["run_id"]:
-            raise RunError(f"{self._target} is a run already, and not one that was labelled from {self._source}. Give "
+        target, manifest = self._store.run_dir, self._manifest
+        old = manifest_so_far(target)
+        if old and old.get("labelled", {}).get("run_id") != manifest["labelled"]["run_id"]:
+            raise RunError(f"{target} is a run already, and not one that was labelled from {self._source}. Give "
                            f"a new folder with -o.")  # fmt: skip
         with writing("the folder"):
-            self._store.create(self._manifest["tables"])
-            self._store.recover(self._old.get("run_id", ""), self._old.get("replaces", ""))
-            clear_scratch(self._target)
-        if self._old:
-            self._manifest["replaces"] = self._old["run_id"]
+            self._store.create(manifest["tables"])
+            self._store.recover(old.get("run_id", ""), old.get("replaces", ""))
+            clear_scratch(target)
+        if old:
+            manifest["replaces"] = old["run_id"]
             self._store.begin_anew()
-        groups = self._groups()
+        writer, groups = RunWriter(target, self._store, manifest), self._groups()
+        writer.interruptions = interruptions
+        self._put_beside(writer)
+        n_files = 0
         try:
             for number, tables in enumerate(self._made(groups)):
                 with interruptions.deferred(), writing(f"part {number}"):
-                    entry = self._store.stage(number, tables, len(tables["files"]))
-                    self._write_down()
-                    self._store.commit(entry)
+                    writer.commit_staged(self._store.stage(number, tables, len(tables["files"])))
+                n_files += len(tables["files"])
                 progress.step("parts", number + 1, len(groups))
-            self._write_down()
-            return self._completed()
+            wall_s = time.monotonic() - self._begin_s
+            writer.finish(Census.of_run(self._info), wall_s, manifest["labelled"]["was_complete"])
+            return writer.summary(n_files)
         except BaseException:
-            self._manifest["state"] = "interrupted"
-            if self._is_written:
-                self._write_manifest()
+            writer.interrupted()
             raise
         finally:
             progress.end()
+
+    def _put_beside(self, writer: RunWriter) -> None:
+        """Take along the tables that lie beside the run: about its files, and which these were."""
+        for name in (self._manifest.get("metadata", {}).get("path", ""), _LIST):
+            if name and (self._source / name).is_file():
+                with writing(name):
+                    writer.put_beside(name, (self._source / name).read_bytes())
 
     def _groups(self) -> list[list[int]]:
         """Return parts of the old run that make one of the new run."""
@@ -253,28 +257,30 @@ class _Labelling:
             *(np.array([getattr(item, name) for item in found]) for name in ("confidence", "entropy", "margin")),
         )
 
-    def _new_manifest(self, info: dict[str, Any], model: str) -> dict[str, Any]:
-        classifier, now = self._classifier, datetime.now(UTC).isoformat(timespec="seconds")
+    def _new_manifest(self, model: str) -> dict[str, Any]:
+        info, classifier, now = self._info, self._classifier, datetime.now(UTC).isoformat(timespec="seconds")
         manifest = copy.deepcopy(info)
         for key in ("replaces", "visit", "stage_s"):
             manifest.pop(key, None)
         labels = list(classifier.labels)
-        card = card_of(classifier)
-        manifest["config"].setdefault("predict", {})
+        manifest.setdefault("config", {}).setdefault("predict", {})
         own = getattr(classifier.inner, "labels", labels)
-        manifest["config"]["predict"] |= {"model": model, "labels": [] if len(own) == len(labels) else labels}
+        among = [] if len(own) == len(labels) else labels
+        manifest["config"]["predict"] |= {"model": lasting_name(model), "labels": among}
         manifest.setdefault("settings", {})
         manifest["settings"] |= {"model weights": classifier.sha256, "labels": labels}
-        fingerprint = hashlib.sha256(json.dumps(manifest["settings"], sort_keys=True).encode()).hexdigest()[:16]
+        if manifest.get("files_from") == str(self._source.absolute() / _LIST):
+            manifest["files_from"] = str(self._store.run_dir.absolute() / _LIST)
         return manifest | {
             "run_id": uuid.uuid4().hex,
             "tool_version": __version__,
             "created": now,
             "updated": now,
             "state": "running",
-            "fingerprint": fingerprint,
+            "fingerprint": fingerprint_of(manifest["settings"]),
             "labels": labels,
-            "model": card,
+            "model": card_of(classifier),
+            "wall_s": 0.0,
             "device": {"requested": "cpu", "chosen": "cpu", "note": "labelled from embeddings, without audio"},
             "visit": {
                 "begun": now,
@@ -303,49 +309,9 @@ class _Labelling:
         ]
         return pa.table(arrays, schema=pa.schema(fields, metadata=fresh.metadata))
 
-    def _write_down(self) -> None:
-        """Say what this run is, with its first part: nothing that was there is changed before that is made."""
-        if self._is_written:
-            return
-        self._copy_beside()
-        self._write_manifest()
-        self._is_written = True
 
-    def _copy_beside(self) -> None:
-        """Take along the tables that lie beside the run: about its files, and which these were."""
-        names = [self._manifest.get("metadata", {}).get("path", ""), "files-from.list"]
-        for name in names:
-            if name and (self._source / name).is_file():
-                with writing(name):
-                    shutil.copyfile(self._source / name, self._target / name)
-        if self._manifest.get("files_from") == str(self._source.absolute() / "files-from.list"):
-            self._manifest["files_from"] = str(self._target.absolute() / "files-from.list")
-
-    def _completed(self) -> RunSummary:
-        manifest = self._manifest
-        totals = summarise(self._store, self._labels)
-        manifest["counts"] = {**manifest.get("counts", {}), **totals.pop("counts")}
-        is_whole = manifest["labelled"]["was_complete"]
-        manifest.pop("replaces", None)
-        manifest |= totals | {"state": "complete" if is_whole else "incomplete"}
-        manifest["wall_s"] = round(time.monotonic() - self._begin_s, 3)
-        self._write_manifest()
-        return RunSummary(
-            run_dir=self._target,
-            n_processed=sum(entry.tables["files"].n_rows for entry in self._store.entries.values()),
-            doubts=tuple(doubts_of_run(manifest, manifest.get("emotions", {}))),
-            **{key: manifest.get(key, {}) for key in ("run_id", "counts", "emotions", "failures", "audio_s", "wall_s")},
-            gaps=gaps_of(manifest),
-        )
-
-    def _write_manifest(self) -> None:
-        self._manifest["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
-        with writing("run.json"):
-            self._store.filesystem.replace(
-                self._target / "run.json", json.dumps(self._manifest, indent=2).encode() + b"\n"
-            )
-
-
+#: Lies beside a run that was made from a list of files.
+_LIST = "files-from.list"
 _PREDICTIONS = ("emotion", "confidence", "entropy", "margin", "uncertain")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ser_batch.atomic import NO_FOLLOW, flush_folder, open_new
@@ -234,7 +235,7 @@ class Journal:
         #: All commits, the oldest first.
         self.commits: list[Entry] = []
 
-    def read(self, mend: bool = True) -> dict[int, Entry]:
+    def read(self, mend: bool = True) -> Mapping[int, Entry]:
         """Read all commits, part -> entry.
 
         Parameters
@@ -276,11 +277,12 @@ class Journal:
                 commits.append(entry)
         self.commits = commits
         self._entries = {entry.part: entry for entry in commits}
-        return dict(self._entries)
+        return self.entries
 
     @property
-    def entries(self) -> dict[int, Entry]:
-        return dict(self._entries)
+    def entries(self) -> Mapping[int, Entry]:
+        """Part -> its last commit; a view, since those of a large run are many."""
+        return MappingProxyType(self._entries)
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Commit, all of them at once."""

@@ -30,6 +30,7 @@ __all__ = [
     "config_of_run",
     "inputs_of_run",
     "library_versions",
+    "manifest_so_far",
     "new_manifest",
     "read_manifest",
 ]
@@ -122,6 +123,11 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
             f"read its Parquet files with pandas."
         )
     return manifest
+
+
+def manifest_so_far(run_dir: Path) -> dict[str, Any]:
+    """Return ``run.json`` of a folder that may be a run, {} where it has none yet. Raises as `read_manifest`."""
+    return read_manifest(run_dir) if (run_dir / "run.json").exists() else {}
 
 
 def _why_no_embeddings(ingredients: Ingredients) -> str:

@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser_batch import hooks
 from ser_batch.errors import RunError
 from ser_batch.interrupt import Interruptions
 from ser_batch.records import ClipOutcome
@@ -16,7 +15,7 @@ from ser_batch.run.folder import check_ours, claim, clear_scratch, writing
 from ser_batch.run.journal import Filesystem
 from ser_batch.run.layout import tables_of
 from ser_batch.run.lock import lock_for_writing, refuse_if_written
-from ser_batch.run.manifest import new_manifest, read_manifest
+from ser_batch.run.manifest import manifest_so_far, new_manifest
 from ser_batch.run.metadata import FileTable
 from ser_batch.run.plan import Plan, Shard, make_plan, part_size, read_index
 from ser_batch.run.planned import PlanFile, read_plan, remove_plan, write_plan
@@ -27,7 +26,6 @@ from ser_batch.run.store import RunStore
 from ser_batch.run.writer import Census, RunWriter
 from ser_batch.stages.discover import FileList, Found
 from ser_batch.stages.ingredients import Ingredients, differences
-from ser_batch.stages.progress import Progress
 from ser_batch.storage.address import is_url, local_or_url
 
 if TYPE_CHECKING:
@@ -101,7 +99,7 @@ def _collected(run_dir: Path, filesystem: Filesystem, interruptions: Interruptio
         plan = read_plan(run_dir)
     except RunError as error:
         return [str(error)]
-    manifest = read_manifest(run_dir) if (run_dir / "run.json").exists() else {}
+    manifest = manifest_so_far(run_dir)
     if plan is None or not belongs(plan, manifest):
         return []
     done = collect(run_dir, plan, filesystem, interruptions)
@@ -134,7 +132,7 @@ def preview_run(run_dir: Path, ingredients: Ingredients, found: Found, mode: str
 
 def _manifest_for(run_dir: Path, mode: str, ingredients: Ingredients, found: Found) -> dict[str, Any]:
     """Return ``run.json``, empty for a new run; refuse to go on with results of other audio or other settings."""
-    manifest = read_manifest(run_dir) if (run_dir / "run.json").exists() else {}
+    manifest = manifest_so_far(run_dir)
     if mode == "retry" and not manifest:
         raise RunError(f"{run_dir} is not a run, so there is nothing to try again.")
     if mode in ("resume", "retry"):
@@ -187,7 +185,6 @@ class OpenRun(RunWriter):
         self.plan, self.notices = plan, tuple(notices)
         self.config = ingredients.config
         self._ingredients = ingredients
-        self._silenced: set[str] = set()
         #: The first of the files that could not be looked at.
         self._first_kept = ""
 
@@ -264,13 +261,6 @@ class OpenRun(RunWriter):
             f"{self._n_kept:,} files could not be looked at, such as {self._first_kept}: what the run has of them "
             f"stays as it was. The next scan tries again."
         )
-
-    def tell(self, manager: pluggy.PluginManager, outcomes: Sequence[ClipOutcome], progress: Progress) -> None:
-        """Let plugins observe finished files; one that fails is said once and never stops the run."""
-        for plugin, error in hooks.clip_finished(manager, outcomes):
-            if plugin not in self._silenced:
-                self._silenced.add(plugin)
-                progress.say(f"{error} (Said once.)")
 
     def complete(self, wall_s: float) -> None:
         """Write down what the run has come to."""

@@ -88,7 +88,7 @@ class RunStore:
         return self.run_dir / table / f".part-{part:05d}.parquet.tmp"
 
     @property
-    def entries(self) -> dict[int, Entry]:
+    def entries(self) -> Mapping[int, Entry]:
         """Committed parts; after `recover` or `look`."""
         return {} if self._begins_anew else self._journal.entries
 
@@ -219,7 +219,7 @@ class RunStore:
             # Killed between the word that it begins anew and its first commit.
             self.begin_anew()
             return []
-        entries = self._journal.entries
+        entries = dict(self._journal.entries)
         self._refuse_others(entries, run_id)
         lost = {part: why for part, entry in entries.items() if (why := self._what_is_wrong(entry))}
         for part in lost:

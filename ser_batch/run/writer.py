@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,13 @@ class Census:
         unlisted = found.unreadable
         counts = found.n_hidden, found.n_unmatched, found.n_system, len(unlisted)
         return cls(len(found), *counts, tuple(unlisted[:_MOST_UNLISTED]))
+
+    @classmethod
+    def of_run(cls, manifest: Mapping[str, Any]) -> Census:
+        """Return that of the last scan of a run, by its ``run.json``."""
+        counts = manifest.get("counts", {})
+        numbers = {item.name: counts.get(item.name, 0) for item in fields(cls)}
+        return cls(**numbers | {"first_unlisted": tuple(manifest.get("unlisted", ()))})
 
     def counts(self) -> dict[str, int]:
         return {name: value for name, value in asdict(self).items() if name != "first_unlisted"}
@@ -107,7 +114,7 @@ class RunWriter:
         self._is_written = True
         reached("manifest-written")
 
-    def finish(self, census: Census, wall_s: float) -> None:
+    def finish(self, census: Census, wall_s: float, may_be_whole: bool = True) -> None:
         """Write down what the run has come to.
 
         Parameters
@@ -116,6 +123,8 @@ class RunWriter:
             Of the walk that planned it.
         wall_s : float
             Time that was spent on it since this was last written down, by all who worked on it.
+        may_be_whole : bool
+            False where it is known that something is missing.
         """
         totals = summarise(self._store, tuple(self._manifest["labels"]))
         counts = census.counts() | totals.pop("counts")
@@ -126,7 +135,7 @@ class RunWriter:
         self._manifest["unlisted"] = list(census.first_unlisted)
         n_rows = sum(counts[status] for status in Status)
         is_current = all(entry.fingerprint == self._manifest["fingerprint"] for entry in self._store.entries.values())
-        is_whole = n_rows == counts["found"] + counts["vanished"] and is_current and not self._n_kept
+        is_whole = n_rows == counts["found"] + counts["vanished"] and is_current and not self._n_kept and may_be_whole
         self._manifest["state"] = "complete" if is_whole else "incomplete"
         self._manifest |= {"counts": counts, "wall_s": self._manifest["wall_s"] + wall_s}
         self._write_manifest()

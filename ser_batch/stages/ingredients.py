@@ -19,7 +19,7 @@ from ser_batch.stages.analyse import ANALYSIS_VERSION, Change, select_extractors
 if TYPE_CHECKING:
     import pluggy
 
-__all__ = ["Ingredients", "Setup", "card_of", "differences", "gather", "ingredients_of"]
+__all__ = ["Ingredients", "Setup", "card_of", "differences", "fingerprint_of", "gather", "ingredients_of"]
 
 #: What of a model file is repeated in a run, so that its results can be understood without it.
 _CARD_FIELDS = (
@@ -104,8 +104,8 @@ class Ingredients:
         return settings
 
     def fingerprint(self) -> str:
-        """Return a hash of `settings`, 16 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:16]
+        """Return a hash of `settings`; see `fingerprint_of`."""
+        return fingerprint_of(self.settings())
 
     def setup(self, predict: bool) -> Setup:
         """Return what a worker builds; `predict` says whether it predicts, too."""
@@ -186,6 +186,11 @@ def card_of(classifier: CheckedClassifier) -> dict[str, Any]:
         # The keys of all training speakers and files are for `evaluate` alone, and a hundred kilobytes.
         model["training"] = {key: model["training"][key] for key in _TRAINING_FIELDS if key in model["training"]}
     return model
+
+
+def fingerprint_of(settings: Mapping[str, Any]) -> str:
+    """Return a hash of what changes results, 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
