@@ -16,6 +16,7 @@ from ser_batch.interrupt import Interruptions
 from ser_batch.nodes.outcomes import Line, choose_device
 from ser_batch.plugins import PluginRecipe
 from ser_batch.report.apart import Limits, ReportProcess
+from ser_batch.resources import lasting_name
 from ser_batch.run.folder import scratch_folder
 from ser_batch.run.summary import RunSummary
 from ser_batch.stages.discover import FileList, Found, discover
@@ -151,10 +152,11 @@ def prepare(inputs: Any, config: Config, plugins: PluginRecipe, metadata: str | 
     """Check everything about a scan but its run folder; arguments and errors are those of `scan`."""
     from ser_batch.run.metadata import read_file_table  # noqa: PLC0415 - loads pyarrow
 
+    # What is kept is for a later `retry`, and for nodes, which begin elsewhere.
+    kept: dict[str, dict[str, str]] = {"predict": {"model": lasting_name(config.predict.model)}}
     if config.segments.is_table:
-        # Kept for a later `retry`, from wherever.
-        source = os.path.abspath(config.segments.source)  # noqa: PTH100 - resolve() would follow links
-        config = config.with_values({"segments": {"source": source}})
+        kept["segments"] = {"source": os.path.abspath(config.segments.source)}  # noqa: PTH100 - it would follow links
+    config = config.with_values(kept)
     manager = plugins.build()
     hooks.validate_config(manager, config)
     found = find_audio(inputs, config)
@@ -227,7 +229,7 @@ def _process(
         ):
             for shard, outcomes in line.run(_handed_out(run.plan)):
                 run.commit(shard, outcomes)
-                run.tell(manager, outcomes, progress)
+                line.tell(manager, outcomes)
     finally:
         progress.end()
     if run.kept_notice:
@@ -274,10 +276,6 @@ def plan(
     if isinstance(inputs, str | os.PathLike):
         inputs = [inputs]
     config, plugins, progress = config or Config(), plugins or PluginRecipe(), progress or Progress()
-    if Path(config.predict.model).is_file():
-        # Nodes begin elsewhere.
-        model = os.path.abspath(config.predict.model)  # noqa: PTH100 - resolve() would follow links
-        config = config.with_values({"predict": {"model": model}})
     with Interruptions() as interruptions:
         manager, found, about, ingredients, told = prepare(inputs, config, plugins, metadata)
         with open_run(folder, ingredients, found, mode, interruptions) as run:

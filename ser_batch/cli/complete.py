@@ -30,7 +30,7 @@ def command(run_dir: str, **options: Any) -> int:
     has no plan or cannot be used, 130 interrupted.
     """
     from ser_batch.cli.progress import make_progress  # noqa: PLC0415 - imports for a call, not for --help
-    from ser_batch.cli.summary import print_summary  # noqa: PLC0415
+    from ser_batch.cli.summary import told  # noqa: PLC0415
     from ser_batch.nodes.complete import complete  # noqa: PLC0415
 
     try:
@@ -52,8 +52,7 @@ def command(run_dir: str, **options: Any) -> int:
     if len(done.processors) > 1:
         click.echo(f"{len(done.processors)} classes of processors did them: between these, numbers differ by rounding.")
     if done.is_whole:
-        print_summary(done.summary)
-        return done.exit_code
+        return told(done.summary, quiet=False)
     if not done.n_left:
         click.echo("Some files could not be looked at: the scan itself, once more, tries them again.")
         return done.exit_code

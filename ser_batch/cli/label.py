@@ -15,7 +15,7 @@ from ser_batch.cli.options import (
     recipe_of,
     run_argument,
 )
-from ser_batch.errors import ExitCode
+from ser_batch.text import printable
 
 __all__ = ["command"]
 
@@ -39,11 +39,11 @@ def command(run_dir: str, target: str, model: str | None, labels: tuple[str, ...
     Exit codes: 0 done, 1 some files of RUN are failed (their rows say why), 6 no such model or label, 7 RUN has no
     embeddings or those of another network, or RUN2 cannot be used, 130 interrupted.
     """
-    from ser_batch.cli.progress import make_progress  # noqa: PLC0415 - imports for a call, not for --help
-    from ser_batch.cli.summary import print_summary  # noqa: PLC0415
+    from ser_batch.cli.progress import interruptible, make_progress  # noqa: PLC0415 - for a call, not for --help
+    from ser_batch.cli.summary import told  # noqa: PLC0415
     from ser_batch.labelling import label  # noqa: PLC0415
 
-    try:
+    with interruptible(f"{printable(run_dir)} is as it was; the same command makes {printable(target)} again."):
         summary = label(
             run_dir,
             target,
@@ -53,9 +53,4 @@ def command(run_dir: str, target: str, model: str | None, labels: tuple[str, ...
             progress=make_progress(options["quiet"]),
             report=not options["no_report"],
         )
-    except KeyboardInterrupt:
-        click.echo(f"\nInterrupted. {run_dir} is as it was; the same command makes {target} again.", err=True)
-        return ExitCode.INTERRUPTED
-    if not options["quiet"]:
-        print_summary(summary)
-    return summary.exit_code
+    return told(summary, options["quiet"])

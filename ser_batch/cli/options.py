@@ -18,6 +18,7 @@ __all__ = [
     "OneOf",
     "RunInPlace",
     "analysis_options",
+    "audio_option",
     "config_of",
     "config_option",
     "corpus_option",
@@ -86,6 +87,12 @@ trust_option = click.option(
 )
 jobs_option = click.option(
     "--jobs", type=click.IntRange(min=0), metavar="N", help="Worker processes; 0, the default, is one per core."
+)
+audio_option = click.option(
+    "--audio",
+    metavar="FOLDER",
+    type=click.Path(exists=True, file_okay=False),
+    help="Where the recordings are now, if they were moved since the scan.",
 )
 no_report_option = click.option("--no-report", is_flag=True, help="Do not build report.html.")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress and no summary.")

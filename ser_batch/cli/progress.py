@@ -17,7 +17,7 @@ from ser_batch.records import ClipOutcome
 from ser_batch.stages.progress import Progress
 from ser_batch.text import printable
 
-__all__ = ["BarProgress", "LineProgress", "hours_text", "make_progress", "working"]
+__all__ = ["BarProgress", "LineProgress", "hours_text", "interruptible", "make_progress", "working"]
 
 #: Seconds between two lines in a log.
 _LINE_PERIOD_S = 30.0
@@ -35,12 +35,19 @@ def working(kept: str = "What is done is kept: the same command goes on from the
     """Give the progress of a command; Ctrl-C and SIGTERM end it in order, and say what is kept of its work."""
     progress = make_progress()
     try:
-        with Interruptions():
+        with interruptible(kept), Interruptions():
             yield progress
-    except KeyboardInterrupt:
-        raise click.Abort(f"Interrupted. {kept}") from None
     finally:
         progress.end()
+
+
+@contextmanager
+def interruptible(kept: str) -> Iterator[None]:
+    """Let Ctrl-C end a command in order, and say what it leaves."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise click.Abort(f"\nInterrupted. {kept}") from None
 
 
 class _Counting(Progress):

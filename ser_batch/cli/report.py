@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ser_batch.cli.options import plugin_option, readable_run_argument
+from ser_batch.cli.options import audio_option, plugin_option, readable_run_argument
 from ser_batch.errors import ConfigError, ExitCode
 from ser_batch.storage.address import is_url
 from ser_batch.text import printable
@@ -19,10 +19,7 @@ __all__ = ["command"]
     "-o", "--output", metavar="FILE", type=click.Path(),
     help="File to write; by default report.html in RUN, or comparison.html in RUN_B.",
 )  # fmt: skip
-@click.option(
-    "--audio", metavar="FOLDER", type=click.Path(exists=True, file_okay=False),
-    help="Where the recordings are now, if they were moved since the scan.",
-)  # fmt: skip
+@audio_option
 @click.option("--no-table", is_flag=True, help="Leave the table of files out: a small file, for a mail or a page.")
 @plugin_option
 def command(

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from ser_batch.cli.options import limit_options, plugin_option, quiet_option, run_argument, trust_option
-from ser_batch.errors import ConfigError, ExitCode
+from ser_batch.errors import ConfigError
+from ser_batch.text import printable
 
 __all__ = ["command"]
 
@@ -29,8 +30,8 @@ def command(run_dir: str, **options: Any) -> int:
     Exit codes: 0 no file is failed any more, 1 some still are, 2 a plugin file is neither given nor trusted, 7 RUN
     cannot be used.
     """
-    from ser_batch.cli.progress import make_progress  # noqa: PLC0415 - imports for a call, not for --help
-    from ser_batch.cli.summary import print_summary  # noqa: PLC0415
+    from ser_batch.cli.progress import interruptible, make_progress  # noqa: PLC0415 - for a call, not for --help
+    from ser_batch.cli.summary import told  # noqa: PLC0415
     from ser_batch.engine import scan  # noqa: PLC0415
     from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
     from ser_batch.run.manifest import config_of_run, inputs_of_run, read_manifest  # noqa: PLC0415
@@ -38,7 +39,7 @@ def command(run_dir: str, **options: Any) -> int:
     manifest = read_manifest(Path(run_dir))
     limits = {name: options[name] for name in ("jobs", "timeout_s", "memory_limit_mb") if options[name] is not None}
     files = _plugin_files(manifest.get("plugin_files", ()), options["plugins"], options["trust_plugins"])
-    try:
+    with interruptible(f"What is committed stays in {printable(run_dir)}."):
         summary = scan(
             inputs_of_run(manifest),
             run_dir,
@@ -47,12 +48,7 @@ def command(run_dir: str, **options: Any) -> int:
             mode="retry",
             progress=make_progress(options["quiet"]),
         )
-    except KeyboardInterrupt:
-        click.echo(f"\nInterrupted. What is committed stays in {run_dir}.", err=True)
-        return ExitCode.INTERRUPTED
-    if not options["quiet"]:
-        print_summary(summary)
-    return summary.exit_code
+    return told(summary, options["quiet"])
 
 
 def _plugin_files(named: Sequence[str], given: Sequence[str], trusted: bool) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ser_batch.cli.options import OneOf, plugin_option, run_argument
+from ser_batch.cli.options import OneOf, audio_option, plugin_option, run_argument
 from ser_batch.errors import ConfigError, ExitCode, InputError
 from ser_batch.text import printable
 
@@ -34,10 +34,7 @@ __all__ = ["command"]
 )  # fmt: skip
 @click.option("--reviewer", metavar="NAME", help="Who answers; by default the name of the user.")
 @click.option("--label", "own", metavar="LABEL", multiple=True, help="Offer a label of your own, too; may be repeated.")
-@click.option(
-    "--audio", metavar="FOLDER", type=click.Path(exists=True, file_okay=False),
-    help="Where the recordings are now, if they were moved since the scan.",
-)  # fmt: skip
+@audio_option
 @click.option("--port", type=click.IntRange(0, 65_535), default=0, help="Port; any that is free by default.")
 @click.option("--no-browser", is_flag=True, help="Do not open the page; its address is printed.")
 @plugin_option

@@ -19,12 +19,12 @@ from ser_batch.cli.options import (
     run_options,
 )
 from ser_batch.errors import ConfigError, ExitCode
+from ser_batch.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ser_batch.config import Config
-    from ser_batch.plugins import PluginRecipe
+    from ser_batch.engine import Planned
     from ser_batch.run.summary import RunSummary
     from ser_batch.stages.discover import FileList
 
@@ -88,71 +88,36 @@ def run_scan(options: dict[str, Any], **fixed: Any) -> int:
         return show_plan(inputs, run_dir, mode, config, recipe, options["metadata"])
     if options.get("plan_only") and options.get("on"):
         raise ConfigError("`scan --plan-only` leaves the work to nodes, --on does it on a cluster. Give one of them.")
-    if options.get("plan_only"):
-        return _plan(inputs, run_dir, mode, config, recipe, options)
     if options.get("trust_cluster") and not options.get("on"):
         raise ConfigError("`scan --trust-cluster` is about the scheduler that --on names. Give both, or neither.")
     from ser_batch import engine  # noqa: PLC0415
-    from ser_batch.cli.progress import make_progress  # noqa: PLC0415
+    from ser_batch.cli.progress import interruptible, make_progress  # noqa: PLC0415
+    from ser_batch.cli.summary import told  # noqa: PLC0415
 
-    scan: Callable[..., RunSummary] = engine.scan
-    if options.get("on"):
-        from ser_batch.cluster import scan_on  # noqa: PLC0415 - for those who have one
-        from ser_batch.nodes.dask import check_address  # noqa: PLC0415
+    progress = make_progress(options["quiet"])
+    arguments: dict[str, Any] = {"config": config, "plugins": recipe, "mode": mode, "metadata": options["metadata"]}
+    with interruptible(f"What is committed stays in {printable(run_dir)}; the same command goes on from there."):
+        if options.get("plan_only"):
+            planned = engine.plan(inputs, run_dir, progress=progress, **arguments)
+            return ExitCode.OK if options["quiet"] else _tell(planned, run_dir)
+        scan: Callable[..., RunSummary] = engine.scan
+        if options.get("on"):
+            from ser_batch.cluster import scan_on  # noqa: PLC0415 - for those who have one
+            from ser_batch.nodes.dask import check_address  # noqa: PLC0415
 
-        scan = partial(scan_on, check_address(options["on"], options["trust_cluster"]))
-    try:
-        summary = scan(
-            inputs,
-            run_dir,
-            config=config,
-            plugins=recipe,
-            mode=mode,
-            metadata=options["metadata"],
-            progress=make_progress(options["quiet"]),
-            report=not options["no_report"],
-        )
-    except KeyboardInterrupt:
-        click.echo(
-            f"\nInterrupted. What is committed stays in {run_dir}; the same command goes on from there.", err=True
-        )
-        return ExitCode.INTERRUPTED
-    if not options["quiet"]:
-        from ser_batch.cli.summary import print_summary  # noqa: PLC0415
-
-        print_summary(summary)
-    return summary.exit_code
+            scan = partial(scan_on, check_address(options["on"], options["trust_cluster"]))
+        summary = scan(inputs, run_dir, progress=progress, report=not options["no_report"], **arguments)
+    return told(summary, options["quiet"])
 
 
-def _plan(
-    inputs: tuple[str, ...] | FileList,
-    run_dir: Path,
-    mode: str,
-    config: Config,
-    recipe: PluginRecipe,
-    options: dict[str, Any],
-) -> int:
-    from ser_batch.cli.progress import make_progress  # noqa: PLC0415
-    from ser_batch.engine import plan  # noqa: PLC0415
-    from ser_batch.text import printable  # noqa: PLC0415
-
-    planned = plan(
-        inputs,
-        run_dir,
-        config=config,
-        plugins=recipe,
-        mode=mode,
-        metadata=options["metadata"],
-        progress=make_progress(options["quiet"]),
-    )
-    if not options["quiet"]:
-        where = printable(run_dir)
-        click.echo(f"{planned.n_files:,} files found, {planned.n_files - planned.n_done:,} of them to do.")
-        if planned.n_parts:
-            click.echo(f"Planned as {planned.n_parts:,} parts in {planned.n_bundles:,} bundles.")
-            click.echo(f"Next:   ser-batch work {where} on each node, then ser-batch complete {where}")
-        else:
-            click.echo("Nothing is left to do.")
+def _tell(planned: Planned, run_dir: Path) -> int:
+    where = printable(run_dir)
+    click.echo(f"{planned.n_files:,} files found, {planned.n_files - planned.n_done:,} of them to do.")
+    if planned.n_parts:
+        click.echo(f"Planned as {planned.n_parts:,} parts in {planned.n_bundles:,} bundles.")
+        click.echo(f"Next:   ser-batch work {where} on each node, then ser-batch complete {where}")
+    else:
+        click.echo("Nothing is left to do.")
     return ExitCode.OK
 
 

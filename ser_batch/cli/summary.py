@@ -12,13 +12,18 @@ from ser_batch.cli.streams import OutputLostError
 from ser_batch.run.summary import RunSummary
 from ser_batch.text import printable
 
-__all__ = ["counts_text", "failure_lines", "gap_lines", "print_summary"]
+__all__ = ["counts_text", "failure_lines", "gap_lines", "told"]
 
 
-def print_summary(summary: RunSummary) -> None:
-    """Print counts, emotions, failures, and where everything is; where nothing can be printed, the run stands."""
+def told(summary: RunSummary, quiet: bool) -> int:
+    """Print counts, emotions, failures, and where everything is, unless `quiet`; return the exit code of the command.
+
+    Where nothing can be printed, the run stands.
+    """
     with suppress(OutputLostError):
-        _print(summary)
+        if not quiet:
+            _print(summary)
+    return summary.exit_code
 
 
 def _print(summary: RunSummary) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from ser_batch.cli.options import corpus_option, recipe_options, training_options
+from ser_batch.cli.options import corpus_option, recipe_of, recipe_options, training_options
+from ser_batch.errors import ConfigError
 
 __all__ = ["command"]
 
@@ -33,27 +34,7 @@ __all__ = ["command"]
 @click.option(
     "--resume/--no-resume", default=True, show_default=True, help="Go on from the last epoch of a killed training."
 )
-def command(  # noqa: PLR0913, PLR0917 - one argument per option
-    data: tuple[Path, ...],
-    named: tuple[str, ...],
-    labels: tuple[str, ...],
-    start: str,
-    config_name: str | None,
-    changes: tuple[str, ...],
-    output: Path | None,
-    also: tuple[str, ...],
-    teacher: str,
-    scores_path: Path | None,
-    strangers_path: Path | None,
-    name: str | None,
-    report_dir: Path | None,
-    cache: Path,
-    seed: int,
-    device: str,
-    jobs: int | None,
-    resume: bool,
-    plugins: tuple[str, ...],
-) -> None:
+def command(**given: Any) -> None:
     """Train a model on labelled audio, split by speaker.
 
     The clips come from folders: data/raw/<emotion>/ with an emotion or a label of your own, a folder with labels.csv, a
@@ -64,35 +45,34 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
     """
     from ser_batch.cli.learning import announced_device, label_sets, read_config, read_data, warn_of  # noqa: PLC0415
     from ser_batch.cli.progress import working  # noqa: PLC0415 - commands load what they need
-    from ser_batch.errors import ConfigError  # noqa: PLC0415
-    from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
     from ser_batch.training.metrics import chance_told  # noqa: PLC0415
     from ser_batch.training.report import write_report  # noqa: PLC0415
     from ser_batch.training.train import TrainOptions, for_strangers, train_model  # noqa: PLC0415
 
-    config = read_config(config_name, changes, labels)
-    scores = _read_scores(scores_path) if scores_path else None
-    if strangers_path:
+    config = read_config(given["config_name"], given["changes"], given["labels"])
+    scores = _read_scores(given["scores_path"]) if given["scores_path"] else None
+    if given["strangers_path"]:
         if scores is None:
             raise ConfigError("--strangers needs --scores, too: the scores of known corpora.")
-        scores = for_strangers(scores, _read_scores(strangers_path))
-    name = name or (output.stem if output else "own")
-    recipe = PluginRecipe(files=plugins)
+        scores = for_strangers(scores, _read_scores(given["strangers_path"]))
+    output: Path | None = given["output"]
+    name = given["name"] or (output.stem if output else "own")
+    recipe = recipe_of(given)
     with working() as progress:
-        clips, corpora = read_data(data, named, recipe, progress)
+        clips, corpora = read_data(given["data"], given["named"], recipe, progress)
         options = TrainOptions(
             name=name,
             output=output or Path("models") / f"{name}.safetensors",
-            report_dir=report_dir or Path("reports") / f"train-{name}",
-            cache_dir=cache,
-            seed=seed,
-            device=announced_device(device, progress),
-            jobs=jobs or 0,
-            resume=resume,
+            report_dir=given["report_dir"] or Path("reports") / f"train-{name}",
+            cache_dir=given["cache"],
+            seed=given["seed"],
+            device=announced_device(given["device"], progress),
+            jobs=given["jobs"] or 0,
+            resume=given["resume"],
             recipe=recipe,
-            also=label_sets(also),
-            teacher=teacher,
-            start=start,
+            also=label_sets(given["also"]),
+            teacher=given["teacher"],
+            start=given["start"],
             scores=scores,
         )
         report = train_model(clips, corpora, config, options, progress)
@@ -110,7 +90,6 @@ def command(  # noqa: PLR0913, PLR0917 - one argument per option
 
 
 def _read_scores(path: Path) -> Any:
-    from ser_batch.errors import ConfigError  # noqa: PLC0415
     from ser_batch.kinds import problem_with, read_json  # noqa: PLC0415
     from ser_batch.training.evaluate import SCORE_TABLE  # noqa: PLC0415
 

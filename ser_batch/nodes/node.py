@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ser_batch import hooks
 from ser_batch.dsp.kernel_cache import processor_class
 from ser_batch.errors import RunError
 from ser_batch.interrupt import Interruptions
@@ -99,7 +98,6 @@ class Node:
         self._plugin_files, self._trust, self._scratch, self._jobs = plugin_files, trust_plugins, scratch, jobs
         self._interruptions = interruptions or Interruptions()
         self._store = RunStore(self.run_dir)
-        self._silenced: set[str] = set()
         self._n_attempts = 0
 
     def __enter__(self) -> Node:
@@ -201,10 +199,7 @@ class Node:
         told.n_published += 1
         told.n_files += len(shard.refs)
         told.statuses.update(str(outcome.status) for outcome in outcomes)
-        for plugin, fault in hooks.clip_finished(self._manager, outcomes):
-            if plugin not in self._silenced:
-                self._silenced.add(plugin)
-                self.progress.say(f"{fault} (Said once.)")
+        self._line.tell(self._manager, outcomes)
 
     def done(self) -> set[int]:
         """Return the places of parts that the run has, by its journal."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ser_batch import hooks
 from ser_batch.config import Config
 from ser_batch.records import Classifier, ClipOutcome, ClipRef
 from ser_batch.run.steps import reached
@@ -70,7 +71,8 @@ class Line:
         progress: Progress,
     ) -> None:
         self._setup = ingredients.setup(predict=classifier is None)
-        self._classifier, self._folder, self._archive = classifier, folder, archive
+        self._classifier, self._folder, self._archive, self._progress = classifier, folder, archive, progress
+        self._silenced: set[str] = set()
         self._extraction = Extraction(self._setup, n_jobs, folder, progress)
 
     def __enter__(self) -> Line:
@@ -96,6 +98,13 @@ class Line:
     def outcomes(self, refs: Sequence[ClipRef]) -> list[ClipOutcome]:
         """Return the outcomes of some files, with nothing else in hand. Raises as `run`."""
         return self._finished(self._extraction.finish(self._extraction.start(refs)))
+
+    def tell(self, manager: pluggy.PluginManager, outcomes: Sequence[ClipOutcome]) -> None:
+        """Let plugins observe finished files; one that fails is said once and never stops the work."""
+        for plugin, error in hooks.clip_finished(manager, outcomes):
+            if plugin not in self._silenced:
+                self._silenced.add(plugin)
+                self._progress.say(f"{error} (Said once.)")
 
     def _finished(self, extracted: list[ClipOutcome]) -> list[ClipOutcome]:
         outcomes = _tried_again(extracted, self._setup, self._folder)

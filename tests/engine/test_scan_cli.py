@@ -297,16 +297,18 @@ def test_bench_prints_speeds_and_the_time_of_each_stage(audio, capsys):
     assert "1 files failed: decode: DecodeError" in shown
 
 
-def test_retry_takes_settings_and_inputs_from_the_run(tmp_path, capsys):
+def test_retry_takes_settings_and_inputs_from_the_run_wherever_it_is_called(model, tmp_path, monkeypatch):
     folder = tmp_path / "audio"
+    monkeypatch.chdir(model.parent)
     folder.mkdir()
     (folder / "a.wav").write_text("not yet")
     run = tmp_path / "run"
     (tmp_path / "half.toml").write_text("[audio]\nwindow_hop_s = 1.5\n")
-    arguments = ["features", str(folder), "-o", str(run), "--config", str(tmp_path / "half.toml"), "--jobs", "1"]
-    assert main([*arguments, "--quiet", "--no-report"]) == 1
+    arguments = ["scan", str(folder), "-o", str(run), "--config", str(tmp_path / "half.toml"), "--model", model.name]
+    assert main([*arguments, "--device", "cpu", "--jobs", "1", "--quiet", "--no-report"]) == 1
+    monkeypatch.chdir(tmp_path)
     soundfile.write(folder / "a.wav", synthetic_voice(4.0), 22_050)
-    assert main(["retry", str(run), "--quiet"]) == 0
+    assert main(["retry", str(run), "--jobs", "1", "--quiet"]) == 0
     assert len(pd.read_parquet(run / "windows")) == 2
     assert json.loads((run / "run.json").read_text())["config"]["audio"]["window_hop_s"] == 1.5
 
