@@ -81,9 +81,10 @@ def lock_for_reading(run_dir: Path) -> Iterator[None]:
     RunError
         Another process writes it, or began to meanwhile; the message names it.
     """
+    # Before anybody is looked for: whoever comes in between is noticed at the end.
+    newest = newest_owner(run_dir)
     if holder := living_owner(run_dir):
         raise in_use(run_dir, holder)
-    newest = newest_owner(run_dir)
     descriptor = _opened(run_dir)
     try:
         if descriptor is not None:

@@ -11,13 +11,14 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from ser_batch.cli.main import main
 from ser_batch.errors import RunError
-from ser_batch.run import owner
+from ser_batch.run import lock, owner
 from ser_batch.run.journal import Entry, Filesystem, Journal, Written, reign
 from ser_batch.run.lock import holder_of, lock_for_reading, lock_for_writing
 from ser_batch.run.owner import owned
@@ -107,6 +108,22 @@ def test_who_comes_while_another_looks_is_not_overtaken(tmp_path: Path, monkeypa
     with pytest.raises(RunError, match=f"is being written by process {os.getpid()}"), owned(tmp_path):
         pass
     first.__exit__(None, None, None)
+
+
+def test_a_reader_notices_who_comes_while_it_looks(
+    tmp_path: Path, no_flock: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = lock.living_owner
+    with ExitStack() as writer:
+
+        def slow_look(run_dir: Path) -> str:
+            seen = look(run_dir)
+            writer.enter_context(lock_for_writing(run_dir))
+            return seen
+
+        monkeypatch.setattr(lock, "living_owner", slow_look)
+        with pytest.raises(RunError, match="written meanwhile"), lock_for_reading(tmp_path):
+            pass
 
 
 def test_of_many_drivers_at_once_one_goes_on_at_a_time(tmp_path: Path) -> None:
