@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ser_batch.cli.options import device_option, jobs_option, json_option, plugin_option, recipe_of, run_argument
+from ser_batch.cli.options import (
+    audio_option,
+    device_option,
+    jobs_option,
+    json_option,
+    plugin_option,
+    recipe_of,
+    run_argument,
+)
 from ser_batch.errors import ExitCode
 from ser_batch.text import printable
 
@@ -36,10 +44,7 @@ __all__ = ["command"]
     help="What is held out together: speaker, folder, or a column of the metadata. Guessed, and said, unless given.",
 )  # fmt: skip
 @click.option("--deep", is_flag=True, help="Go on with the whole network, on the audio: for hundreds of answers.")
-@click.option(
-    "--audio", metavar="FOLDER", type=click.Path(exists=True, file_okay=False),
-    help="With --deep: where the recordings are now, if they were moved since the scan.",
-)  # fmt: skip
+@audio_option
 @device_option()
 @jobs_option
 @plugin_option
@@ -52,7 +57,8 @@ def command(run_dir: str, output: str, table: str | None, group: str, as_json: b
     the new layer does not make the answers more probable beyond chance, MODEL keeps the old one.
 
     With --deep the whole network goes on from the weights that were there, on the audio of 100 answers or more. It
-    hears otherwise from then on, so that the archive is scanned again. --device, --jobs and --plugin are of it.
+    hears otherwise from then on, so that the archive is scanned again. --audio, --device, --jobs and --plugin are of
+    it.
 
     Exit codes: 0 done, 3 the recordings are gone, 6 the model cannot be adapted or written, 7 RUN has no embeddings, 8
     the answers cannot be used.
