@@ -6,10 +6,11 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ser_batch.engine import plan, scan
+from ser_batch.engine import planned_run
 from ser_batch.interrupt import Interruptions
 from ser_batch.nodes.dask import Cluster
 from ser_batch.plugins import PluginRecipe
+from ser_batch.report.apart import ReportProcess, refresh_report
 from ser_batch.stages.progress import Progress
 from ser_batch.storage.address import on_disk
 
@@ -32,6 +33,8 @@ def scan_on(
 ) -> RunSummary:
     """Do what `scan` does on the workers of a Dask scheduler, which see archive and run under the same names.
 
+    The run is held all the while, so that a second driver, or a scan, is refused.
+
     Parameters
     ----------
     address : str
@@ -50,10 +53,15 @@ def scan_on(
     """
     plugins, progress = plugins or PluginRecipe(), progress or Progress()
     folder = on_disk(run_dir)
-    with Interruptions(), Cluster(address, progress) as cluster:
-        cluster.let_go(folder)
-        if plan(inputs, folder, plugins=plugins, progress=progress, **options).n_parts:
-            # The plan was written a moment ago, with the plugin files that were given here.
-            trust = {"trust_plugins": bool(plugins.files)}
-            return cluster.do(folder, trust, plugins=plugins, report=report).summary
-    return scan(inputs, folder, plugins=plugins, progress=progress, report=report, **options)
+    with Interruptions(), ReportProcess() as reporter:
+        with Cluster(address, progress) as cluster:
+            cluster.let_go(folder)
+            with planned_run(inputs, folder, plugins=plugins, progress=progress, **options) as (planned, run):
+                if planned.n_parts:
+                    # The plan was written a moment ago, with the plugin files that were given here.
+                    summary = cluster.do(run.collector(), {"trust_plugins": bool(plugins.files)})
+                else:
+                    summary = run.summary(n_processed=0)
+        if report:
+            refresh_report(reporter, folder, plugins, planned.n_files, progress.say)
+        return summary

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ser_batch import hooks
 from ser_batch.config import Config
-from ser_batch.errors import ConfigError, InputError, NothingToDoError, RunError, SerBatchError
+from ser_batch.errors import ConfigError, InputError, NothingToDoError, RunError
 from ser_batch.interrupt import Interruptions
 from ser_batch.nodes.outcomes import Line, choose_device
 from ser_batch.plugins import PluginRecipe
-from ser_batch.report.apart import Limits, ReportProcess
+from ser_batch.report.apart import ReportProcess, refresh_report
 from ser_batch.resources import lasting_name
 from ser_batch.run.folder import scratch_folder
 from ser_batch.run.summary import RunSummary
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ser_batch.run.open import OpenRun
     from ser_batch.run.plan import Plan, Shard
 
-__all__ = ["MODES", "Planned", "Prepared", "RunSummary", "find_audio", "plan", "prepare", "scan"]
+__all__ = ["MODES", "Planned", "Prepared", "RunSummary", "find_audio", "plan", "planned_run", "prepare", "scan"]
 
 #: What to do with a run that exists: go on; delete its results and begin again; process again what other settings made;
 #: process the failed files again and nothing else.
@@ -120,20 +120,9 @@ def scan(
                 run.complete(time.monotonic() - begin)
             summary = run.summary(n_processed=0 if nothing_new else run.plan.n_files)
         # The run is let go of before: whatever its report does, others may use it.
-        if report and not _has_report(summary.run_dir):
-            # A report that cannot be built costs the report, never the run.
-            try:
-                reporter.build(summary.run_dir, plugins, Limits.of_scan(len(found)))
-            except SerBatchError as error:
-                progress.say(f"{error} The results are whole; `ser-batch report {summary.run_dir}` tries again.")
+        if report:
+            refresh_report(reporter, summary.run_dir, plugins, len(found), progress.say)
         return summary
-
-
-def _has_report(run_dir: Path) -> bool:
-    """Tell whether there is a report of the run as it is: not one of a visit before, whose successor was killed."""
-    with suppress(FileNotFoundError):
-        return (run_dir / "report.html").stat().st_mtime_ns >= (run_dir / "run.json").stat().st_mtime_ns
-    return False
 
 
 class Prepared(NamedTuple):
@@ -255,18 +244,29 @@ class Planned(NamedTuple):
 def plan(
     inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | FileList,
     run_dir: str | os.PathLike[str],
+    **options: Any,
+) -> Planned:
+    """Check and plan a scan, and leave the work to nodes: `ser_batch.nodes.work` on any machine that sees the run.
+
+    Arguments and errors are those of `scan`, but for ``report``. What the run has already is not planned; a plan that
+    is there, and what nodes have published of it, is taken in first.
+    """
+    with planned_run(inputs, run_dir, **options) as (planned, _):
+        return planned
+
+
+@contextmanager
+def planned_run(
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | FileList,
+    run_dir: str | os.PathLike[str],
     *,
     config: Config | None = None,
     plugins: PluginRecipe | None = None,
     mode: str = "resume",
     metadata: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
-) -> Planned:
-    """Check and plan a scan, and leave the work to nodes: `ser_batch.nodes.work` on any machine that sees the run.
-
-    Arguments and errors are those of `scan`. What the run has already is not planned; a plan that is there, and what
-    nodes have published of it, is taken in first.
-    """
+) -> Iterator[tuple[Planned, OpenRun]]:
+    """Do what `plan` does, and hold the run meanwhile."""
     from ser_batch.run.open import open_run  # noqa: PLC0415 - loads pyarrow
 
     begin = time.monotonic()
@@ -282,12 +282,12 @@ def plan(
             unlisted = (f"Cannot list {unlisted}" for unlisted in found.unreadable)
             for notice in [*unlisted, *run.notices, *told]:
                 progress.say(notice)
-            n_done = len(found) - run.plan.n_files
-            if run.is_complete and about is None:
-                return Planned(len(found), n_done, 0, 0)
-            run.begin(manager, inputs, about, None)
-            if run.plan.is_empty:
-                run.complete(time.monotonic() - begin)
-                return Planned(len(found), n_done, 0, 0)
-            written = run.leave_to_nodes(manager)
-            return Planned(len(found), n_done, len(written.parts), len(written.bundles))
+            written = None
+            if not (run.is_complete and about is None):
+                run.begin(manager, inputs, about, None)
+                if run.plan.is_empty:
+                    run.complete(time.monotonic() - begin)
+                else:
+                    written = run.leave_to_nodes(manager)
+            n_parts, n_bundles = (len(written.parts), len(written.bundles)) if written else (0, 0)
+            yield Planned(len(found), len(found) - run.plan.n_files, n_parts, n_bundles), run

@@ -6,14 +6,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ser_batch.errors import ExitCode, SerBatchError
+from ser_batch.errors import ExitCode
 from ser_batch.interrupt import Interruptions
 from ser_batch.plugins import PluginRecipe
-from ser_batch.report.apart import Limits, ReportProcess
+from ser_batch.report.apart import ReportProcess, refresh_report
 from ser_batch.run.folder import writing
 from ser_batch.run.lock import lock_for_writing
 from ser_batch.run.planned import plan_of
-from ser_batch.run.published import collect
+from ser_batch.run.published import Collector
 from ser_batch.run.summary import RunSummary
 from ser_batch.stages.progress import Progress
 
@@ -83,7 +83,8 @@ def complete(
             with writing("the lock"):
                 filesystem = held.enter_context(lock_for_writing(run_dir))
             plan = plan_of(run_dir)
-            done = collect(run_dir, plan, filesystem, interruptions)
+            collector = Collector(run_dir, plan, filesystem, interruptions)
+            done = collector.take()
             for notice in done.notices:
                 progress.say(notice)
             writer, n_left = done.writer, done.n_parts - done.n_done
@@ -91,13 +92,9 @@ def complete(
                 writer.finish(plan.census, done.wall_s)
             summary = writer.summary(n_processed=done.n_files)
         is_whole = not n_left and writer.state == "complete"
-        if report and is_whole and (done.n_committed or not (run_dir / "report.html").exists()):
-            # A report that cannot be built costs the report, never the run.
-            try:
-                reporter.build(run_dir, plugins or PluginRecipe(), Limits.of_scan(plan.census.found))
-            except SerBatchError as error:
-                progress.say(f"{error} The results are whole; `ser-batch report {run_dir}` tries again.")
+        if report and is_whole:
+            refresh_report(reporter, run_dir, plugins or PluginRecipe(), plan.census.found, progress.say)
         hosts = sorted(str(told.get("host", "?")) for told in done.living.values())
         return Completed(
-            summary, done.n_parts, n_left, done.n_committed, done.n_second, is_whole, hosts, done.processors
+            summary, done.n_parts, n_left, done.n_committed, done.n_second, is_whole, hosts, collector.processors
         )

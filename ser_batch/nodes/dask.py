@@ -12,7 +12,7 @@ import logging
 import time
 import uuid
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,12 +21,13 @@ from urllib.parse import urlsplit
 
 from ser_batch.errors import ConfigError, RunError
 from ser_batch.nodes import errand
-from ser_batch.nodes.complete import Completed, complete
-from ser_batch.run.planned import PlanFile, plan_of
-from ser_batch.run.published import done_parts, refuse_if_worked_on
-from ser_batch.run.store import RunStore
+from ser_batch.run.layout import ATTEMPTS
+from ser_batch.run.lock import refuse_if_written
+from ser_batch.run.planned import PlanFile
+from ser_batch.run.published import Collected, Collector, refuse_if_worked_on
+from ser_batch.run.summary import RunSummary
 from ser_batch.stages.progress import Progress
-from ser_batch.text import printable
+from ser_batch.text import message_of, printable
 
 __all__ = ["Cluster", "check_address"]
 
@@ -36,10 +37,15 @@ _CONNECT_S = 15.0
 _POLL_S = 0.1
 #: How often one looks which workers there are, and commits what they have published.
 _LOOK_S, _COMMIT_S = 1.0, 10.0
+#: How often one says how far the nodes are.
+_TELL_S = 60.0
+_MOST_HOSTS = 10
 #: A bundle that others have in hand, or that was lost, is asked for again after so long.
 _AGAIN_S = 2.0
-#: How long a scheduler may be silent, and nodes of an earlier driver may take to end.
-_SILENCE_S, _ENDING_S = 30.0, 60.0
+#: How long a scheduler may take to answer, and be silent; and how long nodes may take to end.
+_ANSWER_S, _SILENCE_S, _ENDING_S = 5.0, 30.0, 30.0
+#: How often all may be done in vain.
+_VAIN = 3
 
 
 def check_address(on: str, is_trusted: bool) -> str:
@@ -119,13 +125,16 @@ class Cluster:
             self._client.close(timeout=5)
 
     def let_go(self, run_dir: Path) -> None:
-        """End what an earlier driver of a run has left at work.
+        """End what a driver of a run that was killed has left at work.
 
         Raises
         ------
         RunError
-            Nodes work on it that are not of this cluster.
+            A driver holds the run; or nodes work on it that are not of this cluster.
         """
+        # In this order: nodes of a driver that begins just now work on a later plan.
+        plans = [folder.parent.name for folder in (run_dir / ATTEMPTS).glob("*/nodes")]
+        refuse_if_written(run_dir)
         deadline = time.monotonic() + _ENDING_S
         while True:
             try:
@@ -133,109 +142,177 @@ class Cluster:
             except RunError:
                 if time.monotonic() > deadline:
                     raise
-            self._close_nodes(run_dir)
-            time.sleep(_POLL_S)
+            self._close_nodes(plans)
+            time.sleep(_LOOK_S)
 
-    def _close_nodes(self, run_dir: Path) -> None:
-        with suppress(Exception):  # a worker may be gone, or have nothing of ours
-            self._client.run(errand.close_nodes, str(run_dir.absolute()), on_error="ignore")
+    def _close_nodes(self, plans: list[str]) -> None:
+        if self._client.status == "running":
+            with suppress(Exception):  # a worker may be gone, or have nothing of ours
+                self._client.run(errand.close_nodes, plans, on_error="ignore")
 
-    def do(self, run_dir: Path, options: Mapping[str, Any], **for_complete: Any) -> Completed:
-        """Have the plan of a run done, and take in what is done; return what it has come to.
+    def do(self, collector: Collector, options: Mapping[str, Any]) -> RunSummary:
+        """Have the plan of a run done, and commit what is done; return what the run has come to.
 
         Parameters
         ----------
-        run_dir : Path
-            With a plan, on a disk that all workers share.
+        collector : Collector
+            Of a plan whose run lies on a disk that all workers share.
         options : mapping
             Arguments of `ser_batch.nodes.node.Node`, for all nodes.
-        **for_complete
-            As for `ser_batch.nodes.complete.complete`.
 
         Raises
         ------
         RunError
-            No worker can do it, and the message says why; or the scheduler is gone.
+            No worker can do it, and the message says why; or the scheduler is gone. What was done is committed.
         """
-        plan = plan_of(run_dir)
-        work = _Work(self._client, plan, {"run_dir": str(run_dir.absolute()), "plan_id": plan.plan_id, **options})
-        committed_s = silent_s = time.monotonic()
-        says_waiting = True
+        plan, taken = collector.plan, _Taken(collector, self._progress)
+        about = {"run_dir": str(plan.run_dir.absolute()), "plan_id": plan.plan_id, **options}
+        work = _Work(self._client, plan, about, collector.finished)
         self._progress.begin(plan.n_files, plan.n_files)
         try:
-            while work.is_left:
-                if self._client.status == "running":
-                    silent_s = time.monotonic()
-                elif time.monotonic() - silent_s > _SILENCE_S:
-                    complete(run_dir, report=False)
-                    raise RunError(
-                        f"The Dask scheduler at {printable(self._address)} does not answer any more. What was done is "
-                        f"taken in; once it is back, the same command goes on."
-                    )
-                for told in work.look():
-                    self._progress.say(told)
-                if work.refusals and not work.workers:
-                    complete(run_dir, report=False)
-                    raise RunError(f"No worker of the cluster can do it. {next(iter(work.refusals.values()))}")
-                if not work.workers and says_waiting:
-                    self._progress.say(f"The scheduler at {self._address} has no workers now; waiting for some.")
-                    says_waiting = False
-                if work.n_new and time.monotonic() - committed_s > _COMMIT_S:
-                    complete(run_dir, report=False)
-                    committed_s, work.n_new = time.monotonic(), 0
-                self._progress.step("bundles", len(plan.bundles) - work.n_left, len(plan.bundles))
-                time.sleep(_POLL_S)
+            self._drive(work, taken)
+        except RunError:
+            with suppress(RunError):
+                taken.finish()
+            raise
         finally:
             self._progress.end()
-            work.cancel()
-            self._close_nodes(run_dir)
-        return complete(run_dir, progress=self._progress, **for_complete)
+            work.give_up()
+            self._close_nodes([plan.plan_id])
+        deadline = time.monotonic() + _ENDING_S
+        while taken.take().living and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        return taken.finish()
+
+    def _drive(self, work: _Work, taken: _Taken) -> None:
+        told_s = committed_s = time.monotonic()
+        n_bundles, n_vain, says_waiting = work.n_left, 0, True
+        while True:
+            for told in work.look():
+                self._progress.say(told)
+            if work.is_lost:
+                raise RunError(
+                    f"The Dask scheduler at {printable(self._address)} does not answer any more. What was done is "
+                    f"taken in; once it is back, the same command goes on."
+                )
+            if work.refusals and not work.workers:
+                raise RunError(f"No worker of the cluster can do it. {next(iter(work.refusals.values()))}")
+            if not work.workers and says_waiting:
+                self._progress.say(f"The scheduler at {self._address} has no workers now; waiting for some.")
+                says_waiting = False
+            if not work.n_left or (work.n_new and time.monotonic() - committed_s > _COMMIT_S):
+                done = taken.take()
+                if done.n_done == done.n_parts:
+                    return
+                committed_s, work.n_new = time.monotonic(), 0
+                if not work.n_left:
+                    # What was said to be published is not there, or not whole.
+                    n_vain = 0 if done.n_committed or done.n_unread else n_vain + 1
+                    if n_vain > _VAIN:
+                        raise RunError(
+                            f"{done.n_parts - done.n_done:,} parts were not what they should be, each time that they "
+                            f"were done. Do all nodes see the same folder at {taken.run_dir}?"
+                        )
+                    work.ask_again()
+            self._progress.step("bundles", n_bundles - work.n_left, n_bundles)
+            if time.monotonic() - told_s > _TELL_S:
+                told_s = time.monotonic()
+                self._progress.say(work.told(n_bundles))
+            time.sleep(_POLL_S)
+
+
+class _Taken:
+    """What is committed, and what it comes to."""
+
+    def __init__(self, collector: Collector, progress: Progress) -> None:
+        self._collector, self._progress = collector, progress
+        self.run_dir = collector.plan.run_dir
+        self._n_files, self._n_second, self._wall_s = 0, 0, 0.0
+
+    def take(self) -> Collected:
+        """Commit what is new."""
+        done = self._collector.take()
+        for notice in done.notices:
+            self._progress.say(notice)
+        self._n_files += done.n_files
+        self._n_second = max(self._n_second, done.n_second)
+        self._wall_s += done.wall_s
+        return done
+
+    def finish(self) -> RunSummary:
+        """Commit what is new, and write down what the run has come to."""
+        self.take()
+        writer = self._collector.writer
+        if writer.is_written:
+            writer.finish(self._collector.plan.census, self._wall_s)
+        if writer.n_kept:
+            self._progress.say(f"{writer.n_kept:,} files could not be looked at: what the run has of them stays as it "
+                               f"was. The next scan tries again.")  # fmt: skip
+        if self._n_second:
+            self._progress.say(f"{self._n_second:,} parts were done twice; the first counts.")
+        return writer.summary(self._n_files)
 
 
 class _Work:
-    """Which bundles are left, and which worker has which of them as a task."""
+    """Which bundles are left, and which worker has which of them as a task.
 
-    def __init__(self, client: Any, plan: PlanFile, options: dict[str, Any]) -> None:
-        self._client, self._plan, self._options = client, plan, options
-        store = RunStore(plan.run_dir)
-        store.look()
-        done = done_parts(plan, store.entries)
-        bundles = [number for number, places in enumerate(plan.bundles) if not done.issuperset(range(*places))]
-        self._waiting = deque(bundles)
+    Parameters
+    ----------
+    client : distributed.Client
+    plan : PlanFile
+    options : dict
+        As `ser_batch.nodes.errand.run_bundle` takes them.
+    finished : set of int
+        Places of parts of which nothing is left to do; it grows.
+    """
+
+    def __init__(self, client: Any, plan: PlanFile, options: dict[str, Any], finished: set[int]) -> None:
+        self._client, self._plan, self._options, self._finished = client, plan, options, finished
+        self._waiting: deque[int] = deque()
         #: Bundle -> when it may be asked for again.
         self._later: dict[int, float] = {}
         #: Task -> its bundle and its worker.
         self._tasks: dict[Any, tuple[int, str]] = {}
-        self._looked_s = 0.0
+        self._looked_s, self._heard_s = 0.0, time.monotonic()
         #: Workers that may be given tasks, and why others may not.
-        self.workers: list[str] = []
+        self.workers: set[str] = set()
         self.refusals: dict[str, str] = {}
         #: Bundles done since somebody set it to 0; and tasks that came to nothing, since a worker or a node had died.
         self.n_new = self.n_lost = 0
+        #: Host -> bundles that it has done.
+        self.by_host: Counter[str] = Counter()
+        self.ask_again()
 
     @property
     def n_left(self) -> int:
         return len(self._waiting) + len(self._later) + len(self._tasks)
 
     @property
-    def is_left(self) -> bool:
-        return self.n_left > 0
+    def is_lost(self) -> bool:
+        """Whether the scheduler is gone."""
+        return self._client.status in ("closing", "closed") or time.monotonic() - self._heard_s > _SILENCE_S
+
+    def ask_again(self) -> None:
+        """Ask for all that is left to do."""
+        places = enumerate(self._plan.bundles)
+        self._waiting.extend(bundle for bundle, ends in places if not self._finished.issuperset(range(*ends)))
 
     def look(self) -> list[str]:
         """Take in what has happened, and hand out what there is to do; return what people should know."""
         now_s, said = time.monotonic(), []
         if now_s - self._looked_s > _LOOK_S:
-            self._looked_s = now_s
             self._look_for_workers()
+            self._looked_s = time.monotonic()
+        if self._client.status != "running":
+            return []  # it tries to connect again
         for task, (bundle, worker) in list(self._tasks.items()):
-            if task.status == "pending" and (worker in self.workers or worker in self.refusals):
+            if task.status == "pending" and self._finished.issuperset(range(*self._plan.bundles[bundle])):
+                self._forget(task)  # a worker that is cut off has published all the same
+                continue
+            if task.status == "pending" and worker in self.workers:
                 continue
             del self._tasks[task]
-            answer = task.result() if task.status == "finished" else {"is_lost": True}
-            if task.status == "error":
-                answer = {"refused": f"{type(task.exception()).__name__}: {task.exception()}"}
-            else:
-                task.cancel()
+            answer = self._answer_of(task, worker)
             if "refused" in answer:
                 said += self._refused(worker, str(answer["refused"]))
             if answer.get("is_over"):
@@ -247,32 +324,62 @@ class _Work:
                 self._later[bundle] = now_s + _AGAIN_S
             else:
                 self.n_new += 1
+                self.by_host[str(answer.get("host", "?"))] += 1
         for bundle in [bundle for bundle, at_s in self._later.items() if at_s < now_s]:
             del self._later[bundle]
             self._waiting.append(bundle)
         self._hand_out()
         return said
 
+    def _answer_of(self, task: Any, worker: str) -> dict[str, Any]:
+        """Return what has become of a task that has ended, or whose worker is gone or does nothing."""
+        from distributed import KilledWorker  # noqa: PLC0415 - an extra
+
+        if task.status == "finished":
+            answer: dict[str, Any] = task.result()
+            task.release()
+            return answer
+        error = task.exception() if task.status == "error" else None
+        if error is not None and not isinstance(error, KilledWorker):
+            return {"refused": f"{type(error).__name__}: {message_of(error).splitlines()[0]}"}
+        # One that is cancelled was forgotten by a scheduler that was lost for a while.
+        is_lost = task.status != "cancelled" and worker not in self.refusals
+        self._forget(task)
+        return {"is_lost": is_lost}
+
+    def _forget(self, task: Any) -> None:
+        self._tasks.pop(task, None)
+        with suppress(Exception):  # the scheduler may be lost this moment
+            task.cancel()
+
+    def told(self, n_bundles: int) -> str:
+        """Say how far it is, and who has done how much."""
+        most = [f"{host} {n_done:,}" for host, n_done in self.by_host.most_common(_MOST_HOSTS)]
+        rest = len(self.by_host) - len(most)
+        by = ", ".join([*most, *([f"{rest:,} others"] if rest else [])])
+        lost = f"; {self.n_lost:,} were lost and are done again" if self.n_lost else ""
+        n_done = n_bundles - self.n_left
+        return f"{n_done:,} of {n_bundles:,} bundles by {len(self.workers):,} workers ({by or 'none yet'}){lost}."
+
     def _look_for_workers(self) -> None:
-        with suppress(OSError, TimeoutError, RuntimeError):
-            there = self._client.scheduler_info(n_workers=-1)["workers"]
-            self.workers = [address for address in there if address not in self.refusals]
+        with suppress(Exception):  # whatever it is, nobody has answered
+            there = self._client.sync(self._client.scheduler.ncores, callback_timeout=_ANSWER_S)
+            self.workers = set(there) - self.refusals.keys()
+            self._heard_s = time.monotonic()
 
     def _refused(self, worker: str, why: str) -> list[str]:
         is_first = worker not in self.refusals
         self.refusals[worker] = why
-        self.workers = [address for address in self.workers if address != worker]
+        self.workers.discard(worker)
         return [f"The worker at {worker} does nothing here: {why}"] if is_first else []
 
     def _hand_out(self) -> None:
-        from distributed import CancelledError  # noqa: PLC0415 - an extra
-
-        busy = [worker for _, worker in self._tasks.values()]
+        busy = Counter(worker for _, worker in self._tasks.values())
         for turn in range(_PER_WORKER):
             for worker in self.workers:
                 if not self._waiting:
                     return
-                if busy.count(worker) > turn:
+                if busy[worker] > turn:
                     continue
                 bundle = self._waiting.popleft()
                 places = self._plan.bundles[bundle]
@@ -289,14 +396,15 @@ class _Work:
                         allow_other_workers=False,
                         retries=0,
                     )
-                except (CancelledError, OSError, ValueError, RuntimeError):
+                except Exception:  # the connection is lost this moment
                     self._waiting.appendleft(bundle)
                     return
                 self._tasks[task] = bundle, worker
-                busy.append(worker)
+                busy[worker] += 1
 
-    def cancel(self) -> None:
-        """Give up what is asked for; what is published stays."""
-        with suppress(Exception):  # the scheduler may be gone
-            self._client.cancel(list(self._tasks), force=True)
+    def give_up(self) -> None:
+        """Take back what is asked for; what is published stays."""
+        if self._tasks and self._client.status == "running":
+            with suppress(Exception):  # the scheduler may be gone
+                self._client.cancel(list(self._tasks), force=True)
         self._tasks.clear()

@@ -21,6 +21,11 @@ _END_S = 20.0
 _one_at_a_time = threading.Lock()
 #: The node of this process, and what it was begun with.
 _kept: list[tuple[dict[str, Any], subprocess.Popen[bytes]]] = []
+#: Plans whose driver wants no more of them.
+_given_up: set[str] = set()
+#: Exit codes of the nodes that ended before they began, one after the other; after so many this machine is not asked.
+_stillborn_codes: list[int | None] = []
+_MAX_STILLBORN = 3
 
 
 def run_bundle(options: dict[str, Any], first: int, last: int) -> dict[str, Any]:
@@ -37,7 +42,7 @@ def run_bundle(options: dict[str, Any], first: int, last: int) -> dict[str, Any]
     -------
     answer : dict
         As of `ser_batch.nodes.serve.do_bundle`; or ``refused``, why this machine cannot do it; or ``is_lost``, where
-        the node has died; or ``is_over``, where the plan is no more.
+        the node has died; or ``is_over``, where the plan is no more, or is given up.
     """
     with _one_at_a_time:
         for _ in range(2):
@@ -49,15 +54,21 @@ def run_bundle(options: dict[str, Any], first: int, last: int) -> dict[str, Any]
         return {"host": platform.node(), "is_lost": True}
 
 
-def close_nodes(run_dir: str) -> None:
-    """End the node of this process, if it works on a run."""
+def close_nodes(plans: list[str]) -> None:
+    """Ask the node of this process to end, if it works on one of some plans, of which nothing is done any more.
+
+    It is not waited for: this may be called where nothing may take long.
+    """
+    _given_up.update(plans)
     for options, process in list(_kept):
-        if options["run_dir"] == run_dir:
-            _close(process)
+        if options["plan_id"] in plans:
+            threading.Thread(target=_close, args=(process,), daemon=True).start()
 
 
 def _node(options: dict[str, Any]) -> subprocess.Popen[bytes] | dict[str, Any]:
     """Return the node that was begun with these options, or what it says instead."""
+    if options["plan_id"] in _given_up:
+        return {"is_over": True}
     for known, process in list(_kept):
         if known == options and process.poll() is None:
             return process
@@ -65,13 +76,32 @@ def _node(options: dict[str, Any]) -> subprocess.Popen[bytes] | dict[str, Any]:
     command = [sys.executable, "-m", "ser_batch.nodes.serve"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     _kept.append((options, process))
-    answer = _asked(process, options)
-    if answer is None or "node" not in answer:
+    if options["plan_id"] in _given_up:  # meanwhile
         _close(process)
-        return answer or {
-            "refused": f"The node on {platform.node()} ended before it began; its standard error says why."
-        }
+        return {"is_over": True}
+    answer = _asked(process, options)
+    if answer is None:
+        return _stillborn(options, process)
+    _stillborn_codes.clear()
+    if "node" not in answer:
+        _close(process)
+        return answer
     return process
+
+
+def _stillborn(options: dict[str, Any], process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """Say what became of a node that ended before it began."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_END_S)
+    code = process.returncode
+    _close(process)
+    if options["plan_id"] in _given_up:
+        return {"is_over": True}
+    _stillborn_codes.append(code)
+    if code is not None and code < 0 and len(_stillborn_codes) < _MAX_STILLBORN:
+        return {"is_lost": True}
+    how = f"was ended by signal {-code}" if code is not None and code < 0 else "ended"
+    return {"refused": f"The node on {platform.node()} {how} before it began; its standard error says why."}
 
 
 def _asked(process: subprocess.Popen[bytes], question: dict[str, Any]) -> dict[str, Any] | None:

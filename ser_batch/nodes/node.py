@@ -7,7 +7,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,8 +30,28 @@ from ser_batch.run.store import RunStore
 from ser_batch.stages.processes import worker_count
 from ser_batch.stages.progress import Progress
 from ser_batch.stages.reach import Archive
+from ser_batch.text import printable
 
-__all__ = ["Message", "Node"]
+__all__ = ["Message", "Node", "disks_named"]
+
+
+@contextmanager
+def disks_named() -> Iterator[None]:
+    """Turn an error of a disk of this node, its own or that of the run, into one line.
+
+    Raises
+    ------
+    RunError
+        In place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = f" ({printable(error.filename)})" if isinstance(error.filename, str) else ""
+        raise RunError(
+            f"This node ({platform.node()}) cannot go on: {error.strerror or error}{where}. What it has published "
+            f"stays. Mend that and start it again; other nodes do the rest meanwhile."
+        ) from error
 
 
 @dataclass
@@ -110,7 +130,7 @@ class Node:
             archive = Archive(plan.root, check_archive(plan))
             self._rows = row_maker(ingredients, plan.manifest)
             classifier, _ = choose_device(ingredients.config, self._manager, self.progress)
-            with writing("the folder of nodes"):
+            with self._writing("the folder of nodes"):
                 self.attempts.create()
                 told = {"cpu": processor_class()}
                 stack.enter_context(self.attempts.alive(self.node_id, told))
@@ -123,6 +143,18 @@ class Node:
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        try:
+            with writing(what):
+                yield
+        except RunError as error:
+            if isinstance(error.__cause__, FileNotFoundError) and not self.attempts.folder.exists():
+                raise RunError(
+                    f"The plan of {self.run_dir} that this node works on is gone: it is done, or was replaced."
+                ) from None
+            raise
 
     def process(self, parts: Iterable[int]) -> Message:
         """Make and publish parts, given by their numbers, of which nobody has published any; say what was done.
@@ -176,22 +208,15 @@ class Node:
             return
         made = make_part(shard, outcomes, self._rows, self._store)
         kept = len(made.kept)
-        try:
-            with self._interruptions.deferred(), writing(f"part {shard.part}"):
-                if made.tables:
-                    attempt = f"{plan.plan_id}/{self.node_id}-{self._n_attempts}"
-                    self._n_attempts += 1
-                    entry = self._store.stage(shard.part, made.tables, len(shard.refs), attempt)
-                manifest = Manifest(
-                    plan.plan_id, shard.part, self.node_id, self.host, planned.base, kept, round(wall_s, 3), entry
-                )
-                is_first = self.attempts.publish(manifest)
-        except RunError as error:
-            if isinstance(error.__cause__, FileNotFoundError) and not self.attempts.folder.exists():
-                raise RunError(
-                    f"The plan of {self.run_dir} that this node works on is gone: it is done, or was replaced."
-                ) from None
-            raise
+        with self._interruptions.deferred(), self._writing(f"part {shard.part}"):
+            if made.tables:
+                attempt = f"{plan.plan_id}/{self.node_id}-{self._n_attempts}"
+                self._n_attempts += 1
+                entry = self._store.stage(shard.part, made.tables, len(shard.refs), attempt)
+            manifest = Manifest(
+                plan.plan_id, shard.part, self.node_id, self.host, planned.base, kept, round(wall_s, 3), entry
+            )
+            is_first = self.attempts.publish(manifest)
         reached("part-published")
         if not is_first:
             told.n_second += 1

@@ -22,7 +22,8 @@ _MARK = "held"
 
 @contextmanager
 def node_scratch(base: str | os.PathLike[str] | None, run_dir: Path) -> Iterator[Path]:
-    """A folder below `base`, or where temporary files lie; it is gone at the end, or when another node begins there.
+    """A folder below `base`, or where temporary files lie; it is gone at the end, or when another node begins or
+    ends there.
 
     Raises
     ------
@@ -36,17 +37,34 @@ def node_scratch(base: str | os.PathLike[str] | None, run_dir: Path) -> Iterator
         raise ConfigError(f"`work --scratch {parent}` lies in the run {run_dir}. Give a folder on a disk of this node.")
     try:
         _clear(parent)
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        mark = os.open(folder / _MARK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        folder, mark = _made_in(parent)
     except OSError as error:
         raise RunError(f"Workers need a folder, and none can be made in {parent}: {error.strerror}.") from None
     try:
-        with suppress(OSError):
-            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield folder
     finally:
         os.close(mark)
         shutil.rmtree(folder, ignore_errors=True)
+        # Perhaps nobody begins here after this.
+        with suppress(OSError):
+            _clear(parent)
+
+
+def _made_in(parent: Path) -> tuple[Path, int]:
+    """Make a folder, and lock the mark in it."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        mark = os.open(folder / _MARK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = (folder / _MARK).exists()
+        except BlockingIOError:
+            is_ours = False
+        except OSError:
+            is_ours = True  # a disk without locks, where nobody clears
+        if is_ours:
+            return folder, mark
+        os.close(mark)  # another node took it for left behind before it was locked
 
 
 def _clear(parent: Path) -> None:

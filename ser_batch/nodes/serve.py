@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from ser_batch.errors import SerBatchError
 from ser_batch.interrupt import Interruptions
-from ser_batch.nodes.node import Message, Node
+from ser_batch.nodes.node import Message, Node, disks_named
 from ser_batch.nodes.schedule import Schedule
 from ser_batch.nodes.work import work_carefully
 
@@ -35,8 +35,8 @@ def do_bundle(node: Node, first: int, last: int) -> dict[str, Any]:
     """
     plan, told = node.plan, Message(node.node_id, node.host)
     places = range(plan.place_of[first], plan.place_of[last] + 1)
-    done = node.done()
-    schedule = Schedule(plan, node.attempts, node.node_id, (0, 0), done, [plan.bundle_of(places[0])])
+    # What the journal has of the plan has a manifest, too: nobody has to read it for each bundle.
+    schedule = Schedule(plan, node.attempts, node.node_id, (0, 0), set(), [plan.bundle_of(places[0])])
     try:
         for place in node.run(schedule.whole(), told):
             schedule.finished(place)
@@ -47,7 +47,7 @@ def do_bundle(node: Node, first: int, last: int) -> dict[str, Any]:
                 break  # in the hands of another node
     finally:
         schedule.release()
-    n_left = sum(not node.attempts.is_published(plan.parts[place].part) for place in places if place not in done)
+    n_left = sum(not node.attempts.is_published(plan.parts[place].part) for place in places)
     return {"node": told.node, "host": told.host, "n_files": told.n_files, "n_second": told.n_second, "n_left": n_left}
 
 
@@ -61,7 +61,7 @@ def main() -> None:
             return
         plan_id = options.pop("plan_id")
         try:
-            with Node(interruptions=interruptions, **options) as node:
+            with disks_named(), Node(interruptions=interruptions, **options) as node:
                 if node.plan.plan_id != plan_id:
                     _answer(answers, {"is_over": True})
                     return
@@ -69,7 +69,8 @@ def main() -> None:
                 for order in _asked(orders):
                     _answer(answers, do_bundle(node, order["first"], order["last"]))
         except SerBatchError as error:
-            _answer(answers, {"refused": str(error)})
+            with suppress(OSError):  # nobody listens
+                _answer(answers, {"refused": str(error)})
 
 
 def _asked(orders: queue.Queue[dict[str, Any] | None]) -> Iterator[dict[str, Any]]:

@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ser_batch.errors import ConfigError
+from ser_batch.errors import ConfigError, RunError
 from ser_batch.interrupt import Interruptions
-from ser_batch.nodes.node import Message, Node
+from ser_batch.nodes.node import Message, Node, disks_named
 from ser_batch.nodes.schedule import Careful, Schedule
 from ser_batch.records import ClipOutcome, Status
 from ser_batch.run.attempts import DEAD_S
@@ -64,16 +64,27 @@ def work(run_dir: str | Path, part_of: tuple[int, int] = (0, 0), **options: Any)
     plan = plan_of(run_dir)
     if _is_done(run_dir, plan):
         return Worked(Message("", ""), 0)
-    with Interruptions() as interruptions, Node(run_dir, interruptions=interruptions, **options) as node:
-        schedule = Schedule(plan, node.attempts, node.node_id, part_of, node.done())
-        told = Message(node.node_id, node.host)
-        node.progress.begin(plan.n_files, plan.n_files)
-        try:
-            _work(node, schedule, told)
-        finally:
-            schedule.release()
-            node.progress.end()
-        return Worked(told, schedule.n_left())
+    told = Message("", "")
+    try:
+        with (
+            disks_named(),
+            Interruptions() as interruptions,
+            Node(run_dir, interruptions=interruptions, **options) as node,
+        ):
+            told.node, told.host = node.node_id, node.host
+            schedule = Schedule(plan, node.attempts, node.node_id, part_of, node.done())
+            node.progress.begin(plan.n_files, plan.n_files)
+            try:
+                _work(node, schedule, told)
+            finally:
+                schedule.release()
+                node.progress.end()
+            return Worked(told, schedule.n_left())
+    except RunError:
+        # Taken for dead, or late: others have done the rest, and it is taken in.
+        if _is_done(run_dir, plan):
+            return Worked(told, 0)
+        raise
 
 
 def _is_done(run_dir: Path, plan: PlanFile) -> bool:

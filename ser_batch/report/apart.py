@@ -26,7 +26,7 @@ from ser_batch.interrupt import Interruptions
 from ser_batch.plugins import PluginRecipe
 from ser_batch.text import message_of
 
-__all__ = ["Limits", "ReportProcess", "main"]
+__all__ = ["Limits", "ReportProcess", "main", "refresh_report"]
 
 _PERIOD_S = 0.1
 
@@ -151,6 +151,23 @@ class ReportProcess:
             raise getattr(errors, last["kind"], RunError)(last["error"])
         step = last.get("step", "when it began")
         raise RunError(f"The report could not be built: {failure or _ending(code)} {step}.")
+
+
+def refresh_report(
+    reporter: ReportProcess, run_dir: Path, recipe: PluginRecipe, n_files: int, say: Callable[[str], None]
+) -> None:
+    """Build the report of a run, unless there is one of the run as it is.
+
+    One that cannot be built costs the report, never the run: that is said, and is no error.
+    """
+    with suppress(FileNotFoundError):
+        # One of a visit before, whose successor was killed, is older.
+        if (run_dir / "report.html").stat().st_mtime_ns >= (run_dir / "run.json").stat().st_mtime_ns:
+            return
+    try:
+        reporter.build(run_dir, recipe, Limits.of_scan(n_files))
+    except SerBatchError as error:
+        say(f"{error} The results are whole; `ser-batch report {run_dir}` tries again.")
 
 
 def _talk(process: subprocess.Popen[bytes], job: _Job, answers: list[dict[str, Any]]) -> None:

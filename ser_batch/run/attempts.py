@@ -17,7 +17,7 @@ import shutil
 import stat
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 
 import psutil
 
+from ser_batch.births import BIRTH_TOLERANCE_S, born_s
 from ser_batch.errors import RunError
 from ser_batch.kinds import AMOUNT, COUNT, OBJECT, TEXT, or_null, problem_with, read_json
 from ser_batch.run.journal import Entry, Filesystem
@@ -34,8 +35,6 @@ __all__ = ["DEAD_S", "Attempts", "Manifest", "Span", "living_nodes", "refuse_lin
 
 #: How often a node says that it lives, and after how long a silence it is taken for dead.
 _BEAT_S, DEAD_S = 5.0, 120.0
-#: Two readings of when a process began differ by less.
-_BIRTH_TOLERANCE_S = 2.0
 _MANIFEST_NAME = re.compile(r"part-(\d{5,9})\.json")
 _TRY_NAME = re.compile(r"(\d+)-(\d+)(-alone)?\.(\d+)")
 _STAGED_NAME = re.compile(rf"([0-9a-f]{{12}})-\d+\.({'|'.join(TABLES)})\.parquet")
@@ -95,8 +94,7 @@ def this_process() -> dict[str, Any]:
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         machine = f"{boot} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115 - it is no path
-    born_s = psutil.Process().create_time()
-    return {"host": platform.node(), "machine": machine, "pid": os.getpid(), "born_s": born_s}
+    return {"host": platform.node(), "machine": machine, "pid": os.getpid(), "born_s": born_s(os.getpid())}
 
 
 class Attempts:
@@ -128,12 +126,17 @@ class Attempts:
     def alive(self, node: str, told: Mapping[str, Any]) -> Iterator[None]:
         """Say all the while that a node is at work; `told` is for others."""
         path, ended = self._nodes / f"{node}.json", threading.Event()
-        self._filesystem.write(path, json.dumps({**this_process(), **told}).encode() + b"\n")
+        data = json.dumps({**this_process(), **told}).encode() + b"\n"
+        self._filesystem.write(path, data)
 
         def beat() -> None:
             while not ended.wait(_BEAT_S):
                 with suppress(OSError):
-                    os.utime(path)
+                    try:
+                        os.utime(path)
+                    except FileNotFoundError:
+                        # Swept: taken for dead, as a machine is that was asleep.
+                        self._filesystem.write(path, data)
 
         thread = threading.Thread(target=beat, name="ser-batch node", daemon=True)
         thread.start()
@@ -243,28 +246,32 @@ class Attempts:
             with suppress(FileNotFoundError):
                 (self.staged / f"{name}.{table}.parquet").unlink()
 
-    def sweep(self, living: Mapping[str, Any], done: Mapping[Span, bool], keep_staged: bool) -> None:
+    def left(self) -> dict[Path, str]:
+        """Return what nodes have staged, and what says that they are at work: file -> node.
+
+        Read before `living`: what is of none of those then is garbage, and what comes later is not in here.
+        """
+        left: dict[Path, str] = {}
+        for folder, kind in ((self.staged, _STAGED_NAME), (self._nodes, _NODE_NAME)):
+            found = ((name, kind.fullmatch(name)) for name in _names_in(folder))
+            left |= {folder / name: match[1] for name, match in found if match}
+        return left
+
+    def sweep(self, garbage: Iterable[Path], done: Mapping[Span, bool], keep_staged: bool) -> None:
         """Delete what dead nodes have left that no manifest names; call it once all that are named are committed.
 
         Parameters
         ----------
-        living : mapping
-            Nodes that were at work before the manifests were read.
+        garbage : iterable of Path
+            Of what `left` has returned, what is of no living node.
         done : mapping
-            Rows of the plan of which nothing is left to do.
+            Rows of the plan -> whether nothing of them is left to do.
         keep_staged : bool
             Leave what is staged: a manifest that may name it cannot be read yet.
         """
-        for name in () if keep_staged else _names_in(self.staged):
-            match = _STAGED_NAME.fullmatch(name)
-            if match and match[1] not in living:
-                with suppress(FileNotFoundError):
-                    (self.staged / name).unlink()
-        for name in _names_in(self._nodes):
-            match = _NODE_NAME.fullmatch(name)
-            if match and match[1] not in living:
-                with suppress(FileNotFoundError):
-                    (self._nodes / name).unlink()
+        for path in garbage:
+            if not (keep_staged and path.parent == self.staged):
+                path.unlink(missing_ok=True)
         for name in _names_in(self._tries):
             match = _TRY_NAME.fullmatch(name)
             if match and done.get((int(match[1]), int(match[2]))):
@@ -313,9 +320,9 @@ def living_nodes(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _is_gone(told: Mapping[str, Any]) -> bool:
     try:
-        process = psutil.Process(int(told["pid"]))
-        is_other = abs(process.create_time() - float(told["born_s"])) > _BIRTH_TOLERANCE_S
-        return is_other or process.status() == psutil.STATUS_ZOMBIE
+        pid = int(told["pid"])
+        is_other = abs(born_s(pid) - float(told["born_s"])) > BIRTH_TOLERANCE_S
+        return is_other or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except (psutil.Error, KeyError, TypeError, ValueError):
         return True
 
@@ -328,7 +335,7 @@ def _now_s(folder: Path) -> float:
         now_s = path.stat().st_mtime
         path.unlink()
     except OSError as error:
-        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT):
             raise
         return 0.0
     return now_s

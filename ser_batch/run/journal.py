@@ -19,6 +19,7 @@ from ser_batch.atomic import NO_FOLLOW, flush_folder, open_new
 from ser_batch.errors import RunError
 from ser_batch.kinds import COUNT, TEXT, TIME, Kind, problem_with, read_json
 from ser_batch.run.layout import TABLES, TableName
+from ser_batch.run.summary import are_sums
 
 __all__ = [
     "JOURNAL",
@@ -154,6 +155,8 @@ class Entry:
     attempt: str = ""
     #: Place in its group: commits that are written at once, whose renames may be outstanding together.
     group: int = 0
+    #: As `ser_batch.run.summary.sums_of` counts the part; empty where an earlier version wrote the line.
+    sums: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, line: bytes) -> Entry:
@@ -211,7 +214,12 @@ def _is_attempt(value: Any) -> bool:
 _OWN = {"part": COUNT, "fingerprint": TEXT, "at": TEXT, "n_processed": COUNT, "run_id": TEXT}
 _OWN["at"] = Kind(lambda value: value == "" or TIME.holds(value), TIME.words)
 #: Left out of a line where they are empty.
-_SELDOM = {"cpu": TEXT, "attempt": Kind(_is_attempt, "the name of an attempt"), "group": COUNT}
+_SELDOM = {
+    "cpu": TEXT,
+    "attempt": Kind(_is_attempt, "the name of an attempt"),
+    "group": COUNT,
+    "sums": Kind(are_sums, "the sums of a part"),
+}
 _OWN |= _SELDOM
 #: Names of `Written` in a line, table by table.
 _KEYS: dict[TableName, tuple[str, ...]] = {

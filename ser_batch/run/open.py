@@ -18,8 +18,8 @@ from ser_batch.run.lock import lock_for_writing, refuse_if_written
 from ser_batch.run.manifest import manifest_so_far, new_manifest
 from ser_batch.run.metadata import FileTable
 from ser_batch.run.plan import Plan, Shard, make_plan, part_size, read_index
-from ser_batch.run.planned import PlanFile, read_plan, remove_plan, write_plan
-from ser_batch.run.published import belongs, collect, refuse_if_worked_on
+from ser_batch.run.planned import PlanFile, plan_of, read_plan, remove_plan, write_plan
+from ser_batch.run.published import Collector, belongs, refuse_if_worked_on
 from ser_batch.run.shards import make_part, row_maker
 from ser_batch.run.steps import reached
 from ser_batch.run.store import RunStore
@@ -102,7 +102,7 @@ def _collected(run_dir: Path, filesystem: Filesystem, interruptions: Interruptio
     manifest = manifest_so_far(run_dir)
     if plan is None or not belongs(plan, manifest):
         return []
-    done = collect(run_dir, plan, filesystem, interruptions)
+    done = Collector(run_dir, plan, filesystem, interruptions).take()
     if done.n_committed:
         done.notices.append(f"{done.n_committed:,} parts that nodes have done were taken in.")
     return done.notices
@@ -273,3 +273,7 @@ class OpenRun(RunWriter):
                               self._beside)  # fmt: skip
         self.postpone()
         return plan
+
+    def collector(self) -> Collector:
+        """Return what commits what nodes do of the plan that was left to them."""
+        return Collector(self.run_dir, plan_of(self.run_dir), self._store.filesystem, self.interruptions)

@@ -25,6 +25,7 @@ from pathlib import Path
 import psutil
 
 from ser_batch.atomic import NO_FOLLOW
+from ser_batch.births import BIRTH_TOLERANCE_S, born_s
 from ser_batch.errors import RunError
 from ser_batch.kinds import read_json
 from ser_batch.run.journal import JOURNAL, Filesystem, Journal, highest_generation, reign
@@ -37,8 +38,6 @@ _RECORD_BYTES = 512
 #: How often an owner beats, and how long one of another machine may be silent before it is succeeded.
 _BEAT_S = 2.0
 _SILENCE_S = 20.0
-#: Two readings of when a process began differ by less.
-_BIRTH_TOLERANCE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,7 @@ def owned(run_dir: Path) -> Iterator[FencedFilesystem]:
     """
     generation = _claim(run_dir)
     path = _path(run_dir, generation)
-    me = _Owner(os.getpid(), platform.node()[:100], _machine(), psutil.Process().create_time())
+    me = _Owner(os.getpid(), platform.node()[:100], _machine(), born_s(os.getpid()))
     ended = threading.Event()
 
     def beat() -> None:
@@ -218,7 +217,7 @@ def _is_alive(path: Path, owner: _Owner) -> bool:
         return False
     if owner.machine == _machine():
         try:
-            return abs(psutil.Process(owner.process).create_time() - owner.began_s) < _BIRTH_TOLERANCE_S
+            return abs(born_s(owner.process) - owner.began_s) < BIRTH_TOLERANCE_S
         except psutil.Error:
             return False
     deadline = time.monotonic() + _SILENCE_S

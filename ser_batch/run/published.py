@@ -9,7 +9,7 @@ from typing import Any
 
 from ser_batch.errors import RunError
 from ser_batch.interrupt import Interruptions
-from ser_batch.run.attempts import Attempts, Manifest, living_nodes
+from ser_batch.run.attempts import Attempts, Manifest, Span, living_nodes
 from ser_batch.run.folder import writing
 from ser_batch.run.journal import Entry, Filesystem
 from ser_batch.run.layout import ATTEMPTS, staged_by
@@ -20,7 +20,7 @@ from ser_batch.run.steps import reached
 from ser_batch.run.store import RunStore
 from ser_batch.run.writer import RunWriter
 
-__all__ = ["Collected", "belongs", "collect", "is_done", "refuse_if_worked_on"]
+__all__ = ["Collected", "Collector", "belongs", "done_parts", "is_done", "refuse_if_worked_on"]
 
 #: Parts that are committed at once: one flush of the journal for all.
 _GROUP = 64
@@ -28,10 +28,10 @@ _GROUP = 64
 
 @dataclass(eq=False)
 class Collected:
-    """What has become of a plan."""
+    """What has become of a plan; counts are of the whole, or of one call of `Collector.take` where they say so."""
 
     writer: RunWriter
-    #: Of the plan; and of these, that are committed now, and by this call.
+    #: Of the plan; of these, of which nothing is left to do; and that this call has committed, with so many files.
     n_parts: int
     n_done: int = 0
     n_committed: int = 0
@@ -44,8 +44,6 @@ class Collected:
     n_unread: int = 0
     #: Nodes at work: node -> what it says of itself.
     living: dict[str, dict[str, Any]] = field(default_factory=dict)
-    #: Classes of the processors that computed the parts of the run.
-    processors: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
 
@@ -80,10 +78,11 @@ def belongs(plan: PlanFile, manifest: Mapping[str, Any]) -> bool:
     return not manifest or manifest.get("run_id") in (plan.run_id, plan.manifest.get("replaces", ""))
 
 
-def collect(run_dir: Path, plan: PlanFile, filesystem: Filesystem, interruptions: Interruptions) -> Collected:
-    """Commit all that nodes have published of a plan, and sweep what dead ones have left; for who holds the lock.
+class Collector:
+    """Commits what nodes have published of a plan, and sweeps what dead ones have left; for who holds the lock.
 
-    It may be called as often as one likes, also while nodes are at work, and killed at any moment.
+    It may be asked to as often as one likes, also while nodes are at work, and killed at any moment. Each time costs
+    by what is new, so that a driver of many nodes may ask all the time.
 
     Parameters
     ----------
@@ -99,53 +98,120 @@ def collect(run_dir: Path, plan: PlanFile, filesystem: Filesystem, interruptions
     RunError
         The run and the plan do not belong together, a part is damaged, or the disk is full or broken.
     """
-    writer, store, notices = _open(run_dir, plan, filesystem)
-    writer.interruptions = interruptions
-    attempts, done = Attempts(run_dir, plan.plan_id), Collected(writer, len(plan.parts), notices=notices)
-    # In this order: what a dead node has published, it has published before it was seen to be dead.
-    done.living = attempts.living()
-    place_of, group = plan.place_of, []
-    stays: set[int] = set()
-    for manifest in _manifests(attempts, plan, done):
-        place = place_of[manifest.part]
-        if manifest.entry is None:
-            stays.add(manifest.part)
-            writer.note_kept(manifest.n_kept)
-            continue
-        now = store.entries.get(manifest.part)
-        if is_done(plan, place, now):
-            if now is not None and now.tables["files"] == manifest.entry.tables["files"]:
-                writer.note_kept(manifest.n_kept)
-            continue
-        if problem := _problem_with_staged(run_dir, manifest.entry):
-            notices.append(f"Part {manifest.part} as node {manifest.node} on {manifest.host} published it {problem}; "
-                           f"it is processed again.")  # fmt: skip
-            attempts.refuse(manifest.part)
-            continue
-        writer.note_kept(manifest.n_kept)
-        group.append(manifest)
-        if len(group) == _GROUP:
-            _commit(group, done)
-    if group:
-        _commit(group, done)
-    entries = store.entries
-    finished = [
-        is_done(plan, place, entries.get(planned.part)) or planned.part in stays
-        for place, planned in enumerate(plan.parts)
-    ]
-    done.n_done, done.n_second = sum(finished), attempts.n_second()
-    done.processors = sorted({entry.cpu for entry in entries.values() if entry.cpu})
-    with writing("what nodes have left"):
+
+    def __init__(self, run_dir: Path, plan: PlanFile, filesystem: Filesystem, interruptions: Interruptions) -> None:
+        self._run_dir, self.plan = run_dir, plan
+        self.writer, self._store, self._notices = _open(run_dir, plan, filesystem)
+        self.writer.interruptions = interruptions
+        self._attempts, self._place_of = Attempts(run_dir, plan.plan_id), plan.place_of
+        #: Places of parts of which nothing is left to do.
+        self._finished = done_parts(plan, self._store.entries)
+        #: Parts whose manifests have been dealt with.
+        self._seen: set[int] = set()
+
+    @property
+    def finished(self) -> set[int]:
+        """Places of parts of the plan of which nothing is left to do; not to be changed."""
+        return self._finished
+
+    def take(self) -> Collected:
+        """Commit what is new. Raises RunError as above."""
+        attempts, seen = self._attempts, self._seen
+        done = Collected(self.writer, len(self.plan.parts), notices=self._notices)
+        self._notices = []
+        # In this order: a node that begins meanwhile has left nothing; and what a dead one has published, it has
+        # published before it was seen to be dead.
+        with writing("the folder of nodes"):
+            left = attempts.left()
+            done.living = attempts.living()
+            published = attempts.published() - seen
+        group: list[Manifest] = []
+        for manifest in self._manifests(published, done):
+            seen.add(manifest.part)
+            if self._is_to_commit(manifest, done):
+                group.append(manifest)
+            if len(group) == _GROUP:
+                self._commit(group, done)
+        if group:
+            self._commit(group, done)
+        done.n_done, done.n_second = len(self._finished), attempts.n_second()
+        with writing("what nodes have left"):
+            garbage = [path for path, node in left.items() if node not in done.living]
+            attempts.sweep(garbage, self._spans(), keep_staged=done.n_unread > 0)
+            # Which files could not be looked at stands in manifests alone.
+            if done.n_done == done.n_parts and not done.living and not self.writer.n_kept:
+                attempts.remove()
+        reached("swept")
+        return done
+
+    @property
+    def processors(self) -> list[str]:
+        """Classes of the processors that computed the parts of the run."""
+        return sorted({entry.cpu for entry in self._store.entries.values() if entry.cpu})
+
+    def _spans(self) -> dict[Span, bool]:
+        """Return the rows of each bundle, and whether nothing is left to do of them."""
         spans = {}
-        for first, last in plan.bundles:
-            end = plan.parts[last - 1]
-            spans[plan.parts[first].first, end.first + end.n_rows] = all(finished[first:last])
-        attempts.sweep(done.living, spans, keep_staged=done.n_unread > 0)
-        # Which files could not be looked at stands in manifests alone.
-        if all(finished) and not done.living and not writer.n_kept:
-            attempts.remove()
-    reached("swept")
-    return done
+        for first, last in self.plan.bundles:
+            end = self.plan.parts[last - 1]
+            rows = self.plan.parts[first].first, end.first + end.n_rows
+            spans[rows] = self._finished.issuperset(range(first, last))
+        return spans
+
+    def _manifests(self, parts: set[int], done: Collected) -> Iterator[Manifest]:
+        """Yield the manifests that are what they should be; set others aside, and say so."""
+        attempts = self._attempts
+        for part in sorted(parts):
+            try:
+                manifest = attempts.manifest(part)
+                problem = _problem_with(manifest, part, self.plan, self._place_of)
+            except FileNotFoundError:
+                continue
+            except ValueError as error:
+                if attempts.is_in_the_making(part):
+                    done.notices.append(f"The manifest of part {part} cannot be read yet ({error}).")
+                    done.n_unread += 1
+                    continue
+                problem = str(error)
+            except OSError as error:
+                raise RunError(f"The manifest of part {part} cannot be read: {error.strerror}.") from None
+            if problem:
+                aside = attempts.refuse(part)
+                done.notices.append(
+                    f"The manifest of part {part} is set aside as {aside}, and the part is processed again: {problem}."
+                )
+                continue
+            yield manifest
+
+    def _is_to_commit(self, manifest: Manifest, done: Collected) -> bool:
+        place, entry = self._place_of[manifest.part], manifest.entry
+        if entry is None:
+            self._finished.add(place)
+            self.writer.note_kept(manifest.n_kept)
+            return False
+        if place in self._finished:
+            now = self._store.entries.get(manifest.part)
+            if now is not None and now.tables["files"] == entry.tables["files"]:
+                self.writer.note_kept(manifest.n_kept)
+            return False
+        if problem := _problem_with_staged(self._run_dir, entry):
+            done.notices.append(
+                f"Part {manifest.part} as node {manifest.node} on {manifest.host} published it {problem}; it is "
+                f"processed again."
+            )
+            self._attempts.refuse(manifest.part)
+            self._seen.discard(manifest.part)
+            return False
+        self.writer.note_kept(manifest.n_kept)
+        return True
+
+    def _commit(self, group: list[Manifest], done: Collected) -> None:
+        self.writer.commit_staged(*(manifest.entry for manifest in group if manifest.entry is not None))
+        self._finished.update(self._place_of[manifest.part] for manifest in group)
+        done.n_committed += len(group)
+        done.n_files += sum(manifest.entry.n_processed for manifest in group if manifest.entry is not None)
+        done.wall_s += sum(manifest.wall_s for manifest in group)
+        group.clear()
 
 
 def _open(run_dir: Path, plan: PlanFile, filesystem: Filesystem) -> tuple[RunWriter, RunStore, list[str]]:
@@ -169,32 +235,6 @@ def _open(run_dir: Path, plan: PlanFile, filesystem: Filesystem) -> tuple[RunWri
             raise RunError(f"{plan.folder / name} cannot be read: {error.strerror}. Plan again.") from None
     reached("collecting")
     return writer, store, notices
-
-
-def _manifests(attempts: Attempts, plan: PlanFile, done: Collected) -> Iterator[Manifest]:
-    """Yield the manifests that are what they should be; set others aside, and say so."""
-    places = plan.place_of
-    for part in sorted(attempts.published()):
-        try:
-            manifest = attempts.manifest(part)
-            problem = _problem_with(manifest, part, plan, places)
-        except FileNotFoundError:
-            continue
-        except ValueError as error:
-            if attempts.is_in_the_making(part):
-                done.notices.append(f"The manifest of part {part} cannot be read yet ({error}).")
-                done.n_unread += 1
-                continue
-            problem = str(error)
-        except OSError as error:
-            raise RunError(f"The manifest of part {part} cannot be read: {error.strerror}.") from None
-        if problem:
-            aside = attempts.refuse(part)
-            done.notices.append(
-                f"The manifest of part {part} is set aside as {aside}, and the part is processed again: {problem}."
-            )
-            continue
-        yield manifest
 
 
 def _problem_with(manifest: Manifest, part: int, plan: PlanFile, places: dict[int, int]) -> str:
@@ -233,14 +273,6 @@ def _problem_with_staged(run_dir: Path, entry: Entry) -> str:
         except FileNotFoundError:
             return f"is missing {name} ({path.name})"
     return ""
-
-
-def _commit(group: list[Manifest], done: Collected) -> None:
-    done.writer.commit_staged(*(manifest.entry for manifest in group if manifest.entry is not None))
-    done.n_committed += len(group)
-    done.n_files += sum(manifest.entry.n_processed for manifest in group if manifest.entry is not None)
-    done.wall_s += sum(manifest.wall_s for manifest in group)
-    group.clear()
 
 
 def done_parts(plan: PlanFile, entries: Mapping[int, Entry]) -> set[int]:

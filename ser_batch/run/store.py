@@ -31,6 +31,7 @@ from ser_batch.run.layout import TABLES, TableName, staged_by
 from ser_batch.run.parquet import as_parquet, ends_of, footer_crc32, openable
 from ser_batch.run.schema import SCHEMA_VERSION, read_metadata
 from ser_batch.run.steps import reached
+from ser_batch.run.summary import are_sums, sums_of
 
 __all__ = ["INDEX_COLUMNS", "RunStore"]
 
@@ -163,7 +164,10 @@ class RunStore:
         of = read_metadata(tables["files"].schema)
         at = datetime.now(UTC).isoformat(timespec="seconds")
         fingerprint, run_id, cpu = (str(of.get(name, "")) for name in ("fingerprint", "run_id", "cpu"))
-        return Entry(part, fingerprint, at, n_processed, written, run_id, cpu, attempt)
+        counted = sums_of(tables["files"])
+        if not are_sums(counted):  # such as the name of an error that is no text: counted when it is read
+            counted = {}
+        return Entry(part, fingerprint, at, n_processed, written, run_id, cpu, attempt, sums=counted)
 
     def commit(self, *entries: Entry) -> None:
         """Put parts that are staged in their places: one by one, all tables of a part or none.

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from ser_batch.audio.formats import PYAV
 from ser_batch.errors import ExitCode
+from ser_batch.kinds import is_count, is_number, is_text, object_of
 from ser_batch.records import Status
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from ser_batch.run.store import RunStore
 
-__all__ = ["RunSummary", "gaps_of", "summarise"]
+__all__ = ["RunSummary", "are_sums", "gaps_of", "summarise", "sums_of"]
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,55 @@ def gaps_of(manifest: Mapping[str, Any]) -> list[str]:
     return gaps
 
 
+#: What the sums of a part hold: name -> files, but for ``totals``.
+_SUMS = ("statuses", "emotions", "failures", "needs_media", "totals")
+
+
+def sums_of(table: pa.Table) -> dict[str, dict[str, Any]]:
+    """Count what one part has, by its table ``files``: small, and all that a summary of the run needs of it.
+
+    Returns
+    -------
+    sums : dict
+        statuses of all rows; emotions, failures and needs_media of the files that were found; and totals: vanished,
+        segments, with_segments, duration_s, and the columns of times.
+    """
+    import pyarrow.compute as pc  # noqa: PLC0415 - not needed to hold a summary
+
+    from ser_batch.run.schema import TIMING_COLUMNS  # noqa: PLC0415
+
+    sums: dict[str, Counter[str]] = {name: Counter() for name in _SUMS}
+    totals = sums["totals"]
+    sums["statuses"].update(table.column("status").to_pylist())
+    present = table.filter(pc.invert(table.column("vanished")))
+    ends = [present.column(name).to_pylist() for name in ("status", "stage", "error_type")]
+    reasons = (f"{stage}: {error}" for status, stage, error in zip(*ends, strict=True) if status == "failed")
+    sums["failures"].update(reasons)
+    if "reader" in table.column_names:
+        waiting = present.filter(pc.equal(present.column("reader"), PYAV)).column("clip_id").to_pylist()
+        sums["needs_media"].update(PurePosixPath(clip_id).suffix.lower() for clip_id in waiting)
+    totals["vanished"] += pc.sum(table.column("vanished")).as_py() or 0
+    if "n_segments" in table.column_names:
+        counted = pc.fill_null(present.column("n_segments"), 0)
+        totals["segments"] += pc.sum(counted).as_py() or 0
+        totals["with_segments"] += pc.sum(pc.greater(counted, 0)).as_py() or 0
+    for name in ("duration_s", *TIMING_COLUMNS):
+        totals[name] += round(pc.sum(table.column(name)).as_py() or 0, 6)
+    if "emotion" in table.column_names:
+        sums["emotions"].update(emotion for emotion in present.column("emotion").to_pylist() if emotion)
+    return {name: dict(counts) for name, counts in sums.items()}
+
+
+def are_sums(value: Any) -> bool:
+    """Tell whether a value out of a journal is what `sums_of` returns."""
+    if not isinstance(value, dict) or value.keys() - set(_SUMS):
+        return False
+    holds = {name: is_number if name == "totals" else is_count for name in _SUMS}
+    return all(object_of(holds[name])(counts) and all(map(is_text, counts)) for name, counts in value.items())
+
+
 def summarise(store: RunStore, labels: tuple[str, ...]) -> dict[str, Any]:
-    """Count what a run has, from its committed parts alone.
+    """Count what a run has, from its committed parts alone: by what the journal says of each, if it does.
 
     Returns
     -------
@@ -84,14 +134,7 @@ def summarise(store: RunStore, labels: tuple[str, ...]) -> dict[str, Any]:
         counts, emotions, failures as in `RunSummary`; needs_media (suffix -> files that PyAV would read); audio_s;
         stage_s (processing time per stage, all files).
     """
-    statuses: Counter[str] = Counter()
-    emotions: Counter[str] = Counter()
-    failures: Counter[str] = Counter()
-    needs_media: Counter[str] = Counter()
-    totals: Counter[str] = Counter()
-    import pyarrow.compute as pc  # noqa: PLC0415 - not needed to hold a summary
-
-    from ser_batch.run.schema import TIMING_COLUMNS  # noqa: PLC0415
+    from ser_batch.run.schema import TIMING_COLUMNS  # noqa: PLC0415 - loads pyarrow
 
     columns = (
         "status",
@@ -105,23 +148,13 @@ def summarise(store: RunStore, labels: tuple[str, ...]) -> dict[str, Any]:
         *TIMING_COLUMNS,
         *(["emotion"] if labels else []),
     )
-    for _, table in store.columns(columns):
-        statuses.update(table.column("status").to_pylist())
-        present = table.filter(pc.invert(table.column("vanished")))
-        ends = [present.column(name).to_pylist() for name in ("status", "stage", "error_type")]
-        failures.update(f"{stage}: {error}" for status, stage, error in zip(*ends, strict=True) if status == "failed")
-        if "reader" in table.column_names:
-            waiting = present.filter(pc.equal(present.column("reader"), PYAV)).column("clip_id").to_pylist()
-            needs_media.update(PurePosixPath(clip_id).suffix.lower() for clip_id in waiting)
-        totals["vanished"] += pc.sum(table.column("vanished")).as_py() or 0
-        if "n_segments" in table.column_names:
-            counted = pc.fill_null(present.column("n_segments"), 0)
-            totals["segments"] += pc.sum(counted).as_py() or 0
-            totals["with_segments"] += pc.sum(pc.greater(counted, 0)).as_py() or 0
-        for name in ("duration_s", *TIMING_COLUMNS):
-            totals[name] += pc.sum(table.column(name)).as_py() or 0
-        if "emotion" in table.column_names:
-            emotions.update(emotion for emotion in present.column("emotion").to_pylist() if emotion)
+    sums: dict[str, Counter[str]] = {name: Counter() for name in _SUMS}
+    for part, entry in sorted(store.entries.items()):
+        own = entry.sums or sums_of(store.some("files", part, columns))
+        for name, counts in own.items():
+            for key, value in counts.items():
+                sums[name][key] += value
+    statuses, emotions, failures, needs_media, totals = (sums[name] for name in _SUMS)
     return {
         "counts": {
             **{str(status): statuses[status] for status in Status},

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from ser_batch.births import BIRTH_TOLERANCE_S, born_s
 from ser_batch.stages.blame import Cause
 from ser_batch.stages.worker import BEAT_PREFIX, LOG_PREFIX, Beat, read_beat
 
@@ -23,8 +24,6 @@ _PERIOD_S = 0.2
 _DEATH_S = 5.0
 #: Output of a worker beyond this is forgotten: a plugin may print for each of a million files.
 _LOG_BYTES = 2**20
-#: Two readings of when a process began differ by less, even where the clock was set meanwhile.
-_BIRTH_TOLERANCE_S = 2.0
 
 
 class Watchdog(threading.Thread):
@@ -109,9 +108,8 @@ def end_orphans(folder: Path) -> None:
 def _is_worker(beat: Beat) -> bool:
     """Whether the process of this number is still the one that wrote the heartbeat, and not only what is left of it."""
     try:
-        process = psutil.Process(beat.pid)
-        began_then = abs(process.create_time() - beat.born_s) < _BIRTH_TOLERANCE_S
-        return began_then and "loky" in " ".join(process.cmdline())
+        began_then = abs(born_s(beat.pid) - beat.born_s) < BIRTH_TOLERANCE_S
+        return began_then and "loky" in " ".join(psutil.Process(beat.pid).cmdline())
     except psutil.Error:
         return False
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import psutil
 
 from ser_batch import hooks
+from ser_batch.births import born_s
 from ser_batch.dsp import kernel_cache
 from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.errors import PluginError, SerBatchError
@@ -176,7 +177,7 @@ class _Heart:
     """Writes the heartbeat of this process: one small write in place, about a microsecond."""
 
     def __init__(self, folder: Path) -> None:
-        self._born_s = psutil.Process().create_time()
+        self._born_s = born_s(os.getpid())
         self._file = os.open(folder / f"{BEAT_PREFIX}{os.getpid()}", os.O_RDWR | os.O_CREAT, 0o600)
 
     def beat(self, chunk: int, position: int, stage: str, began_s: float, limit_s: float) -> None:

@@ -19,6 +19,9 @@ from ser_batch.plugins import PluginRecipe
 from ser_batch.run.compare import compare_runs
 from ser_batch.run.verify import check_run
 
+#: What forks.py answers of a process that lives.
+LIVES = 1000
+
 HERE = Path(__file__).resolve().parent
 PLUGIN = HERE / "tiny_plugin.py"
 #: One number per window, so that workers start fast; parts of 4 files.
@@ -76,7 +79,7 @@ class Machines:
             [sys.executable, str(HERE / "forks.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def _ask(self, **order: Any) -> int:
+    def ask(self, **order: Any) -> int:
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
@@ -84,11 +87,16 @@ class Machines:
 
     def start(self, do: str, run: Path, **order: Any) -> int:
         """Begin to ``work`` or to ``complete``; return the process."""
-        return self._ask(do=do, run=str(run), **order)
+        return self.ask(do=do, run=str(run), **order)
 
     def end(self, pid: int) -> int:
         """Wait for a process; return its exit code, negative for a signal."""
-        return self._ask(wait=pid)
+        return self.ask(wait=pid)
+
+    def code_of(self, pid: int) -> int | None:
+        """Return the exit code of a process, None while it lives; to be asked until it has ended, and not again."""
+        code = self.ask(poll=pid)
+        return None if code == LIVES else code
 
     def run(self, do: str, run: Path, **order: Any) -> int:
         return self.end(self.start(do, run, **order))

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import signal
 import socket
 import subprocess
 import sys
@@ -15,28 +14,25 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
 import pytest
-from machines import CONFIG, HERE, PLUGIN, RECIPE, assert_same, make_archive
+from killing import Ring
+from machines import CONFIG, PLUGIN, RECIPE, Machines, assert_same, make_archive
 
+from ser_batch import engine
 from ser_batch.cli.main import main
 from ser_batch.cluster import scan_on
 from ser_batch.engine import plan, scan
 from ser_batch.errors import ConfigError, RunError
 from ser_batch.nodes import errand
+from ser_batch.nodes.complete import complete
 from ser_batch.nodes.dask import check_address
 from ser_batch.stages.progress import Progress
 
 distributed = pytest.importorskip("distributed", reason="the extra dask is not installed")
 
 OPTIONS = ["--extractor", "tiny", "--model", "tiny", "--plugin", str(PLUGIN), "--jobs", "1", "--no-report", "--quiet"]
-#: A driver as a process of its own; 9 parts.
+#: 9 parts.
 SMALL = CONFIG.with_values({"run": {"shard_size": 2}})
-DRIVER = """
-import sys
-from test_dask import RECIPE, SMALL, scan_on
-sys.exit(scan_on(*sys.argv[1:], config=SMALL, plugins=RECIPE, report=False).exit_code)
-"""
 
 
 class Heard(Progress):
@@ -62,10 +58,6 @@ def wait_for_workers(address: str, n_workers: int) -> None:
     with distributed.Client(address, set_as_default=False) as client:
         while len(client.scheduler_info(n_workers=-1)["workers"]) != n_workers and time.monotonic() < deadline:
             time.sleep(0.1)
-
-
-def children_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return [child for child in psutil.Process(process.pid).children() if "nodes.serve" in " ".join(child.cmdline())]
 
 
 @pytest.fixture(scope="module")
@@ -94,45 +86,45 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         scheduler.wait()
 
 
-def test_a_cluster_makes_the_table_of_one_machine_though_a_worker_and_a_driver_are_killed(
-    address: str, archive: Path, local: Path, tmp_path: Path
+@pytest.fixture(scope="module")
+def ring(machines: Machines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
+    """A scheduler with two workers, to which files take long."""
+    ring = Ring(machines, tmp_path_factory.mktemp("ring"), seed=0, sleep_s=0.1)
+    ring.up()
+    yield ring
+    ring.down()
+
+
+def test_of_two_drivers_one_goes_on_and_a_finished_run_submits_nothing(
+    ring: Ring, machines: Machines, archive: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, command = tmp_path / "run", [sys.executable, "-W", "ignore", "-c", DRIVER]
-    command += [address, str(archive), str(tmp_path / "run")]
-    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"PYTHONPATH": path}
-    with ExitStack() as stack:
-        workers = []
-        for number in range(2):
-            workers.append(worker(address, tmp_path / f"worker-{number}"))
-            stack.callback(workers[-1].wait)
-            stack.callback(workers[-1].kill)
-        driver = subprocess.Popen(command, env=environment)
-        stack.callback(driver.wait)
-        stack.callback(driver.kill)
-        deadline = time.monotonic() + 60
-        while not list(run.glob(".attempts/*/manifests/part-*.json")) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        # A worker of Dask with the node that it has, and the driver: all without a word.
-        nodes = children_of(workers[0])
-        workers[0].kill()
-        driver.kill()
-        assert driver.wait() == -signal.SIGKILL
-        again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
-        assert again.returncode == 1, again.stderr
-        gone = psutil.wait_procs([*nodes, *children_of(workers[1])], timeout=2)[1]
-        assert not gone, "nodes end with who asked them, and once all is done"
-        assert_same(run, local)
-        done = json.loads((run / "run.json").read_text())
-        heard = Heard()
-        parts = {path: path.stat().st_mtime_ns for path in run.rglob("part-*.parquet")}
-        summary = scan_on(address, archive, run, config=SMALL, plugins=RECIPE, progress=heard, report=False)
-        assert summary.counts["failed"] == done["counts"]["failed"] == 2
-        assert parts == {path: path.stat().st_mtime_ns for path in run.rglob("part-*.parquet")}
-        assert not children_of(workers[1]), "a finished run submits nothing"
+    run = tmp_path / "run"
+    driver = ring.drive(archive, run, shard_size=2)
+    deadline = time.monotonic() + 60
+    while not list(run.glob(".attempts/*/manifests/part-*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    with pytest.raises(RunError, match=r"is being written by process \d+ on "):
+        scan_on(ring.address, archive, run, config=SMALL, plugins=RECIPE, report=False)
+    with pytest.raises(RunError, match=r"is being written by process \d+ on "):
+        complete(run, report=False)
+    assert machines.end(driver) == 1
+    assert "lost" not in ring.log.read_text(), "the other driver has ended none of its nodes"
+    ring.assert_nothing_is_left()
+    assert_same(run, local)
+    done = json.loads((run / "run.json").read_text())
+    parts = {path: path.stat().st_mtime_ns for path in run.rglob("part-*.parquet")}
+    walks: list[object] = []
+    find = engine.find_audio
+    monkeypatch.setattr(engine, "find_audio", lambda *what: walks.append(what) or find(*what))
+    heard = Heard()
+    summary = scan_on(ring.address, archive, run, config=SMALL, plugins=RECIPE, progress=heard, report=False)
+    assert summary.counts["failed"] == done["counts"]["failed"] == 2
+    assert parts == {path: path.stat().st_mtime_ns for path in run.rglob("part-*.parquet")}
+    assert len(walks) == 1 and not heard.said
+    ring.assert_nothing_is_left()
 
 
-@pytest.mark.reliability
+@pytest.mark.cluster
 def test_a_worker_that_cannot_do_it_is_named_and_nothing_is_half_done(
     address: str, archive: Path, local: Path, tmp_path: Path
 ) -> None:

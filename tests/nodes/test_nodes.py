@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,8 +13,11 @@ from pathlib import Path
 
 import pytest
 from machines import CONFIG, RECIPE, Machines, assert_same, plan_here, scan_here, write_take
+from repository import REPOSITORY
+from tiny_plugin import LABELS
 
-from ser_batch.engine import scan
+from ser_batch.config import Config
+from ser_batch.engine import plan, scan
 from ser_batch.errors import RunError
 from ser_batch.nodes.complete import complete
 from ser_batch.nodes.node import Message, Node
@@ -22,6 +26,8 @@ from ser_batch.run.attempts import Attempts
 from ser_batch.run.journal import Filesystem
 from ser_batch.run.manifest import read_manifest
 from ser_batch.run.planned import plan_of
+from ser_batch.run.store import RunStore
+from ser_batch.run.summary import summarise
 
 
 def test_three_nodes_make_the_table_of_one_machine(run: Path, local: Path, tmp_path: Path) -> None:
@@ -136,6 +142,46 @@ def test_of_two_nodes_that_do_one_part_the_first_counts(run: Path, local: Path, 
     assert machines.run("work", run) == 0
     assert machines.run("complete", run) == 1
     assert_same(run, local)
+
+
+def test_a_summary_opens_no_part_whose_counts_the_journal_has(
+    worked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nodes count their parts; what an earlier version has committed is read."""
+    run = Path(shutil.copytree(worked, tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "some", None)
+        told = complete(run, report=False).summary
+    assert (told.counts["ok"], told.counts["failed"], round(told.audio_s)) == (26, 2, 9)
+    assert sum(told.emotions.values()) == 26 and sum(told.failures.values()) == 2
+    store = RunStore(run)
+    store.look()
+    totals = summarise(store, LABELS)
+    journal = run / "journal.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert all(line.pop("sums") for line in lines)
+    journal.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    store.look()
+    assert summarise(store, LABELS) == totals
+    journal.write_text("".join(f"{json.dumps({**line, 'sums': {'totals': {'x': 'y'}}})}\n" for line in lines))
+    with pytest.raises(RunError, match=r"line 1 is damaged .*sums"):
+        store.look()
+
+
+def test_the_shipped_model_labels_on_a_node_what_it_labels_in_a_scan(machines: Machines, tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    for path in sorted((REPOSITORY / "data" / "samples" / "voices").glob("*"))[:3]:
+        shutil.copy(path, archive)
+    config = Config().with_values({"extract": {"jobs": 1}})
+    scan(archive, tmp_path / "local", config=config, report=False)
+    run = tmp_path / "run"
+    assert plan(archive, run, config=config).n_parts == 1
+    assert machines.run("work", run) == 0
+    done = complete(run, report=False)
+    assert done.is_whole and done.summary.counts["ok"] == 3
+    assert read_manifest(run)["config"]["predict"]["model"] == "ser6"
+    assert_same(run, tmp_path / "local")
 
 
 def test_a_node_processes_given_parts_and_says_little(run: Path) -> None:

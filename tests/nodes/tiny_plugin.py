@@ -47,6 +47,8 @@ class Model:
 
 @hookimpl
 def register_extractors(config):
+    if "SER_BATCH_TEST_STILLBORN" in os.environ:
+        os.kill(os.getpid(), signal.SIGKILL)
     return [Tiny()]
 
 
