@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 #: Raised whenever samples that the reader gives change.
-READER_VERSION = 4
+READER_VERSION = 5
 
 
 @hookimpl(trylast=True)
@@ -53,7 +53,7 @@ def _of_channel(path: str, channel: int, sample_rate_hz: int, piece_s: float, ov
 
     def alone(block: Block) -> Block:
         nonlocal n_channels
-        n_channels = n_channels or block.samples.shape[1]
+        n_channels = max(n_channels, block.samples.shape[1])
         # Where there are fewer from somewhere on, as in joined files, the last one goes on.
         place = min(channel, block.samples.shape[1]) - 1
         return replace(block, samples=block.samples[:, place : place + 1])

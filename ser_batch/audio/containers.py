@@ -91,6 +91,8 @@ def decode(source: Source, start: int, layout: Layout, account: Account) -> Iter
         account.note(
             f"the header gives {layout.declared_bytes:,} bytes of audio, {layout.n_bytes:,} were there and were read"
         )
+    if layout.header and len(layout.stretches) > 1:
+        account.note(f"the audio is in {len(layout.stretches)} chunks: all were read")
     if layout.is_mpeg:
         for first, last in layout.stretches:
             yield from mpeg.decode(source, first, last, account)
@@ -190,7 +192,11 @@ def _riff(source: Source, start: int) -> Layout | None:
         body = place + 8
         if not _CHUNK_NAME.fullmatch(name) or (stretches and not follows(place)):
             break
-        place = body + n_bytes + n_bytes % 2
+        # Some writers forget the byte that makes a length even.
+        is_odd = n_bytes % 2 == 1 and name != b"data"
+        is_padded = not is_odd or follows(body + n_bytes + 1) or not follows(body + n_bytes)
+        is_right &= is_padded
+        place = body + n_bytes + n_bytes % 2 * is_padded
         if name == b"ds64":
             riff_bytes, wide_bytes = struct.unpack("<QQ", source.at(body, 16).ljust(16, b"\0"))
             form_end = start + 8 + riff_bytes
@@ -279,10 +285,11 @@ def _aiff(source: Source, start: int) -> Layout | None:
             behind = _chunks_end(source, end, chunk, 2)
             frame_bytes = 0
             if source.at(start + 8, 4) == b"AIFF" or common[18:] in _AIFC_PLAIN:
-                n_channels, _, n_bits = struct.unpack(">HIH", common[:8].ljust(8, b"\0"))
+                n_channels, n_frames, n_bits = struct.unpack(">HIH", common[:8].ljust(8, b"\0"))
                 frame_bytes = n_channels * ((n_bits + 7) // 8)
+                n_bytes = min(n_bytes, n_frames * frame_bytes) if frame_bytes else n_bytes
             header = b""
-            if end > body + n_bytes and frame_bytes and end - body < _OPEN_END_BYTES:
+            if frame_bytes and end - body >= n_bytes + frame_bytes and end - body < _OPEN_END_BYTES:
                 patched = bytearray(source.at(start, body - start))
                 struct.pack_into(">I", patched, 4, end - start - 8)
                 struct.pack_into(">I", patched, n_frames_at, (end - body) // frame_bytes)
@@ -380,17 +387,31 @@ _VOC_HEADER_BYTES = {1: 2, 2: 0, 9: 12}
 
 def _sphere(source: Source, start: int) -> Layout | None:
     head = source.at(start, 1_024)
-    fields = {name: int(value) for name, value in re.findall(rb"^(\w+) -i (\d+)", head, re.MULTILINE)}
+    fields = dict(re.findall(rb"^(\w+) -\w+ (\S+)", head, re.MULTILINE))
     try:
         body = start + int(head[8:16])
-        frame_bytes = fields[b"sample_n_bytes"] * fields[b"channel_count"]
-        n_bytes = fields[b"sample_count"] * frame_bytes
+        n_channels, n_sample_bytes = int(fields[b"channel_count"]), int(fields[b"sample_n_bytes"])
+        n_bytes = int(fields.get(b"sample_count", 0)) * n_channels * n_sample_bytes
+        rate_hz = int(fields[b"sample_rate"])
     except (ValueError, KeyError):
         return None
     if b"embedded" in head:
         return None  # compressed
-    end = min(body + n_bytes, source.size_bytes)
-    return Layout(stretches=[(min(body, end), end)], declared_bytes=n_bytes, end=end, frame_bytes=frame_bytes)
+    frame_bytes = n_channels * n_sample_bytes
+    end = _audio_end(source, body, n_bytes, lambda place: source.at(place, 7) == head[:7], body + n_bytes)
+    header = b""
+    tag = _SPHERE_TAGS.get(fields.get(b"sample_coding", b"pcm"), 0)
+    if end > body + n_bytes and tag and (tag, n_sample_bytes) != (1, 1):
+        order = ">" if fields.get(b"sample_byte_format") == b"10" else "<"
+        sizes = n_channels, rate_hz, rate_hz * frame_bytes, frame_bytes, 8 * n_sample_bytes
+        header = _wav_header(struct.pack(f"{order}HHIIHH", tag, *sizes), end - body, order)
+    return Layout(
+        stretches=[(min(body, end), end)], declared_bytes=n_bytes, end=end, header=header, frame_bytes=frame_bytes
+    )
+
+
+#: Numbers that WAV has for the encodings of SPHERE.
+_SPHERE_TAGS = {b"pcm": 1, b"alaw": 6, b"ulaw": 7}
 
 
 _PARSERS: Sequence[tuple[re.Pattern[bytes], Callable[[Source, int], Layout | None]]] = (

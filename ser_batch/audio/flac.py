@@ -52,6 +52,17 @@ def decode(data: Bytes, start: int, account: Account) -> Generator[Block, None, 
     rate_hz, shift = sound.rate_hz, start
     yield from sound.blocks()
     n_samples = sound.n_frames
+    more = None
+    if not sound.broken and 0 < stream.n_samples <= n_samples:
+        read_end = min(sound.read_bytes + shift, end)
+        more = stream.frame_with(n_samples, read_end - _BUFFER_BYTES, min(read_end + _BUFFER_BYTES, end))
+    if more is not None:
+        account.note(f"the header gives {n_samples / rate_hz:.2f} s; what goes on behind was read")
+        stream.n_samples = 0
+        shift = more.place - len(stream.endless_head)
+        sound = Sound(Joined(data, [stream.endless_head, (more.place, end)]))
+        yield from _from_sample(n_samples - more.sample, sound)
+        n_samples = more.sample + sound.n_frames
     gaps: list[tuple[int, int]] = []
     while sound.broken and not 0 < stream.n_samples <= n_samples and (frame := stream.next_frame(n_samples)):
         gaps.append((n_samples, frame.sample - n_samples))
@@ -87,6 +98,14 @@ def _silence(n_frames: int, sound: Sound) -> Iterator[Block]:
         yield Block(np.zeros((min(n_block, n_frames - done), sound.n_channels), np.float32), sound.rate_hz)
 
 
+def _from_sample(n_known: int, sound: Sound) -> Iterator[Block]:
+    """Yield what lies behind the first samples."""
+    for block in sound.blocks():
+        if n_known < len(block.samples):
+            yield Block(block.samples[n_known:], block.rate_hz)
+        n_known = max(n_known - len(block.samples), 0)
+
+
 class _Stream:
     """What the head of a stream says, and where its frames are."""
 
@@ -110,6 +129,16 @@ class _Stream:
     def next_frame(self, sample: int) -> _Frame | None:
         """Return the first frame that begins behind a sample."""
         return next((frame for frame in self._frames if frame.sample > sample), None)
+
+    def frame_with(self, sample: int, start: int, end: int) -> _Frame | None:
+        """Return the frame of this stream between two places that holds a sample."""
+        start = max(start, self._start + _STREAM_BYTES)
+        end = next(self._data.search(STREAM, start, end, 8), end)
+        for place in self._data.search(_FRAME, start, end, 2):
+            frame = self._frame(place)
+            if frame and frame.sample <= sample < frame.sample + frame.n_samples:
+                return frame
+        return None
 
     @cached_property
     def _frames(self) -> list[_Frame]:

@@ -16,6 +16,7 @@ from ser_batch.audio.source import Account, Bytes, View
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
     from av.container import InputContainer
+    from av.packet import Packet
 
 __all__ = ["decode"]
 
@@ -45,10 +46,7 @@ def decode(data: Bytes, account: Account) -> Iterator[Block]:
         raise view.failed or DeclinedError(_reason(error)) from None
     with container:
         sound = _Sound(container)
-        try:
-            yield from sound.blocks()
-        except av.FFmpegError as error:
-            account.unread.append(f"broken after {sound.read_s:.2f} s: {_reason(error)}")
+        yield from sound.blocks()
         if view.failed:
             raise view.failed
         sound.tell(account)
@@ -81,6 +79,8 @@ class _Sound:
         self._stream, self._codec = stream, cast("Any", stream.codec_context)
         self._codec.thread_count = 1
         self._n_packets = self._n_broken = 0
+        #: Why the container could not be read on, in the words of FFmpeg.
+        self._breaks_off = ""
         #: Decoded so far; and where the last packet of any stream ends.
         self.read_s = self._end_s = 0.0
 
@@ -89,16 +89,10 @@ class _Sound:
 
         waiting: list[NDArray[np.float32]] = []
         rate_hz = n_waiting = 0
-        for packet in self._container.demux():
-            if packet.pts is not None and packet.time_base:
-                self._end_s = max(self._end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream_index != self._stream.index:
-                continue
-            self._n_packets += 1
+        for packet in self._packets():
+            self._n_packets += packet is not None
             try:
                 frames = self._codec.decode(packet)
-            except EOFError:
-                continue  # asked once more for what it holds back
             except FFmpegError:
                 self._n_broken += 1
                 continue
@@ -115,8 +109,24 @@ class _Sound:
         if waiting:
             yield Block(np.concatenate(waiting), rate_hz)
 
+    def _packets(self) -> Iterator[Packet | None]:
+        """Yield the packets of the sound track; at last None, which asks a decoder for what it holds back."""
+        from av import FFmpegError  # noqa: PLC0415
+
+        try:
+            for packet in self._container.demux():
+                if packet.pts is not None and packet.time_base:
+                    self._end_s = max(self._end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                if packet.stream_index == self._stream.index and packet.size:
+                    yield packet
+        except FFmpegError as error:
+            self._breaks_off = _reason(error)
+        yield None
+
     def tell(self, account: Account) -> None:
         """Say what was not read."""
+        if self._breaks_off:
+            account.unread.append(f"broken after {self.read_s:.2f} s: {self._breaks_off}")
         n_tracks = len(self._container.streams.audio)
         if n_tracks > 1:
             account.note(f"one of {n_tracks} sound tracks was read")

@@ -6,8 +6,8 @@ import re
 import struct
 from collections.abc import Generator, Iterator
 
-from ser_batch.audio import containers, flac, media, mpeg, ogg
-from ser_batch.audio.errors import DeclinedError, DecodeError, NeedsMediaError, NoSoundError
+from ser_batch.audio import containers, extents, flac, media, mpeg, ogg
+from ser_batch.audio.errors import DeclinedError, DecodeError, NeedsMediaError, NoSoundError, SkippedError
 from ser_batch.audio.formats import PYAV, media_format, pyav_reader
 from ser_batch.audio.sound import LIBSNDFILE, UNKNOWN_FRAMES, Block, Sound
 from ser_batch.audio.source import Account, Joined, Source
@@ -49,41 +49,58 @@ def decoded(source: Source, suffix: str, account: Account) -> Iterator[Block]:
         There is nothing in it to decode, or nothing here that decodes it.
     """
     account.reader = LIBSNDFILE
-    try:
-        place = yield from _stream(source, 0, account, suffix)
-    except DeclinedError as error:
-        yield from _by_pyav(source, suffix, account, error)
-        return
+    place = yield from _recording(source, 0, account, suffix)
     while (place := _behind(source, place, account)) < source.size_bytes:
         account.note(f"another recording begins at byte {place:,}")
         try:
-            place = yield from _stream(source, place, account)
-        except DecodeError as error:
+            place = yield from _recording(source, place, account)
+        except (DecodeError, SkippedError) as error:
             account.unread.append(f"{source.size_bytes - place:,} bytes were not read: {error}")
             return
 
 
-def _by_pyav(source: Source, suffix: str, account: Account, declined: DeclinedError) -> Iterator[Block]:
-    """Decode what libsndfile declined."""
-    name = media_format(source.at(0, _LONG_HEAD_BYTES), suffix)
+def _recording(source: Source, place: int, account: Account, suffix: str = "") -> Generator[Block, None, int]:
+    """Decode the recording that begins at a place, by whatever reads it; return where its bytes end."""
+    try:
+        return (yield from _stream(source, place, account, suffix))
+    except DeclinedError as error:
+        return (yield from _by_pyav(source, place, suffix, account, error))
+
+
+def _by_pyav(
+    source: Source, place: int, suffix: str, account: Account, declined: DeclinedError
+) -> Generator[Block, None, int]:
+    """Decode what libsndfile declined; return where its bytes end."""
+    name = media_format(source.at(place, _LONG_HEAD_BYTES), suffix)
     if not pyav_reader():
         if name:
             account.reader = PYAV
             raise NeedsMediaError(f'{suffix or "a file"} ({name}) is read by PyAV: pip install "ser-batch[media]"')
         raise DecodeError(str(declined))
     account.reader = pyav_reader()
-    riff, n_bytes = struct.unpack("<4sI", source.at(0, 8).ljust(8, b"\0"))
+    extent, n_unread = extents.extent_of(source, place), len(account.unread)
     try:
-        yield from media.decode(source, account)
-        if riff == b"RIFF" and source.size_bytes < n_bytes + 8 < _OPEN_END_BYTES and not account.unread:
-            account.unread.append(
-                f"truncated: the header promises {n_bytes + 8:,} bytes, there are {source.size_bytes:,}"
-            )
+        is_whole = (place, extent.end) == (0, source.size_bytes)
+        yield from media.decode(source if is_whole else Joined(source, [(place, extent.end)]), account)
     except (DeclinedError, NoSoundError) as error:
         if name and isinstance(error, NoSoundError):
             raise
+        if extent.is_unfinished:
+            raise DecodeError("the recording was never finished: it has no index (moov)") from None
+        end = min(place + _FRONT_BYTES, source.size_bytes)
+        found = next(source.search(extents.BEGINNING, place + 1, end, extents.LONGEST_BEGINNING), None)
+        if found is not None:
+            account.note_once(f"{found - place:,} bytes in front of the audio were skipped")
+            return (yield from _by_pyav(source, found, suffix, account, declined))
         # What FFmpeg takes other data for says less.
         raise DecodeError(str(error if name else declined)) from None
+    riff, n_bytes = struct.unpack("<4sI", source.at(place, 8).ljust(8, b"\0"))
+    n_missing = extent.n_missing
+    if riff == b"RIFF" and n_bytes < _OPEN_END_BYTES:
+        n_missing = place + n_bytes + 8 - source.size_bytes
+    if n_missing > _REST_BYTES and len(account.unread) == n_unread:
+        account.unread.append(f"truncated: the header promises {n_missing:,} bytes more than there are")
+    return extent.end
 
 
 def _stream(source: Source, place: int, account: Account, suffix: str = "") -> Generator[Block, None, int]:
@@ -131,6 +148,11 @@ def _beginning(source: Source, start: int) -> int | None:
     return found if frames is None else frames
 
 
+def _begins(source: Source, place: int) -> bool:
+    head = source.at(place, extents.LONGEST_BEGINNING)
+    return bool(_BEGINNING.match(head) or extents.BEGINNING.match(head))
+
+
 def _behind(source: Source, place: int, account: Account) -> int:
     """Return where another recording begins behind one that ended; the end of the file where none does."""
     end = source.size_bytes
@@ -140,7 +162,7 @@ def _behind(source: Source, place: int, account: Account) -> int:
         return end
     if source.is_zero(place, end):
         account.note(f"{end - place:,} zero bytes behind the audio were skipped")
-    elif _BEGINNING.match(source.at(place, _LONGEST_BEGINNING)) or mpeg.find_frames(source, place, place + 1) == place:
+    elif _begins(source, place) or mpeg.find_frames(source, place, place + 1) == place:
         return place
     elif end - place < _REST_BYTES:
         account.note(f"{end - place} bytes behind the audio were skipped")

@@ -51,7 +51,6 @@ INTACT = {
     "streamed by sox": wav(fmt(), chunk(b"data", PCM, size=0x7FFFF000), riff_bytes=0x7FFFF024),
     "header counted in": wav(fmt(), chunk(b"data", PCM, size=N + 44)),
     "audio before its format": wav(chunk(b"data", PCM), fmt()),
-    "audio in two chunks": wav(fmt(), chunk(b"data", PCM[: N // 2]), chunk(b"data", PCM[N // 2 :])),
     "RF64": wav(ds64(N), fmt(), chunk(b"data", PCM, size=0xFFFFFFFF), riff_bytes=0xFFFFFFFF, form=b"RF64"),
     "BW64": wav(
         ds64(N), fmt(), chunk(b"chna", bytes(44)), chunk(b"axml", b"<ebuCoreMain/>" * 3_000),
@@ -109,6 +108,38 @@ def test_an_aiff_whose_sizes_were_never_written_is_read(tmp_path):
     assert reading.duration_s == pytest.approx(5.0, abs=1e-3)
 
 
+@pytest.mark.parametrize("n_counted", [0, 1_000, 5 * 44_100 - 50])
+def test_an_aiff_that_counts_too_few_samples_is_read_to_the_end(tmp_path, n_counted):
+    data = bytearray(AIFF)
+    place = data.find(b"COMM") + 10
+    data[place : place + 4] = struct.pack(">I", n_counted)
+    reading = read_bytes(tmp_path, bytes(data), "x.aiff")
+    assert reading.error == "" and READ_ALL in reading.note
+    assert reading.duration_s == pytest.approx(5.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+@pytest.mark.parametrize("line", [b"sample_count -i 0", b"speaker_id -s3 abc"], ids=["zero", "none"])
+def test_sphere_without_a_count_is_read_to_the_end(tmp_path, order, line):
+    fields = [line, b"channel_count -i 1", b"sample_rate -i 44100", b"sample_n_bytes -i 2", b"sample_coding -s3 pcm"]
+    fields.append(b"sample_byte_format -s2 " + (b"01" if order == "little" else b"10"))
+    head = b"NIST_1A\n   1024\n" + b"\n".join([*fields, b"end_head\n"])
+    samples = PCM if order == "little" else np.frombuffer(PCM, "<i2").astype(">i2").tobytes()
+    reading = read_bytes(tmp_path, head.ljust(1_024) + samples, "x.sph")
+    assert reading.error == "" and READ_ALL in reading.note
+    intact = read_bytes(tmp_path, INTACT["plain"], "intact.wav")
+    np.testing.assert_allclose(reading.samples, intact.samples, atol=1e-4)
+
+
+def test_a_chunk_of_odd_length_without_its_last_byte_hides_nothing(tmp_path):
+    odd = chunk(b"LIST", b"INFOINAM\x03\0\0\0abc")
+    assert odd.endswith(b"\0")
+    for content in (wav(fmt(), odd, chunk(b"data", PCM)), wav(fmt(), odd[:-1], chunk(b"data", PCM))):
+        reading = read_bytes(tmp_path, content)
+        assert (reading.note, reading.error) == ("", "")
+        assert reading.duration_s == pytest.approx(5.0, abs=1e-3)
+
+
 @pytest.mark.parametrize("name", ["plain", "float", "RF64", "BW64", "W64", "CAF", "AU", "AIFF", "VOC", "SPHERE"])
 def test_a_file_that_was_cut_is_partial_and_says_how_much_is_there(tmp_path, name):
     whole = INTACT[name]
@@ -148,6 +179,14 @@ def test_text_in_front_of_a_wav_is_skipped_with_a_note(tmp_path):
     text = b"Content-Type: audio/wav\r\n\r\n"
     reading = read_bytes(tmp_path, text + INTACT["plain"])
     assert reading.error == "" and "27 bytes in front of the audio were skipped" in reading.note
+    assert reading.duration_s == pytest.approx(5.0, abs=1e-3)
+
+
+def test_audio_in_two_chunks_is_read_with_a_word(tmp_path):
+    """Other programs read the first of them."""
+    halves = chunk(b"data", PCM[: N // 2]), chunk(b"data", PCM[N // 2 :])
+    reading = read_bytes(tmp_path, wav(fmt(), halves[0], LIST, halves[1]))
+    assert (reading.note, reading.error) == ("the audio is in 2 chunks: all were read", "")
     assert reading.duration_s == pytest.approx(5.0, abs=1e-3)
 
 

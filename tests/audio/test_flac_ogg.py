@@ -36,6 +36,18 @@ def test_flac_that_is_complete_by_its_own_count_is_whole_whatever_lies_behind(tm
         assert reading.error == "" and reading.duration_s == pytest.approx(8.0, abs=1e-3)
 
 
+@pytest.mark.parametrize("n_counted", [1, 4_096, 5 * 4_096 + 77, 8 * 44_100 - 1_000])
+def test_flac_that_goes_on_behind_its_own_count_is_read_to_the_end(tmp_path, whole, n_counted):
+    data = whole[:21] + bytes([whole[21] & 0xF0]) + n_counted.to_bytes(4, "big") + whole[26:]
+    reading = read_bytes(tmp_path, data, "x.flac")
+    assert reading.error == "" and f"the header gives {n_counted / 44_100:.2f} s" in reading.note
+    np.testing.assert_array_equal(reading.samples, read_bytes(tmp_path, whole, "y.flac").samples)
+    short = encoded(voice(0.2), 44_100, "FLAC", "PCM_16")
+    joined = read_bytes(tmp_path, short + whole, "z.flac")
+    assert joined.error == "" and "the header gives" not in joined.note
+    assert joined.duration_s == pytest.approx(8.2, abs=1e-3)
+
+
 @pytest.mark.parametrize("is_open", [False, True], ids=["complete", "piped"])
 @pytest.mark.parametrize("n_flips", [1, 4])
 def test_a_flipped_byte_costs_its_frame_and_no_other(tmp_path, whole, n_flips, is_open):

@@ -138,6 +138,49 @@ def test_broken_packets_are_noted_and_what_follows_is_read(tmp_path):
     assert reading.duration_s > SECONDS - 0.3
 
 
+@pytest.mark.parametrize("name", ["aac.m4a", "film.mov", "film.webm", "film.mkv", "windows.wma", "narrow.amr"])
+def test_joined_recordings_are_read_to_the_last(tmp_path, name):
+    """FFmpeg reads the first of them, or takes the second for noise."""
+    first = made(tmp_path / name, *KINDS[name]).read_bytes()
+    reading = read_bytes(tmp_path, first + first, f"two.{name}")
+    assert reading.error == "" and f"another recording begins at byte {len(first):,}" in reading.note
+    alone = read(tmp_path / name).samples
+    assert abs(len(reading.samples) - 2 * len(alone)) <= 2
+    inside = slice(2_000, len(alone) // 2)
+    np.testing.assert_allclose(reading.samples[len(alone) :][inside], alone[inside], atol=0.02)
+
+
+def test_recordings_of_both_readers_in_one_file_are_read(tmp_path):
+    sound = encoded(voice(2.0), 44_100, "WAV", "PCM_16")
+    film = made(tmp_path / "aac.m4a", *KINDS["aac.m4a"]).read_bytes()
+    for data in (sound + film, film + sound):
+        reading = read_bytes(tmp_path, data, "both.m4a")
+        assert reading.error == "" and "another recording begins" in reading.note
+        assert reading.duration_s == pytest.approx(2.0 + SECONDS, abs=0.08)
+        assert reading.reader.startswith("PyAV ")
+
+
+def test_bytes_around_a_recording_are_accounted_for(tmp_path):
+    data = made(tmp_path / "aac.m4a", *KINDS["aac.m4a"]).read_bytes()
+    junk = np.random.default_rng(2).bytes(3_000)
+    front = read_bytes(tmp_path, junk + data, "front.m4a")
+    assert front.error == "" and "3,000 bytes in front of the audio were skipped" in front.note
+    behind = read_bytes(tmp_path, data + junk, "behind.m4a")
+    assert behind.error == "3,000 bytes behind the audio were not read"
+    zeros = read_bytes(tmp_path, data + bytes(3_000), "zeros.m4a")
+    assert zeros.error == "" and "3,000 zero bytes behind the audio were skipped" in zeros.note
+    for found in (front, behind, zeros):
+        assert found.duration_s == pytest.approx(SECONDS, abs=0.08)
+
+
+def test_a_recording_without_its_index_is_said_to_be_unfinished(tmp_path):
+    data = made(tmp_path / "film.mov", *KINDS["film.mov"]).read_bytes()
+    index = data.find(b"moov") - 4
+    size = int.from_bytes(data[index : index + 4], "big")
+    unfinished = data[:index] + data[index + size :]
+    assert read_bytes(tmp_path, unfinished, "x.mov").error == "the recording was never finished: it has no index (moov)"
+
+
 def test_junk_is_no_audio_whatever_its_suffix(tmp_path):
     for name in ("x.m4a", "x.wav", "x.mp4", "x.aac"):
         reading = read_bytes(tmp_path, np.random.default_rng(1).bytes(100_000), name)

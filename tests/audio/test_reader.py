@@ -219,3 +219,17 @@ def test_names_that_are_not_utf8_can_be_opened(tmp_path):
     soundfile.write(tmp_path / "a.wav", voice(0.5, 8_000), 8_000)
     (tmp_path / "a.wav").rename(path)
     assert len(pieces(Path(path))) == 1
+
+
+def test_a_channel_that_comes_later_in_a_joined_file_is_there_to_be_read(tmp_path):
+    mono, stereo = (tmp_path / name for name in ("mono.wav", "stereo.wav"))
+    left, right = voice(1.0, RATE_HZ), voice(1.0, RATE_HZ)[::-1].copy()
+    soundfile.write(mono, left, RATE_HZ, subtype="FLOAT")
+    soundfile.write(stereo, np.column_stack([left, right]), RATE_HZ, subtype="FLOAT")
+    path = tmp_path / "joined.wav"
+    path.write_bytes(mono.read_bytes() + stereo.read_bytes())
+    for channel, later in ((1, left), (2, right)):
+        ref = ClipRef("x", str(path), 0, 0, channel=channel)
+        [clip] = read_clip(ref=ref, sample_rate_hz=RATE_HZ, piece_s=60.0, overlap_s=0.0)
+        assert (clip.channel, clip.source_channels) == (channel, 2)
+        np.testing.assert_array_equal(clip.samples, np.concatenate([left, later]))
