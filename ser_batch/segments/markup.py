@@ -26,6 +26,8 @@ _PARTS = re.compile(r"(.* - |.*[_@])?(words?|phones?|phonemes?|syllables?)", re.
 _PAUSE_S = 0.3
 #: What marks a stretch in which nobody speaks.
 _SILENCE = frozenset({"", "sil", "sp", "silence", "silent", "<sil>", "<p:>"})
+#: Where an hour of one digit begins.
+_SHORT_HOUR = re.compile(r"(?<!\d)(?=\d:\d\d:\d\d\b)")
 #: How WhisperX names the speaker of a subtitle.
 _SPEAKER = re.compile(r"\[([^\]\n]{1,80})\]:\s*")
 
@@ -170,8 +172,7 @@ def read_subtitles(path: Path) -> Iterator[tuple[str, Segment]]:
     text, _ = decoded(path, path.read_bytes())
     is_srt = path.suffix.lower() == ".srt"
     if is_srt:
-        # SubRip is WebVTT with a comma in its times, and WebVTT is read strictly: no line is lost without a word.
-        text = "WEBVTT\n\n" + re.sub(r".* --> .*", lambda line: line[0].replace(",", "."), text)
+        text = _as_webvtt(text)
     for cue in webvtt.WebVTT.from_string(text, strict=True).captions:
         words, speaker = cue.text, cue.voice or ""
         if not is_srt:
@@ -180,6 +181,15 @@ def read_subtitles(path: Path) -> Iterator[tuple[str, Segment]]:
             words, speaker = words[found.end() :], found[1]
         start_s, end_s = (_seconds(time.to_tuple()) for time in (cue.start_time, cue.end_time))
         yield "", Segment(start_s, end_s, speaker=speaker, text=words)
+
+
+def _as_webvtt(text: str) -> str:
+    """Turn SubRip, which nobody writes alike, into WebVTT, which is read strictly: no line is lost without a word."""
+    text = re.sub(r"[ \t]*(?:\r\n?|\n)", "\n", text)
+    # An empty line within the words is followed by more of them, and not by the number and times of another cue.
+    text = re.sub(r"\n\n+(?!(?:[ \t]*\d+[ \t]*\n)?[ \t]*\d+:\d+:\d+[,.]\d+[ \t]*-->)", "\n", text)
+    text = re.sub(r"(-->[ \t]*[\d:,.]+)[ \t].*", r"\1", text)  # where on the screen, in a way of its own
+    return "WEBVTT\n\n" + re.sub(r".*-->.*", lambda line: _SHORT_HOUR.sub("0", line[0].replace(",", ".")), text)
 
 
 def _seconds(time: tuple[int, int, int, int]) -> float:

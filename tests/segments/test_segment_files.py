@@ -137,6 +137,21 @@ def test_subtitles(tmp_path: Path) -> None:
     assert as_told(read(tmp_path, "one.vtt", vtt)) == expected
 
 
+def test_subtitles_as_people_write_them_lose_no_word(tmp_path: Path) -> None:
+    srt = (
+        "\ufeff1\n0:00:00,250 --> 0:00:01,500\nguten\n\nTag\n \n"
+        "2\n00:00:01,750-->00:00:02,500\n\n\n"
+        "00:00:02,500 --> 00:00:04,000 X1:40 X2:600\nohne Nummer\n \n \n3 Worte mehr\n\n"
+        "4\n00:00:05,000 --> 00:00:06,000\nEnde\n\n"
+    )
+    assert as_told(read(tmp_path, "one.srt", srt)) == [
+        (0.25, 1.5, "", "guten Tag"),
+        (1.75, 2.5, "", ""),
+        (2.5, 4.0, "", "ohne Nummer 3 Worte mehr"),
+        (5.0, 6.0, "", "Ende"),
+    ]
+
+
 def test_transcripts_of_whisper_and_its_kin(tmp_path: Path) -> None:
     segments = [{"start": a, "end": b, "speaker": who, "text": f" {text}", "words": []} for a, b, who, text in SAID]
     whisperx = {"segments": segments, "word_segments": [{"word": "guten", "start": 0.25, "end": 0.8}]}
