@@ -19,6 +19,7 @@ from ser_batch.export.names import TrackNames
 from ser_batch.export.track_formats import TRACK_FORMATS, Stretch, Track
 from ser_batch.run.read import Run
 from ser_batch.run.where import Where
+from ser_batch.segments.marked import voices
 from ser_batch.text import printable
 
 __all__ = ["TrackTable", "export_tracks", "merged_stretches", "tracks_of"]
@@ -171,17 +172,18 @@ _SAID = ("start_s", "end_s", "channel", "speaker", "text", "emotion", "confidenc
 
 def _said(rows: pa.Table) -> tuple[Stretch, ...]:
     """Return the segments of one recording."""
+    said = rows.select(list(_SAID)).to_pylist()
     return tuple(
         Stretch(
             row["start_s"],
             row["end_s"],
             printable(row["emotion"] or ""),
             float("nan") if row["confidence"] is None else row["confidence"],
-            printable(row["speaker"] or ""),
+            printable(voice),
             printable(row["text"] or ""),
             row["channel"] or 1,
         )
-        for row in rows.select(list(_SAID)).to_pylist()
+        for row, voice in zip(said, voices([(row["speaker"], row["channel"]) for row in said]), strict=True)
     )
 
 

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from ser_batch.report.formats import clock, percent, plural
 from ser_batch.run.read import Run
+from ser_batch.segments.marked import voices
 
 __all__ = ["spoken"]
 
@@ -19,7 +20,7 @@ _N_RECORDINGS = 6
 _MOST_LISTED = 60
 #: Segments of one recording that are drawn.
 _MOST_DRAWN = 600
-_COLUMNS = ("clip_id", "segment_index", "start_s", "end_s", "speaker", "text", "context_s")
+_COLUMNS = ("clip_id", "segment_index", "start_s", "end_s", "channel", "speaker", "text", "context_s")
 
 
 def spoken(run: Run) -> dict[str, Any] | None:
@@ -62,7 +63,8 @@ def spoken(run: Run) -> dict[str, Any] | None:
 def _recording(clip_id: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     until_s = max(row["end_s"] for row in rows)
     lanes: dict[str, list[dict[str, Any]]] = {}
-    for row in rows[:_MOST_DRAWN]:
+    voice_of = voices([(row["speaker"], row["channel"]) for row in rows])
+    for row, voice in zip(rows[:_MOST_DRAWN], voice_of, strict=False):
         said = f"{clock(row['start_s'])} {row.get('emotion') or ''} {row['text'] or ''}".strip()
         stretch = {
             "at_s": row["start_s"],
@@ -72,18 +74,18 @@ def _recording(clip_id: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "emotion": row.get("emotion") or "",
             "said": said[:200],
         }
-        lanes.setdefault(row["speaker"] or "", []).append(stretch)
+        lanes.setdefault(voice, []).append(stretch)
     listed = [
         {
             "at_s": row["start_s"],
             "to_s": row["end_s"],
-            "speaker": row["speaker"] or "",
+            "speaker": voice,
             "text": row["text"] or "",
             "emotion": row.get("emotion") or "",
             "confidence": percent(row["confidence"]) if row.get("confidence") is not None else "",
             "short": bool(row["context_s"]),
         }
-        for row in rows[:_MOST_LISTED]
+        for row, voice in zip(rows[:_MOST_LISTED], voice_of, strict=False)
     ]
     note = f"{plural(len(rows), 'segment')} until {clock(until_s)}"
     if len(rows) > _MOST_LISTED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,12 +16,30 @@ from ser_batch.run.layout import TABLES
 from ser_batch.run.read import Run, open_run
 from ser_batch.run.schema import TIMING_COLUMNS
 
-__all__ = ["NO_LABEL", "Comparison", "compare_runs"]
+__all__ = ["NO_LABEL", "Comparison", "SegmentChanges", "compare_runs"]
 
 #: Stands for the emotion of a file that has none.
 NO_LABEL = "none"
 
+_TIMES = ("start_s", "end_s")
 _LABEL_COLUMNS = ("clip_id", "status", "emotion", "confidence", "vanished")
+
+
+@dataclass(eq=False)
+class SegmentChanges:
+    """How segments of files in both runs differ. The same one has the same times, channel, speaker and source."""
+
+    n_common: int
+    #: Segments that one run alone has.
+    n_only: tuple[int, int]
+    #: Those with another label: as `Comparison.changed`, with start_s, end_s and speaker.
+    changed: pa.Table
+    #: Column -> (segments that differ, largest difference), as in `Comparison.columns`.
+    columns: dict[str, tuple[int, float]]
+
+    @property
+    def is_equal(self) -> bool:
+        return not (any(self.n_only) or len(self.changed) or self.columns)
 
 
 @dataclass(eq=False)
@@ -51,10 +70,14 @@ class Comparison:
     missing_columns: list[str] = field(default_factory=list)
     #: Tables that one of the runs does not have. Empty unless asked for.
     missing_tables: list[str] = field(default_factory=list)
+    #: None unless asked for, and where one of the runs has no such table.
+    segments: SegmentChanges | None = None
 
     @property
     def is_equal(self) -> bool:
-        return not (any(self.only) or len(self.changed) or self.columns or self.missing_columns or self.missing_tables)
+        is_same = self.segments is None or self.segments.is_equal
+        others = (self.columns, self.missing_columns, self.missing_tables)
+        return is_same and not (any(self.only) or len(self.changed) or any(others))
 
 
 def compare_runs(
@@ -97,17 +120,54 @@ def compare_runs(
         transitions=_pairs(joined, "label_a", "label_b"),
         statuses=Counter({pair: n for pair, n in _pairs(joined, "status_a", "status_b").items() if pair[0] != pair[1]}),
         confidence_shift=float(np.nanmean(shift)) if len(shift) else float("nan"),
-        changed=joined.filter(pc.not_equal(joined.column("before"), joined.column("after"))).select(
-            ["clip_id", "before", "after", "confidence_before", "confidence_after", "labelled", "by"]
-        ),
+        changed=_changed(joined, ["clip_id"]),
     )
     if tolerance is not None:
         result.missing_columns = sorted({*names[0]} ^ {*names[1]})
         result.missing_tables = [name for name in TABLES if runs[0].has_table(name) != runs[1].has_table(name)]
-        for name in both_a.column_names:
-            if found := _difference(both_a.column(name), both_b.column(name), tolerance):
-                result.columns[name] = found
+        result.columns = _differences(both_a, both_b, tolerance)
+        if all(run.has_table("segments") for run in runs):
+            result.segments = _segments(runs, both_a.column("clip_id").combine_chunks(), tolerance)
     return result
+
+
+def _segments(runs: Sequence[Run], clip_ids: pa.Array, tolerance: float) -> SegmentChanges:
+    names = [set(run.schema("segments").names) - {"segment_index", *TABLES["segments"].by_name} for run in runs]
+    found = [run.read("segments", columns=sorted(names[0] & names[1]), metadata=False) for run in runs]
+    a, b = (rows.filter(pc.is_in(rows.column("clip_id"), value_set=clip_ids)) for rows in found)
+    place = pc.index_in(_stretches(a), value_set=_stretches(b))
+    both_a, both_b = a.filter(place.is_valid()), b.take(place.drop_null())
+    # A segment has no status of its own.
+    sides = [rows.append_column("status", pa.repeat(NO_LABEL, len(rows))) for rows in (both_a, both_b)]
+    joined = _joined(*sides)
+    for name in ("start_s", "end_s", "speaker"):
+        joined = joined.append_column(name, both_a.column(name))
+    return SegmentChanges(
+        n_common=len(joined),
+        n_only=(len(a) - len(joined), len(b) - len(joined)),
+        changed=_changed(joined, ["clip_id", "start_s", "end_s", "speaker"]),
+        columns=_differences(both_a, both_b, tolerance),
+    )
+
+
+def _stretches(rows: pa.Table) -> pa.Array:
+    """Return what tells segments apart, as text."""
+    told = [rows.column(name).cast(pa.string()) for name in ("clip_id", "channel", "speaker", "source")]
+    times = [pc.round(pc.multiply(rows.column(name), 1000)).cast(pa.int64()).cast(pa.string()) for name in _TIMES]
+    key = pc.binary_join_element_wise(*told, *times, "\0", null_handling="replace", null_replacement="")
+    return key.combine_chunks()
+
+
+def _changed(joined: pa.Table, keys: list[str]) -> pa.Table:
+    """Return the rows whose label differs."""
+    columns = [*keys, "before", "after", "confidence_before", "confidence_after", "labelled", "by"]
+    return joined.filter(pc.not_equal(joined.column("before"), joined.column("after"))).select(columns)
+
+
+def _differences(a: pa.Table, b: pa.Table, tolerance: float) -> dict[str, tuple[int, float]]:
+    """Return what differs, column by column."""
+    found = {name: _difference(a.column(name), b.column(name), tolerance) for name in a.column_names}
+    return {name: difference for name, difference in found.items() if difference}
 
 
 def _present(rows: pa.Table) -> pa.Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import pairwise
@@ -14,7 +14,7 @@ from ser_batch.errors import DataError
 from ser_batch.records import Segment
 from ser_batch.text import printable
 
-__all__ = ["Marked", "Noted", "Tiers", "checked", "state_key"]
+__all__ = ["Marked", "Noted", "Tiers", "checked", "state_key", "voices"]
 
 #: Name of a tier, on which one speaks at a time, or "" -> a segment on it.
 Tiers = Iterable[tuple[str, Segment]]
@@ -85,3 +85,12 @@ def state_key(*state: object) -> int:
         int.from_bytes(blake2b(repr(state).encode("utf-8", "surrogateescape"), digest_size=8).digest(), signed=True)
         or 1
     )
+
+
+def voices(said: Sequence[tuple[str | None, int | None]]) -> list[str]:
+    """Name who says each segment of a recording, given speaker and channel of each.
+
+    Where nobody says who speaks and there are several channels, a channel stands for who is on it: ``channel 2``.
+    """
+    is_split = len({channel for _, channel in said if channel}) > 1
+    return [speaker or (f"channel {channel}" if is_split and channel else "") for speaker, channel in said]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,9 @@ from ser_batch import load_results
 from ser_batch.cli.main import main
 from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.errors import RunError
+from ser_batch.export.track_formats import TRACK_FORMATS
 from ser_batch.run.verify import check_run
+from ser_batch.segments.files import read_segments
 
 RATE_HZ = 22_050
 RTTM = "SPEAKER {} 1 {:.2f} {:.2f} <NA> <NA> {} <NA> <NA>\n"
@@ -121,6 +125,63 @@ def test_subtitles_and_tables_of_segments_are_exported(run: Path, tmp_path: Path
     assert main(["export", str(run), "--to", "rttm", "--table", "files", "-o", str(tmp_path / "x")]) == 2
 
 
+@pytest.mark.parametrize("file_format", TRACK_FORMATS)
+def test_a_track_of_every_format_holds_each_segment_of_a_scan(run: Path, tmp_path: Path, file_format: str) -> None:
+    assert main(["export", str(run), "--to", file_format, "-o", str(tmp_path)]) == 0
+    suffix, _ = TRACK_FORMATS[file_format]
+    tracks = {path.name.removesuffix(suffix): path for path in tmp_path.iterdir()}
+    segments = load_results(run, "segments")
+    assert sorted(tracks) == sorted(set(segments.clip_id))
+    for clip_id, rows in segments.groupby("clip_id"):
+        text = unescape(tracks[clip_id].read_text(encoding="utf-8"))
+        for row in rows.itertuples():
+            said = [] if file_format == "rttm" else [row.text]  # which has no place for words
+            for told in filter(pd.notna, [row.emotion, row.speaker, *said]):
+                assert told in text
+        if file_format == "srt":  # which knows no speakers, so that two at once would overlap
+            assert text.count(" --> ") == len(rows)
+        elif file_format != "audacity":
+            again = {(item.start_s, item.end_s) for item in read_segments([tracks[clip_id]]).segments}
+            wanted = {(round(row.start_s, 3), round(row.end_s, 3)) for row in rows.itertuples()}
+            assert {(round(start_s, 3), round(end_s, 3)) for start_s, end_s in again} == wanted
+
+
+@pytest.mark.parametrize("file_format", ["csv", "jsonl"])
+def test_a_table_of_segments_holds_what_the_run_holds(run: Path, tmp_path: Path, file_format: str) -> None:
+    path = tmp_path / "segments"
+    assert main(["export", str(run), "--to", file_format, "--table", "segments", "-o", str(path)]) == 0
+    found = pd.read_csv(path) if file_format == "csv" else pd.read_json(path, lines=True)
+    segments = load_results(run, "segments")
+    assert list(found.columns) == list(segments.columns)
+    for name in ("clip_id", "speaker", "emotion"):
+        assert list(found[name].fillna("")) == list(segments[name].astype(object).fillna(""))
+    np.testing.assert_allclose(found.confidence, segments.confidence, rtol=1e-5)
+
+
+def test_retry_gives_a_failed_recording_its_segments_and_leaves_those_of_others(
+    archive: Path, model: Path, tmp_path: Path
+) -> None:
+    copy, run = tmp_path / "archive", tmp_path / "run"
+    copy.mkdir()
+    for name in ("rttm.wav", "rttm.rttm", "whisperx.json"):
+        shutil.copy(archive / name, copy)
+    (copy / "whisperx.wav").write_bytes(b"not there yet")
+    assert scan(copy, run, model, "--no-report") == 1
+    before = load_results(run, "segments")
+    assert list(before.clip_id) == ["rttm.wav"] * 2
+    shutil.copy(archive / "whisperx.wav", copy)
+    n_commits = len((run / "journal.jsonl").read_text().splitlines())
+    assert main(["retry", str(run), "--jobs", "1", "--quiet"]) == 0
+    commits = (run / "journal.jsonl").read_text().splitlines()[n_commits:]
+    assert sum(json.loads(line)["n_processed"] for line in commits) == 1
+    after = load_results(run, "segments")
+    kept = after[after.clip_id == "rttm.wav"].astype({"speaker": str, "source": str, "emotion": str})
+    pd.testing.assert_frame_equal(kept, before.astype({"speaker": str, "source": str, "emotion": str}))
+    assert list(after.text[after.clip_id == "whisperx.wav"]) == ["Hello.", "Yes?"]
+    assert list(load_results(run).n_segments) == [2, 2]
+    assert check_run(run) == []
+
+
 def test_a_recording_is_analysed_again_when_its_segments_come_change_or_go(
     archive: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +191,7 @@ def test_a_recording_is_analysed_again_when_its_segments_come_change_or_go(
         (copy / name).write_bytes((archive / name).read_bytes())
     run = tmp_path / "run"
     assert scan(copy, run, model, "--no-report") == 0
+    shutil.copytree(run, tmp_path / "before")
 
     def again(expected: int) -> list[str]:
         before = (run / "journal.jsonl").read_text().splitlines()
@@ -150,6 +212,10 @@ def test_a_recording_is_analysed_again_when_its_segments_come_change_or_go(
     assert again(0) == ["plain.wav"]
     assert check_run(run) == []
     capsys.readouterr()
+    assert main(["diff", str(tmp_path / "before"), str(run)]) == 1
+    told = capsys.readouterr().out
+    assert "\n0 segments in both runs, 0 with another label.\n" in told
+    assert "\nOnly in RUN_A: 3 segments\nOnly in RUN_B: 1 segments\n" in told
     assert scan(copy, run, model, "--segments", "none") == 7
     assert "segments: auto -> absent" in capsys.readouterr().err
 
@@ -220,7 +286,14 @@ def test_a_call_with_a_speaker_per_channel(archive: Path, model: Path, tmp_path:
     assert main(["export", str(run), "--to", "rttm", "--table", "windows", "-o", str(tmp_path / "rttm")]) == 0
     lines = (tmp_path / "rttm/call.wav.rttm").read_text().splitlines()
     assert {line.split()[2] for line in lines} == {"1", "2"}
-    assert 'id="spoken"' in (run / "report.html").read_text(encoding="utf-8")
+    # Whole channels lie at the same time, and each has a lane and a tier.
+    section = (run / "report.html").read_text(encoding="utf-8").split('<section id="spoken">')[1].split("</section>")[0]
+    assert re.findall(r'class="who">([^<]*)<', section) == ["channel 1", "channel 2", "no name", "no name"]
+    assert main(["export", str(run), "--to", "textgrid", "-o", str(tmp_path / "grids")]) == 0
+    grid = (tmp_path / "grids/call.wav.TextGrid").read_text()
+    for number in (1, 2):
+        tier = grid.split(f'name = "channel {number} - emotion"')[1]
+        assert f'text = "{call.emotion[number]}"' in tier.split("item [")[0]
     capsys.readouterr()
     assert scan(calls, run, model) == 7
     assert "channels: split -> absent" in capsys.readouterr().err

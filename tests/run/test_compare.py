@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +12,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from synthetic_run import RunPlan, make_run
+from synthetic_run import LABELS, SPECS, RunPlan, make_run
 
 from ser_batch import load_results
 from ser_batch.cli.main import main
 from ser_batch.report.build import build_report
 from ser_batch.run.compare import compare_runs
+from ser_batch.run.schema import segments_schema
 
 OTHER_LABELS = ("anger", "fear", "happiness", "neutral", "sadness")
 
@@ -103,3 +106,47 @@ def test_vanished_files_are_left_out_by_the_command_and_by_the_page(tmp_path: Pa
     assert "Only in RUN_A: 1 files\n  3.flac" in capsys.readouterr().out
     page = build_report(first, second, output=tmp_path / "page.html").read_text()
     assert re.search(r"9 in the first,\s+8 in the second", page)
+
+
+def add_segments(run: Path, emotions: list[str], start_s: float = 0.0) -> Path:
+    """Give a run a segment of 1 s for each emotion, all in its first file."""
+    n, schema = len(emotions), segments_schema(LABELS, SPECS, {})
+    columns = {field.name: pa.nulls(n, field.type) for field in schema} | {
+        "clip_id": ["0.flac"] * n, "segment_index": range(n), "start_s": [start_s + i for i in range(n)],
+        "end_s": [start_s + i + 1 for i in range(n)], "speaker": ["anna", *["ben"] * (n - 1)], "source": ["rttm"] * n,
+        "context_s": [0.0] * n, "emotion": emotions, "confidence": [0.5] * n,
+        **{f"p_{label}": [0.5 if label == emotion else 0.1 for emotion in emotions] for label in LABELS},
+    }  # fmt: skip
+    arrays = [
+        pa.array(list(columns[field.name]), pa.string()).dictionary_encode().cast(field.type)
+        if pa.types.is_dictionary(field.type)
+        else pa.array(columns[field.name], field.type)
+        for field in schema
+    ]
+    (run / "segments").mkdir()
+    pq.write_table(pa.table(arrays, schema=schema), run / "segments" / "part-00000.parquet")
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(info | {"tables": ["segments", "windows", "files"]}))
+    return run
+
+
+def test_segments_are_compared_whatever_their_numbers(tmp_path: Path, capsys) -> None:
+    plan = RunPlan(clip_ids=["0.flac", "1.flac"], seed=1, failed_share=0.0)
+    runs = [make_run(tmp_path / name, 0, plan) for name in ("a", "b", "c", "d")]
+    before, same, after, none = runs
+    for run, emotions in ((before, ["fear", "anger"]), (same, ["fear", "anger"]), (after, ["anger", "fear"])):
+        add_segments(run, emotions, start_s=1.0 if run is after else 0.0)
+    assert compare_runs(before, same, tolerance=1e-4).is_equal
+    assert main(["diff", str(before), str(same)]) == 0
+    found = compare_runs(before, after, tolerance=1e-4).segments
+    # The second segment of one is the first of the other by its time, but another one speaks in it.
+    assert (found.n_common, found.n_only, len(found.changed)) == (0, (2, 2), 0)
+    shutil.rmtree(after / "segments")
+    add_segments(after, ["fear", "sadness"])
+    capsys.readouterr()
+    assert main(["diff", str(before), str(after)]) == 1
+    told = capsys.readouterr().out
+    assert "2 segments in both runs, 1 with another label." in told
+    assert "   0.400  anger -> sadness  0.flac from 1.000 s to 2.000 s, ben\n" in told
+    assert "segments and the largest difference" in told
+    assert compare_runs(before, none, tolerance=1e-4).missing_tables == ["segments"]
