@@ -33,6 +33,7 @@ from ser_batch.heads.learn import (
 from ser_batch.heads.scored import Scored, Unlearnt, score
 from ser_batch.resources import model_path
 from ser_batch.reviews.answers import stretch_of
+from ser_batch.reviews.sample import channel_columns, channels_of
 from ser_batch.reviews.unlearnt import store_unlearnt
 from ser_batch.run.read import Run
 from ser_batch.run.schema import matrix_of
@@ -232,7 +233,7 @@ def adapt_model(
     save(target, _adapted(parent, run, learnt, result, target.stem))
     if not learnt.is_new:
         return result
-    stretches = [stretch_of(item.clip_id, item.start_s, item.end_s) for item in found.stretches]
+    stretches = [stretch_of(item.clip_id, item.start_s, item.end_s, item.channel) for item in found.stretches]
     try:
         store_unlearnt(run.folder, load(target).sha256, learnt.labels, stretches, learnt.unlearnt)
     except RunError as error:
@@ -270,16 +271,16 @@ def learn(examples: Examples, old: Head, start: Head, spread: tuple[Floats, Floa
 
 
 def windows_of(run: Run, found: Found) -> dict[str, tuple[Floats, Floats, Floats]]:
-    """Return times (n, 2), weights (n,) and embeddings (n, n_inputs) of the windows of answered files.
+    """Return start, end and channel (n, 3), weights (n,) and embeddings (n, n_inputs) of the windows of answered files.
 
     Stretches whose file the run has no windows of are left out of `found`, and said.
     """
     wanted = {item.clip_id for item in found.stretches}
     chosen = pc.field("clip_id").isin(sorted(wanted))
     times: dict[str, list[Floats]] = {}
-    for rows in run.tables("windows", ["clip_id", "start_s", "end_s"], chosen):
-        both = np.column_stack([rows.column(name).to_numpy() for name in ("start_s", "end_s")])
-        for clip_id, part in _by_clip(rows.column("clip_id").to_pylist(), both):
+    for rows in run.tables("windows", ["clip_id", "start_s", "end_s", *channel_columns(run, "windows")], chosen):
+        where = [*(rows.column(name).to_numpy() for name in ("start_s", "end_s")), channels_of(rows)]
+        for clip_id, part in _by_clip(rows.column("clip_id").to_pylist(), np.column_stack(where)):
             times.setdefault(clip_id, []).append(part)
     heard: dict[str, list[Floats]] = {}
     for rows in run.tables("embeddings", ["clip_id", "weight", "embedding"], chosen):
@@ -308,9 +309,10 @@ def _by_clip(clip_ids: Sequence[str], rows: Floats) -> list[tuple[str, Floats]]:
 
 def _inside(item: Answered, windows: dict[str, tuple[Floats, Floats, Floats]]) -> NDArray[np.bool_]:
     """Tell which windows of a file are of a stretch: those that share half of it, or of themselves, with it."""
-    start_s, end_s = windows[item.clip_id][0].T
+    start_s, end_s, channel = windows[item.clip_id][0].T
     shared_s = np.minimum(end_s, item.end_s) - np.maximum(start_s, item.start_s)
-    return np.asarray(shared_s >= 0.5 * np.minimum(end_s - start_s, item.end_s - item.start_s) - 1e-6)
+    is_heard = (channel == item.channel) | (item.channel == 0)
+    return np.asarray(is_heard & (shared_s >= 0.5 * np.minimum(end_s - start_s, item.end_s - item.start_s) - 1e-6))
 
 
 def examples_of(

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from ser_batch.corpora.emotions import canonical_emotion, near_emotion
 from ser_batch.errors import DataError
-from ser_batch.reviews.answers import NOT_EMOTIONS, read_answers, reviews_folder, stretch_of
+from ser_batch.reviews.answers import NOT_EMOTIONS, Stretch, read_answers, reviews_folder, stretch_of
 from ser_batch.run.read import Run
 from ser_batch.tables.match import match_rows
 from ser_batch.tables.table import Table, read_table
@@ -39,6 +39,8 @@ class Answered:
     speaker: str = ""
     #: What is drawn or held out together with it.
     group: str = ""
+    #: Of the recording, from 1; 0 for all of them.
+    channel: int = 0
 
 
 @dataclass
@@ -76,7 +78,7 @@ def answers_of_run(run: Run) -> Found:
     n_unnamed = sum(answer.answer in NOT_EMOTIONS for answer in own)
     if n_unnamed:
         found.notices.append(f"{n_unnamed} answers name no emotion ({', '.join(NOT_EMOTIONS)}) and are left out.")
-    heard: dict[tuple[str, int, int], list[str]] = {}
+    heard: dict[Stretch, list[str]] = {}
     for answer in own:
         if answer.answer not in NOT_EMOTIONS:
             heard.setdefault(answer.stretch, []).append(_label(answer.answer, run.labels))
@@ -84,8 +86,8 @@ def answers_of_run(run: Run) -> Found:
     if n_split:
         found.notices.append(f"Reviewers disagree on {n_split} of {len(heard)} stretches: there each counts in part.")
     found.stretches = [
-        Answered(clip_id, start_ms / 1_000, end_ms / 1_000, _parts(labels))
-        for (clip_id, start_ms, end_ms), labels in heard.items()
+        Answered(clip_id, start_ms / 1_000, end_ms / 1_000, _parts(labels), channel=channel)
+        for (clip_id, start_ms, end_ms, channel), labels in heard.items()
     ]
     return found
 
@@ -107,7 +109,7 @@ def answers_of_table(run: Run, path: Path) -> Found:
     matching = match_rows(table, run.info.get("root", "."), clip_ids, columns=())
     found = Found([], [f"{path}: {_told(matching.unknown, table)}"] if matching.unknown else [])
     start, end, speaker = (table.find([name]) for name in ("start_s", "end_s", "speaker"))
-    lines: dict[tuple[str, int, int], int] = {}
+    lines: dict[Stretch, int] = {}
     for row, place in enumerate(matching.places):
         label = table.columns[emotion][row]
         if place < 0 or not label or durations_s[place] is None:

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ser_batch.atomic import NO_FOLLOW, flush_folder
 from ser_batch.errors import DataError
-from ser_batch.kinds import TEXT, TIME, Kind, problem_with, read_json
+from ser_batch.kinds import COUNT, TEXT, TIME, Kind, problem_with, read_json
 from ser_batch.run.folder import writing
 from ser_batch.run.journal import Filesystem
 
@@ -51,8 +51,15 @@ PURPOSES = ("audit", "adapt", "like", "only", "files")
 
 _REVIEWER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._ -]{0,62}[A-Za-z0-9])?")
 
-#: A stretch of audio: ``clip_id``, start and end in ms, so that equal times are equal keys.
-Stretch = tuple[str, int, int]
+
+class Stretch(NamedTuple):
+    """A stretch of audio; its times are in ms, so that equal ones are equal keys."""
+
+    clip_id: str
+    start_ms: int
+    end_ms: int
+    #: From 1; 0 for all of them, mixed.
+    channel: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +85,14 @@ class Answer:
     note: str = ""
     #: Of which run; answers that were copied elsewhere are told by it.
     run_id: str = ""
+    #: Which channel was heard, from 1; 0 for all of them, mixed.
+    channel: int = 0
     #: Who answered; told by the name of the file and not written into it.
     reviewer: str = ""
 
     @property
     def stretch(self) -> Stretch:
-        return stretch_of(self.clip_id, self.start_s, self.end_s)
+        return stretch_of(self.clip_id, self.start_s, self.end_s, self.channel)
 
 
 _NUMBER = Kind(lambda value: isinstance(value, int | float) and not isinstance(value, bool), "a number")
@@ -94,14 +103,15 @@ _FIELDS = {item.name: TEXT if item.type == "str" else _NUMBER for item in fields
         lambda value: value is None or (_NUMBER.holds(value) and 0 < value <= 1), "a number in (0, 1] or null"
     ),
     "at": TIME,
+    "channel": COUNT,
 }
 #: What earlier or other writers may leave out.
-_MAY_LACK = ("note", "run_id")
+_MAY_LACK = ("note", "run_id", "channel")
 
 
-def stretch_of(clip_id: str, start_s: float, end_s: float) -> Stretch:
+def stretch_of(clip_id: str, start_s: float, end_s: float, channel: int = 0) -> Stretch:
     """Return the key of a stretch of audio."""
-    return clip_id, round(1_000 * start_s), round(1_000 * end_s)
+    return Stretch(clip_id, round(1_000 * start_s), round(1_000 * end_s), channel)
 
 
 def reviews_folder(run_dir: Path) -> Path:
@@ -184,7 +194,7 @@ def _apply(line: Any, reviewer: str, standing: dict[Stretch, Answer]) -> None:
     needed = ("clip_id", "start_s", "end_s") if undo else [name for name in _FIELDS if name not in _MAY_LACK]
     if problem := problem_with(known, _FIELDS, needed):
         raise ValueError(problem)
-    stretch = stretch_of(known["clip_id"], known["start_s"], known["end_s"])
+    stretch = stretch_of(known["clip_id"], known["start_s"], known["end_s"], known.get("channel", 0))
     standing.pop(stretch, None)  # what is answered again stands where it was answered last
     if not undo:
         standing[stretch] = Answer(**known, reviewer=reviewer)
@@ -271,6 +281,7 @@ class AnswerJournal:
                 "clip_id": answer.clip_id,
                 "start_s": answer.start_s,
                 "end_s": answer.end_s,
+                "channel": answer.channel,
                 "at": now(),
                 "run_id": self.run_id,
             }

@@ -15,6 +15,8 @@ from ser_batch.reviews.sample import (
     AuditSample,
     Unit,
     UnitKind,
+    channel_columns,
+    channels_of,
     choose_unit,
     draw_sample,
     load_sample,
@@ -114,7 +116,7 @@ def tasks_for_files(run: Run, paths: Sequence[str]) -> tuple[list[Task], list[st
     unit = choose_unit(run)
     chosen = _places_of(run, unit, of)
     units = units_of(run, unit, chosen)
-    units.sort(key=lambda item: (of[item.clip_id], item.start_s))
+    units.sort(key=lambda item: (of[item.clip_id], item.start_s, item.channel))
     missing = sorted(set(paths) - {wanted[item.clip_id] for item in units})
     if not units:
         raise DataError(f"{run.folder} has no label for any of the {len(paths)} files of the list, such as {paths[0]}.")
@@ -232,30 +234,34 @@ def tasks_like(run: Run, clip_id: str) -> list[Task]:
     units_by_clip: dict[str, list[Unit]] = {}
     for item in units_of(run, unit, _places_of(run, unit, of)):
         units_by_clip.setdefault(item.clip_id, []).append(item)
-    times_s = _windows_of(run, of)
+    windows = _windows_of(run, of)
     # Keys of a dict are in the order of the best that is in each.
     chosen = {
         item: None
         for _, name, index in best
         for item in units_by_clip.get(name, ())
-        if _overlap(item, *times_s[name][index])
+        if _overlap(item, *windows[name][index])
     }
     return [Task(item, "like") for item in chosen][:_MOST_TASKS]
 
 
-def _overlap(unit: Unit, start_s: float, end_s: float) -> bool:
-    """Tell whether a unit has at least half of a window, or lies in it by half."""
+def _overlap(unit: Unit, start_s: float, end_s: float, channel: int) -> bool:
+    """Tell whether a unit has at least half of a window of its channel, or lies in it by half."""
+    if unit.channel not in (0, channel):
+        return False
     shared_s = min(unit.end_s, end_s) - max(unit.start_s, start_s)
     return shared_s >= 0.5 * min(unit.end_s - unit.start_s, end_s - start_s)
 
 
-def _windows_of(run: Run, clip_ids: Collection[str]) -> dict[str, dict[int, tuple[float, float]]]:
-    """Return start and end of the windows of some clips: clip -> index -> times in s."""
+def _windows_of(run: Run, clip_ids: Collection[str]) -> dict[str, dict[int, tuple[float, float, int]]]:
+    """Return start and end in s, and channel, of the windows of some clips: clip -> index -> those."""
     where = [("clip_id", "in", sorted(clip_ids))]
-    rows = run.read("windows", ["clip_id", "window_index", "start_s", "end_s"], where, metadata=False)
-    found: dict[str, dict[int, tuple[float, float]]] = {}
-    for name, index, start_s, end_s in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-        found.setdefault(name, {})[index] = (start_s, end_s)
+    columns = ["clip_id", "window_index", "start_s", "end_s"]
+    rows = run.read("windows", [*columns, *channel_columns(run, "windows")], where, metadata=False)
+    told = (rows.column(name).to_pylist() for name in columns)
+    found: dict[str, dict[int, tuple[float, float, int]]] = {}
+    for name, index, start_s, end_s, channel in zip(*told, channels_of(rows).tolist(), strict=True):
+        found.setdefault(name, {})[index] = (start_s, end_s, channel)
     return found
 
 
@@ -273,8 +279,8 @@ def _vectors_of(run: Run, units: Sequence[Unit]) -> Floats | None:
     for number, item in enumerate(units):
         inside = [
             place[item.clip_id, index]
-            for index, times_s in windows.get(item.clip_id, {}).items()
-            if _overlap(item, *times_s) and (item.clip_id, index) in place
+            for index, window in windows.get(item.clip_id, {}).items()
+            if _overlap(item, *window) and (item.clip_id, index) in place
         ]
         if inside:
             vectors[number] = matrix[inside].mean(axis=0)

@@ -21,6 +21,7 @@ from ser_batch import hooks
 from ser_batch.errors import InputError, SerBatchError
 from ser_batch.records import Clip, ClipRef
 from ser_batch.reviews.sample import Unit
+from ser_batch.stages.channels import check_channel
 from ser_batch.text import message_of
 
 if TYPE_CHECKING:
@@ -155,10 +156,11 @@ class Excerpts:
         path = self.path_of(unit.clip_id)
         first_s = max(unit.start_s - CONTEXT_S, 0.0)
         last_s = min(unit.end_s + CONTEXT_S, first_s + _LONGEST_S)
-        ref = ClipRef(unit.clip_id, path, 0, 0)
+        ref = ClipRef(unit.clip_id, path, 0, 0, channel=unit.channel)
         parts: list[NDArray[np.float32]] = []
         try:
-            for piece in hooks.read_clip(self._manager, ref, self._rate_hz, 60.0, 0.0):
+            pieces = hooks.read_clip(self._manager, ref, self._rate_hz, 60.0, 0.0)
+            for piece in check_channel(pieces, unit.channel) if unit.channel else pieces:
                 if piece.start_s < last_s:
                     parts.append(piece.window(first_s, last_s))
                 else:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ser_batch.errors import DataError
 from ser_batch.reviews.answers import CANNOT_TELL, NOT_EMOTIONS, SEVERAL_VOICES, Answer, Stretch, read_answers
 from ser_batch.reviews.answers import stretch_of as key_of
-from ser_batch.reviews.sample import AuditSample, UnitKind, load_sample
+from ser_batch.reviews.sample import AuditSample, UnitKind, channel_columns, channels_of, load_sample
 from ser_batch.reviews.unlearnt import read_unlearnt
 from ser_batch.run.read import Run
 
@@ -86,7 +86,7 @@ def judge(run: Run, answers_from: Path | None = None) -> Judged:
             f"{source / 'reviews'} holds answers but not the sample that they are of (audit.json). Restore it from a "
             f"copy; without it nobody knows what the answers stand for. `ser-batch review {source}` draws it again."
         )
-    places = {key_of(item.clip_id, item.start_s, item.end_s): item.stratum for item in sample.items}
+    places = {key_of(item.clip_id, item.start_s, item.end_s, item.channel): item.stratum for item in sample.items}
     found = _known(found, set(places), notices, "not of the sample that is there now; it was drawn again since")
     probabilities = predictions_for(run, sample.unit, found)
     found = _known(found, set(probabilities), notices, f"of clips that {run.folder} does not label any more")
@@ -174,7 +174,7 @@ def predictions_for(run: Run, unit: UnitKind, answers: list[Answer]) -> dict[Str
     """Return the probabilities (n_labels,) that a run gives to the stretches of some answers, where it has them."""
     wanted = {answer.stretch for answer in answers}
     columns = [f"p_{label}" for label in run.labels]
-    times = ["vanished"] if unit == "files" else ["start_s", "end_s"]
+    times = ["vanished"] if unit == "files" else ["start_s", "end_s", *channel_columns(run, unit)]
     if not wanted or not columns:
         return {}
     names = sorted({stretch[0] for stretch in wanted})
@@ -185,12 +185,12 @@ def predictions_for(run: Run, unit: UnitKind, answers: list[Answer]) -> dict[Str
     if unit == "files":
         kept &= ~rows.column("vanished").to_numpy()
     else:
-        start_s, end_s = (rows.column(name).to_numpy() for name in times)
-    found = {}
+        start_s, end_s = (rows.column(name).to_numpy() for name in times[:2])
+    found, channel = {}, channels_of(rows).tolist()
     for place in np.flatnonzero(kept).tolist():
         name = rows.column("clip_id")[place].as_py()
         # A whole file is the file, whatever length its reader measures today.
-        stretch = of_clip[name] if unit == "files" else key_of(name, start_s[place], end_s[place])
+        stretch = of_clip[name] if unit == "files" else key_of(name, start_s[place], end_s[place], channel[place])
         if stretch in wanted:
             found[stretch] = table[place]
     return found

@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from ser_batch.run.read import Run
 from ser_batch.run.where import expression_of
 from ser_batch.stages.channels import WHOLE_CHANNEL
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 __all__ = [
     "Z_95",
     "AuditSample",
@@ -36,6 +39,8 @@ __all__ = [
     "Unit",
     "UnitKind",
     "answers_needed",
+    "channel_columns",
+    "channels_of",
     "choose_unit",
     "draw",
     "draw_sample",
@@ -78,6 +83,8 @@ class Unit:
     end_s: float
     model_label: str
     model_confidence: float
+    #: Of the recording, from 1; 0 for all of them, mixed.
+    channel: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +160,8 @@ class _Rows(NamedTuple):
     clip_ids: Any
     start_s: Floats
     end_s: Floats
+    #: int64 (n_rows,): as `Unit.channel`.
+    channel: NDArray[np.int64]
     #: float32 (n_rows, n_labels)
     probabilities: NDArray[np.float32]
 
@@ -167,14 +176,29 @@ def _labelled(run: Run, unit: UnitKind) -> Iterator[_Rows]:
     columns = [f"p_{label}" for label in run.labels]
     gone = _vanished(run)
     times = ["duration_s"] if unit == "files" else ["start_s", "end_s"]
-    for rows in run.tables(unit, ["clip_id", *times, *columns], _asked(unit)):
+    for rows in run.tables(unit, ["clip_id", *times, *channel_columns(run, unit), *columns], _asked(unit)):
         table = np.column_stack([rows.column(name).to_numpy() for name in columns])
         kept = np.isfinite(table).all(axis=1)
         if gone:
             kept &= np.array([name not in gone for name in rows.column("clip_id").to_pylist()])
         start_s = np.zeros(len(rows)) if unit == "files" else rows.column("start_s").to_numpy()
         end_s = rows.column(times[-1]).to_numpy()
-        yield _Rows(rows.column("clip_id").filter(kept), start_s[kept], end_s[kept], table[kept])
+        yield _Rows(
+            rows.column("clip_id").filter(kept), start_s[kept], end_s[kept], channels_of(rows)[kept], table[kept]
+        )
+
+
+def channel_columns(run: Run, unit: UnitKind) -> list[str]:
+    """Return the columns that say of which channel a unit is: one, where channels were analysed by themselves."""
+    is_split = ((run.info.get("config") or {}).get("extract") or {}).get("channels") == "split"
+    return ["channel"] if is_split and unit != "files" else []
+
+
+def channels_of(rows: pa.Table) -> NDArray[np.int64]:
+    """Return the channel of each row, 0 where nothing says."""
+    if "channel" not in rows.column_names:
+        return np.zeros(len(rows), np.int64)
+    return np.asarray(rows.column("channel").fill_null(0).to_numpy().astype(np.int64))
 
 
 def _vanished(run: Run) -> set[str]:
@@ -233,6 +257,7 @@ def units_of(run: Run, unit: UnitKind, places: NDArray[np.int64]) -> list[Unit]:
                 round(float(rows.end_s[place]), 3),
                 run.labels[int(p.argmax())],
                 round(float(p.max()), 6),
+                channel=int(rows.channel[place]),
             )
         first += n
     return [found[place] for place in places.tolist()]
@@ -385,7 +410,7 @@ _SAMPLE = {"run_id": TEXT, "unit": Kind(lambda value: value in get_args(UnitKind
 _SAMPLE |= {"seed": COUNT, "half_width": _SHARE, "n_wanted": _SIZE, "n_units": _SIZE}
 _STRATUM = {"label": TEXT, "low": _NUMBER, "high": _NUMBER, "n_units": _SIZE, "n_sample": COUNT}
 _ITEM = {"clip_id": TEXT, "start_s": _NUMBER, "end_s": _NUMBER, "model_label": TEXT, "model_confidence": _NUMBER}
-_ITEM |= {"stratum": COUNT, "inclusion_probability": _SHARE}
+_ITEM |= {"channel": COUNT, "stratum": COUNT, "inclusion_probability": _SHARE}
 
 
 def _checked(values: Any, fields: Mapping[str, Kind]) -> dict[str, Any]:
@@ -425,7 +450,7 @@ def load_sample(run_dir: Path) -> AuditSample | None:
         if values.pop("format") != _FORMAT:
             raise ValueError("it is of another version of ser-batch")
         strata = tuple(Stratum(**_checked(item, _STRATUM)) for item in values.pop("strata"))
-        items = tuple(Item(**_checked(item, _ITEM)) for item in values.pop("items"))
+        items = tuple(Item(**_checked({"channel": 0} | item, _ITEM)) for item in values.pop("items"))
         if any(item.stratum >= len(strata) for item in items):
             raise ValueError("an item is of a stratum that there is not")
         return AuditSample(**_checked(values, _SAMPLE), strata=strata, items=items)

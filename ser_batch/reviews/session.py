@@ -106,6 +106,7 @@ class Session:
                     round(min(max(time_s, 0.0), _LONGEST_TIME_S), 2),
                     "",
                     note.strip()[:_LONGEST_NOTE],
+                    channel=task.unit.channel,
                 )
             )
             self._answered_now.add(kept.stretch)
@@ -170,11 +171,12 @@ class Session:
     def _shown(self, number: int) -> dict[str, Any]:
         """Return what may be known of a question before it is answered: nothing of what the model thinks."""
         unit = self._visit.tasks[number].unit
-        return {"number": number, "clip": printable(unit.clip_id), "start_s": unit.start_s, "end_s": unit.end_s}
+        shown = {"number": number, "clip": printable(unit.clip_id), "start_s": unit.start_s, "end_s": unit.end_s}
+        return shown | ({"channel": unit.channel} if unit.channel else {})
 
 
 def _stretch(task: Task) -> Stretch:
-    return stretch_of(task.unit.clip_id, task.unit.start_s, task.unit.end_s)
+    return stretch_of(task.unit.clip_id, task.unit.start_s, task.unit.end_s, task.unit.channel)
 
 
 def _told(answer: Answer) -> dict[str, Any]:

@@ -61,9 +61,10 @@ def read_unlearnt(run_dir: Path, model_sha256: str, labels: Sequence[str]) -> di
             return {}
         places = [told["labels"].index(label) for label in labels]
         found: dict[Stretch, Floats] = {}
-        for clip_id, start_ms, end_ms, row in told["stretches"]:
+        for clip_id, start_ms, end_ms, *channel, row in told["stretches"]:
             chosen = np.array([float(row[place]) for place in places])
-            found[str(clip_id), int(start_ms), int(end_ms)] = chosen / max(chosen.sum(), 1e-12)
+            stretch = Stretch(str(clip_id), int(start_ms), int(end_ms), *map(int, channel))
+            found[stretch] = chosen / max(chosen.sum(), 1e-12)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, LookupError) as error:

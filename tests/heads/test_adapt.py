@@ -220,7 +220,7 @@ def test_an_audit_by_answers_that_were_learnt_from_judges_what_did_not_learn_fro
     (kept,) = (run / "reviews").glob("unlearnt-*.json")
     told = json.loads(kept.read_text())
     assert told["model_sha256"] == load(Path(model)).sha256
-    said = {clip_id: told["labels"][int(np.argmax(row))] for clip_id, _, _, row in told["stretches"]}
+    said = {clip_id: told["labels"][int(np.argmax(row))] for clip_id, *_, row in told["stretches"]}
     right = np.array([said[item.clip_id] == emotion[item.clip_id] for item in sample.items[:80]])
     assert found.accuracy.value == pytest.approx(right.mean(), abs=0.05)
     # The labels of the new run, by the same answers, look better than they are.

@@ -31,7 +31,7 @@ def test_a_line_holds_every_field_and_is_read_as_it_was_written(tmp_path: Path) 
     assert json.loads(line) == {
         "clip_id": "tape/1.wav", "start_s": 0.0, "end_s": 3.0, "answer": "fear", "purpose": "audit",
         "inclusion_probability": 0.25, "model_label": "anger", "model_confidence": 0.61, "time_s": 4.5,
-        "at": "2026-03-01T10:00:00+00:00", "note": "sobs", "run_id": "run-1",
+        "at": "2026-03-01T10:00:00+00:00", "note": "sobs", "run_id": "run-1", "channel": 0,
     }  # fmt: skip
     assert read_answers(tmp_path).answers == [replace(ANSWER, run_id="run-1", reviewer="anna")]
 

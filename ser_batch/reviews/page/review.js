@@ -138,7 +138,7 @@ async function present(task) {
   $("note-text").value = "";
   $("note-box").hidden = true;
   $("clip").textContent = task.clip;
-  $("when").textContent = `${clock(task.start_s)} to ${clock(task.end_s)}`;
+  $("when").textContent = `${clock(task.start_s)} to ${clock(task.end_s)}${task.channel ? `, channel ${task.channel} alone` : ""}`;
   $("head").style.opacity = 0;
   for (const button of document.querySelectorAll(".answers button")) button.disabled = true;
   let found;
