@@ -58,6 +58,26 @@ def test_every_kind_of_fault_costs_its_own_file_alone(scanner, corpus, reference
     check(run, reference, faults)
 
 
+def test_a_fault_in_a_segment_costs_its_file_or_its_segments_and_no_other(scanner, corpus, reference, tmp_path):
+    audio, run = tmp_path / "audio", tmp_path / "run"
+    shutil.copytree(corpus, audio)
+    for name in ("spoken_segfault", "spoken_raise"):
+        for suffix in (".wav", ".rttm"):
+            shutil.copy(corpus / f"speaker0/take000{suffix}", audio / f"{name}{suffix}")
+    answer = scanner.scan(audio, run, config=LIMITS)
+    assert answer["code"] == 1, answer
+    files = results(run).set_index("clip_id")
+    killed, raised = files.loc["spoken_segfault.wav"], files.loc["spoken_raise.wav"]
+    assert (killed.status, killed.error_type) == ("failed", "WorkerKilled")
+    assert "in extract" in killed.error_message
+    assert (raised.status, raised.n_segments) == ("ok", 0)
+    assert raised.error_message.startswith("no segments: ") and "no \x1b[31mway" in raised.error_message
+    assert raised.emotion == files.emotion["speaker0/take000.wav"]
+    pd.testing.assert_frame_equal(files.drop([killed.name, raised.name]).reset_index(), results(reference))
+    pd.testing.assert_frame_equal(results(run, "segments"), results(reference, "segments"))
+    assert_sound(run)
+
+
 @pytest.mark.reliability
 @pytest.mark.parametrize("fault", FAULTS)
 def test_long_one_worker_survives_each_fault_too(scanner, corpus, reference, tmp_path, fault):

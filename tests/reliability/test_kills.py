@@ -21,8 +21,8 @@ from ser_batch.stages.watch import beats, end_orphans
 #: Once per scan; all other steps come once per shard.
 ONCE = ("locked", "recovered", "planned", "manifest-written", "run-completed")
 
-#: The tables between the first and the last are staged and renamed as those are; the long form has all steps.
-SOME_STEPS = [step for step in STEPS if not step.startswith(("segments-", "windows-"))]
+#: The tables between the first and the last are staged and renamed as others are; the long form has all steps.
+SOME_STEPS = [step for step in STEPS if not step.startswith(("segments-staged", "windows-"))]
 
 #: Small shards, so that every scan of many has something left to do.
 SMALL: dict[str, Any] = ONE_JOB | {"run": {"shard_size": 1}}

@@ -6,6 +6,7 @@ import threading
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import soundfile
@@ -15,12 +16,15 @@ from ser_batch.config import Config
 from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.hooks import load_classifier, register_extractors
 from ser_batch.plugins import PluginRecipe
-from ser_batch.records import ClipRef, Status
+from ser_batch.records import ClipRef, Segment, SegmentSource, Status
 from ser_batch.stages.analyse import analyse_clip
 
 
-def peak_of_one_file(path: Path, minutes: int) -> int:
-    """Peak of what Python and numpy allocate while a recording is analysed, in bytes."""
+def peak_of_one_file(path: Path, minutes: int, *turns_s: float) -> int:
+    """Peak of what Python and numpy allocate while a recording is analysed, in bytes.
+
+    All of it is marked as said, once in turns of each of some lengths.
+    """
     with soundfile.SoundFile(path, "w", 8_000, 1) as file:
         minute = synthetic_voice(60.0, 8_000)
         for _ in range(minutes):
@@ -29,16 +33,25 @@ def peak_of_one_file(path: Path, minutes: int) -> int:
     manager, config = recipe.build(), Config().with_values({"audio": {"piece_s": 12.0}})
     extractors = register_extractors(manager, config)
     classifier = load_classifier(manager, "guess", "cpu")
+    length_s = 60.0 * minutes
+    marks = [
+        Segment(start_s, min(start_s + turn_s, length_s), speaker=f"{turn_s}")
+        for turn_s in turns_s
+        for start_s in np.arange(0, length_s, turn_s).tolist()
+    ]
     tracemalloc.start()
-    outcome = analyse_clip(ClipRef(path.name, str(path), 1, 1), config, extractors, classifier, manager)
+    ref = ClipRef(path.name, str(path), 1, 1, SegmentSource(1, (), tuple(marks)) if marks else None)
+    outcome = analyse_clip(ref, config, extractors, classifier, manager)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert outcome.status is Status.OK and len(outcome.windows_s) == minutes * 20
+    assert len(outcome.segments) == len(marks)
     return peak
 
 
-def test_memory_does_not_grow_with_the_length_of_a_recording(tmp_path):
-    short, long = (peak_of_one_file(tmp_path / f"{minutes}.flac", minutes) for minutes in (2, 20))
+@pytest.mark.parametrize("turns_s", [(), (7.0, 3_600.0)], ids=["plain", "segments"])
+def test_memory_does_not_grow_with_the_length_of_a_recording(tmp_path, turns_s):
+    short, long = (peak_of_one_file(tmp_path / f"{minutes}.flac", minutes, *turns_s) for minutes in (2, 20))
     assert long < 1.2 * short
 
 
