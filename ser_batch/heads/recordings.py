@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from ser_batch.heads.answered import Answered, Found
 from ser_batch.records import ClipRef
 from ser_batch.reviews.excerpts import recording_of
 from ser_batch.run.read import Run
+from ser_batch.stages.channels import check_channel
 from ser_batch.text import shown
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def audio_of(
     columns = ["clip_id", "duration_s", "size_bytes"]
     rows = run.read("files", columns, where=[("clip_id", "in", sorted(items))], metadata=False)
     known = {row["clip_id"]: row for row in rows.to_pylist()}
-    files: dict[tuple[str, float, float], str] = {}
+    files: dict[tuple[str, float, float, int], str] = {}
     lost: dict[str, str] = {}
     for clip_id, stretches in items.items():
         duration_s = known[clip_id]["duration_s"]
@@ -72,10 +73,10 @@ def audio_of(
         if os.stat(path).st_size != known[clip_id]["size_bytes"]:  # noqa: PTH116 - Path cannot hold every name
             lost[clip_id] = "is another file than was scanned"
             continue
-        whole = [item for item in stretches if item.start_s < _WHOLE_S and item.end_s > duration_s - _WHOLE_S]
+        whole = [item for item in stretches if _is_whole(item, duration_s)]
         files |= {_key(item): path for item in whole}
         parts = [item for item in stretches if item not in whole]
-        for item, samples in zip(parts, _cut(manager, clip_id, path, rate_hz, parts), strict=True):
+        for item, samples in _cut(manager, path, rate_hz, parts):
             if len(samples):
                 files[_key(item)] = _stored(folder / f"{len(files):06d}.wav", samples, rate_hz)
             else:
@@ -92,27 +93,35 @@ def audio_of(
     return [files[_key(item)] for item in left]
 
 
-def _key(item: Answered) -> tuple[str, float, float]:
-    return item.clip_id, item.start_s, item.end_s
+def _key(item: Answered) -> tuple[str, float, float, int]:
+    return item.clip_id, item.start_s, item.end_s, item.channel
+
+
+def _is_whole(item: Answered, duration_s: float) -> bool:
+    return item.channel == 0 and item.start_s < _WHOLE_S and item.end_s > duration_s - _WHOLE_S
 
 
 def _cut(
-    manager: pluggy.PluginManager, clip_id: str, path: str, rate_hz: int, items: Sequence[Answered]
-) -> list[NDArray[np.float32]]:
-    """Return the samples of stretches of one recording, decoded once; of what comes after a break, none."""
-    parts: list[list[NDArray[np.float32]]] = [[np.zeros(0, np.float32)] for _ in items]
-    last_s = max((item.end_s for item in items), default=0.0)
-    try:
-        for piece in hooks.read_clip(manager, ClipRef(clip_id, path, 0, 0), rate_hz, _PIECE_S, 0.0) if items else ():
-            for part, item in zip(parts, items, strict=True):
-                part.append(piece.window(item.start_s, item.end_s))
-            if piece.start_s + piece.duration_s >= last_s:
-                break
-    except SerBatchError:
-        raise
-    except Exception:  # whatever a decoder raises
-        pass
-    return [np.concatenate(part) for part in parts]
+    manager: pluggy.PluginManager, path: str, rate_hz: int, items: Sequence[Answered]
+) -> Iterator[tuple[Answered, NDArray[np.float32]]]:
+    """Yield stretches of one recording with their samples, each channel decoded once; none of what follows a break."""
+    for channel in sorted({item.channel for item in items}):
+        of_channel = [item for item in items if item.channel == channel]
+        parts: list[list[NDArray[np.float32]]] = [[np.zeros(0, np.float32)] for _ in of_channel]
+        last_s = max(item.end_s for item in of_channel)
+        try:
+            ref = ClipRef(of_channel[0].clip_id, path, 0, 0, channel=channel)
+            pieces = hooks.read_clip(manager, ref, rate_hz, _PIECE_S, 0.0)
+            for piece in check_channel(pieces, channel) if channel else pieces:
+                for part, item in zip(parts, of_channel, strict=True):
+                    part.append(piece.window(item.start_s, item.end_s))
+                if piece.start_s + piece.duration_s >= last_s:
+                    break
+        except SerBatchError:
+            raise
+        except Exception:  # whatever a decoder raises
+            pass
+        yield from zip(of_channel, map(np.concatenate, parts), strict=True)
 
 
 def _stored(path: Path, samples: NDArray[np.float32], rate_hz: int) -> str:

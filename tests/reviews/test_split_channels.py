@@ -13,7 +13,8 @@ from synthetic_run import RunPlan, make_run
 from test_server import served
 
 from ser_batch.heads.adapt import examples_of
-from ser_batch.heads.answered import Answered
+from ser_batch.heads.answered import Answered, Found
+from ser_batch.heads.recordings import audio_of
 from ser_batch.plugins import PluginRecipe
 from ser_batch.reviews.answers import read_answers
 from ser_batch.reviews.choice import tasks_for_audit, tasks_for_files
@@ -90,3 +91,24 @@ def test_a_model_learns_of_an_answer_what_its_channel_sounds_like() -> None:
     for channel, heard in ((1, [[1.0]]), (2, [[2.0]]), (0, [[1.0], [2.0]])):
         item = Answered("call.wav", 0.0, 3.0, {"fear": 1.0}, channel=channel)
         assert examples_of([item], windows, ("anger", "fear")).inputs.tolist() == heard
+
+
+def test_what_is_cut_out_for_a_whole_network_is_of_the_channel_that_was_answered(call: Run, tmp_path: Path) -> None:
+    marks = [Answered("call.wav", start_s, start_s + 12.0 - 2 * start_s, {"fear": 1.0}, channel=channel)
+             for start_s, channel in ((3.0, 1), (3.0, 2), (0.0, 2))]  # fmt: skip
+    manager, root = PluginRecipe(entry_points=()).build(), Path(str(call.info["root"]))
+    found = Found(list(marks))
+    place = call.folder / "files/part-00000.parquet"
+    rows = pq.read_table(place)
+    size = pa.array([(root / "call.wav").stat().st_size])
+    length = pa.array([12.0])
+    for name, values in (("size_bytes", size), ("duration_s", length)):
+        at = rows.schema.get_field_index(name)
+        rows = rows.set_column(at, rows.schema.field(name), values)
+    pq.write_table(rows, place)
+    paths = audio_of(open_run(call.folder), found, root, manager, RATE_HZ, tmp_path)
+    assert len(set(paths)) == len(marks) and found.notices == []
+    for path, mark in zip(paths, marks, strict=True):
+        samples, _ = soundfile.read(path)
+        strongest_hz = np.abs(np.fft.rfft(samples)).argmax() * RATE_HZ / len(samples)
+        assert strongest_hz == pytest.approx(110 + 110 * mark.channel, rel=0.01)
