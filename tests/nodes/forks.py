@@ -61,7 +61,7 @@ def drive(order: dict) -> int:
     from ser_batch.cluster import scan_on  # noqa: PLC0415 - loaded before the fork
     from ser_batch.nodes import dask  # noqa: PLC0415
 
-    dask._CONNECT_S, dask._COMMIT_S = 2.0, 0.3
+    dask._CONNECT_S, dask._COMMIT_S = 4.0, 0.3
     config = CONFIG.with_values({"run": {"shard_size": order["shard_size"]}})
     what = order["address"], order["archive"], order["run"]
     done = scan_on(*what, config=config, plugins=RECIPE, progress=Told(), report=False)

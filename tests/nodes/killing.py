@@ -214,7 +214,7 @@ class Ring:
             self._scheduler = 0
             assert self._machines.end(driver) in (7, 1), "one line, unless it had just come to its end"
             for pid in self._workers:
-                self._machines.end(pid)
+                self._end_of(pid)
             self._workers = []
             return True
         if kind == "dask":
@@ -239,6 +239,14 @@ class Ring:
             victim.kill()
             return True
         return False
+
+    def _end_of(self, pid: int) -> None:
+        """Wait for the end of a worker of Dask whose scheduler is gone; one that had just begun would wait for ever."""
+        deadline = time.monotonic() + 15
+        while (code := self._machines.code_of(pid)) is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if code is None:
+            self._kill(pid)
 
     def _node_below(self, dask: int) -> psutil.Process | None:
         with suppress(psutil.Error):
