@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ser_batch.errors import PluginError
 from ser_batch.plugins import blamed
 from ser_batch.records import Clip, Corpus, CorpusItem, Extractor, FeatureBlock, FeatureSpec, Segment
+from ser_batch.segments.marked import MOST_CHANNELS
 from ser_batch.text import shown
 
 __all__ = [
@@ -203,11 +204,12 @@ def check_segments(plugin: str, answer: object, clip: Clip) -> list[Segment]:
     end_s = clip.start_s + clip.duration_s
     found = []
     for item in answer:
-        try:
+        with blamed(f"{where} gave what is no segment"):
             times = float(item.start_s), float(item.end_s)
             channel, words = int(item.channel), (str(item.speaker), " ".join(str(item.text).split()))
-        except (TypeError, ValueError) as error:
-            raise PluginError(f"{where} gave {shown(item)}, which is no segment: {error}.") from None
+            source = str(item.source) or plugin
+        if not 0 <= channel <= MOST_CHANNELS:
+            raise PluginError(f"{where} gave a segment of channel {shown(channel)}; channels count from 1, 0 is none.")
         if not clip.start_s - 1 <= times[0] < times[1] <= end_s + 1:
             raise PluginError(
                 f"{where} gave a segment from {times[0]:.3f} to {times[1]:.3f} s in a piece from {clip.start_s:.3f} to "
@@ -215,7 +217,7 @@ def check_segments(plugin: str, answer: object, clip: Clip) -> list[Segment]:
             )
         start_s, stop_s = max(times[0], clip.start_s), min(times[1], end_s)
         if start_s < stop_s:
-            found.append(Segment(start_s, stop_s, max(channel, 0), *words, str(item.source) or plugin))
+            found.append(Segment(start_s, stop_s, channel, *words, source))
     return sorted(found, key=lambda item: (item.start_s, item.end_s))
 
 
@@ -230,10 +232,11 @@ def _checked_clip(where: str, clip: object, sample_rate_hz: int) -> Clip:
         raise PluginError(f"{where}: samples must be float32 of shape (n_samples,), mono, not {what}.")
     if clip.sample_rate_hz != sample_rate_hz:
         raise PluginError(f"{where} gave {shown(clip.sample_rate_hz)} Hz where {sample_rate_hz} Hz were asked for.")
-    for name in ("source_rate_hz", "source_channels", "channel"):
+    # As the tables of a run hold them.
+    for name, most in (("source_rate_hz", 2**31 - 1), ("source_channels", MOST_CHANNELS), ("channel", MOST_CHANNELS)):
         value = getattr(clip, name)
-        if not isinstance(value, int | np.integer) or not 0 <= value < 2**31:
-            raise PluginError(f"{where}: {name} must be a whole number from 0, not {shown(value)}.")
+        if not isinstance(value, int | np.integer) or not 0 <= value <= most:
+            raise PluginError(f"{where}: {name} must be a whole number from 0 to {most:,}, not {shown(value)}.")
     if not isinstance(clip.start_s, int | float | np.number) or not math.isfinite(clip.start_s):
         raise PluginError(f"{where}: start_s must be a time in s, not {shown(clip.start_s)}.")
     for name in ("note", "reader"):

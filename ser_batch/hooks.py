@@ -209,9 +209,16 @@ def register_commands(manager: pluggy.PluginManager, cli: click.Group) -> dict[s
     for implementation in _by_name(manager, "register_commands"):
         before = dict(cli.commands)
         _call(implementation, "register_commands", cli=cli)
-        for name, command in cli.commands.items():
-            if command is not before.get(name):
-                owners[name] = implementation.plugin_name
+        for name, command in list(cli.commands.items()):
+            if name in before and command is before[name]:
+                continue
+            if not isinstance(name, str) or not callable(getattr(command, "invoke", None)):
+                del cli.commands[name]
+                raise PluginError(
+                    f"Plugin {implementation.plugin_name!r}: register_commands must add commands of click, not "
+                    f"{shown(command)} as {shown(name)}."
+                )
+            owners[name] = implementation.plugin_name
     return owners
 
 

@@ -171,6 +171,19 @@ def test_a_command_of_a_plugin_that_fails_names_the_plugin(
     assert said in capsys.readouterr().err
 
 
+def test_a_plugin_whose_command_is_none_does_not_take_help_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "import ser_batch\n@ser_batch.hookimpl\ndef register_commands(cli):\n    cli.commands['stumble'] = None\n"
+    install(tmp_path, "odd", code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SER_BATCH_PLUGINS", "odd")
+    assert main(["--help"]) == ExitCode.OK
+    output = capsys.readouterr()
+    assert "Plugin 'odd': register_commands must add commands of click, not None" in output.err
+    assert "scan" in output.out
+
+
 def test_a_broken_installed_plugin_does_not_take_help_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,11 +14,13 @@ from ser_batch.errors import DataError
 from ser_batch.records import Segment
 from ser_batch.text import printable
 
-__all__ = ["Marked", "Noted", "Tiers", "checked", "state_key", "voices"]
+__all__ = ["MOST_CHANNELS", "Marked", "Noted", "Tiers", "checked", "state_key", "voices"]
 
 #: Name of a tier, on which one speaks at a time, or "" -> a segment on it.
 Tiers = Iterable[tuple[str, Segment]]
 
+#: The tables of a run hold no higher number of a channel.
+MOST_CHANNELS = 2**15 - 1
 #: Two stretches of one speaker that overlap by less do so by rounding.
 _ROUNDING_S = 0.2
 
@@ -58,7 +60,7 @@ def checked(found: Tiers, note: str = "") -> Marked:
         if item.end_s <= max(item.start_s, 0.0):
             n_empty += 1
             continue
-        if item.channel < 0:
+        if not 0 <= item.channel <= MOST_CHANNELS:
             raise DataError(f"channel {item.channel} of a segment is none; channels count from 1")
         clean = replace(item, start_s=max(item.start_s, 0.0), text=" ".join(item.text.split()))
         tiers[tier or item.speaker, item.channel].append(clean)

@@ -30,6 +30,7 @@ from ser_batch.records import (
     FeatureSpec,
     LabelledClip,
     Prediction,
+    Segment,
     Status,
 )
 from ser_batch.run.rows import RowMaker
@@ -44,6 +45,7 @@ CONFIG = Config().with_values(
         "audio": {"sample_rate_hz": RATE_HZ, "piece_s": 2.0, "window_s": 1.0, "window_hop_s": 0.5},
         "extract": {"extractors": ["liar"]},
         "predict": {"model": "x"},
+        "segments": {"source": "voice"},
     }
 )
 
@@ -78,6 +80,7 @@ LIES: dict[str, Callable[[], Any]] = {
     "0": lambda: 0,
     "-1": lambda: -1,
     "True": lambda: True,
+    "70000": lambda: 70_000,
     "10**400": lambda: 10**400,
     "nan": lambda: float("nan"),
     "inf": lambda: np.float32("inf"),
@@ -115,6 +118,8 @@ class Liar:
 
     def __init__(self, lies: dict[str, str]) -> None:
         self._lies = lies
+        #: Whether the model tells what it hears; it is asked for probabilities otherwise.
+        self._listens = any(place.startswith("listen") for place in lies)
 
     def say(self, place: str, truth: Any) -> Any:
         return LIES[self._lies[place]]() if place in self._lies else truth
@@ -122,6 +127,10 @@ class Liar:
     @property
     def READER_VERSION(self) -> Any:
         return self.say("reader version", 1)
+
+    @property
+    def FINDER_VERSION(self) -> Any:
+        return self.say("finder version", 1)
 
     @property
     def spec(self) -> Any:
@@ -176,6 +185,22 @@ class Liar:
     def card(self) -> Any:
         return self.say("model.card", {"temperature": 1.0})
 
+    @property
+    def n_embedding(self) -> Any:
+        return self.say("listen.n_embedding", 2) if self._listens else 0
+
+    @property
+    def listening_sha256(self) -> Any:
+        return self.say("listen.sha256", "1" * 64)
+
+    def listen(self, blocks: Any) -> Any:
+        n_windows = len(blocks["liar"].scalars)
+        embeddings = self.say("listen.embeddings", np.full((n_windows, 2), 0.5, np.float32))
+        return self.say("listen", (embeddings, self.say("listen.weights", np.ones(n_windows))))
+
+    def label(self, embeddings: Any) -> Any:
+        return self.say("listen.label", np.column_stack([embeddings[:, 0], 1 - embeddings[:, 0]]))
+
     def predict(self, blocks: Any) -> Any:
         yes = blocks["liar"].scalars[:, 0]
         probabilities = self.say("probabilities", np.column_stack([1 - yes, yes]))
@@ -201,6 +226,13 @@ class Liar:
     def read_clip(self, ref: ClipRef) -> Any:
         object.__setattr__(ref, "clip_id", self.say("clip_id", ref.clip_id))
         return self.say("read_clip", self._pieces())
+
+    @hookimpl
+    def find_segments(self, clip: Clip) -> Any:
+        told = ("start_s", clip.start_s + 0.1), ("end_s", clip.start_s + 0.9), ("channel", 1)
+        told += ("speaker", "a"), ("text", "b"), ("source", "c")
+        segment = Segment(*(self.say(f"segment.{name}", truth) for name, truth in told))
+        return self.say("find_segments", [self.say("segment", segment)])
 
     @hookimpl
     def load_classifier(self) -> Any:
@@ -239,8 +271,8 @@ def places() -> list[str]:
             asked.append(place)
             return truth
 
-    plugin = Asked({})
-    use(plugin)
+    use(Asked({}))
+    use(Asked({"listen": ""}))
     return list(dict.fromkeys(asked))
 
 
@@ -262,8 +294,9 @@ def use(plugin: Liar) -> None:
         *predict_outcomes([analyse_clip(ref, CONFIG, extractors, None, manager, keep_tensors=True)], model, 64),
     ]
     assert [outcome.ref for outcome in outcomes] == [ClipRef("a.wav", "/a.wav", 1, 1)] * 2
-    rows = RowMaker(ingredients.labels, ingredients.specs, {"run_id": "r", "fingerprint": "f", "tool_version": "0"})
-    rows.windows(outcomes)
+    provenance = {"run_id": "r", "fingerprint": "f", "tool_version": "0"}
+    rows = RowMaker(ingredients.labels, ingredients.specs, provenance, 0.0, ingredients.n_embedding, has_segments=True)
+    rows.tables(outcomes)
     for outcome, row in zip(outcomes, rows.files(outcomes).to_pylist(), strict=True):
         check_row(outcome, row, model.labels)
     for _, error in hooks.clip_finished(manager, outcomes):

@@ -74,8 +74,8 @@ def test_edited_manifests_give_one_line_and_no_traceback(reference, corpus, tmp_
 
 
 @pytest.mark.reliability
-@pytest.mark.parametrize("seed", range(100, 120))
-def test_long_ten_thousand_edited_manifests(reference, corpus, tmp_path, capsys, seed):
+@pytest.mark.parametrize("seed", range(100, 105))
+def test_long_thousands_of_edited_manifests(reference, corpus, tmp_path, capsys, seed):
     rng = random.Random(seed)
     for number in range(500):
         commands = (rng.choice(QUICK), rng.choice(["report"] + 9 * ["status"]), rng.choice(["scan"] + 9 * ["verify"]))

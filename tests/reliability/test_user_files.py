@@ -27,13 +27,17 @@ from ser_batch.cli.main import main
 from ser_batch.config import load_config
 from ser_batch.corpora.labels import label_rows
 from ser_batch.errors import ExitCode, SerBatchError
+from ser_batch.records import ClipOutcome, SegmentOutcome, Status
 from ser_batch.run.metadata import read_file_table
+from ser_batch.run.rows import RowMaker
+from ser_batch.segments.files import read_segments
+from ser_batch.segments.table import read_archive_segments
 from ser_batch.stages.discover import Found, discover
 from ser_batch.training.train_config import TrainConfig, load_train_config
 
 #: Draws are plain choices, so that a failure shrinks to the few that matter.
 DRAWS = st.randoms(use_true_random=False)
-LONG = settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck))
+LONG = settings(max_examples=2_500, deadline=None, suppress_health_check=list(HealthCheck))
 SHORT = settings(LONG, max_examples=40, database=None, derandomize=True)
 
 CELLS = [
@@ -154,7 +158,7 @@ def test_odd_tables_are_used_or_refused_in_a_line(place: tuple[Path, Found, Path
 @pytest.mark.reliability
 @LONG
 @given(rng=DRAWS)
-def test_long_five_thousand_odd_tables(place: tuple[Path, Found, Path, Path], rng: random.Random) -> None:
+def test_long_thousands_of_odd_tables(place: tuple[Path, Found, Path, Path], rng: random.Random) -> None:
     attack_tables(place, rng)
 
 
@@ -214,5 +218,73 @@ def test_odd_configurations_are_used_or_refused_in_a_line(tmp_path_factory: Any,
 @pytest.mark.reliability
 @LONG
 @given(rng=DRAWS)
-def test_long_ten_thousand_odd_configurations(tmp_path_factory: Any, rng: random.Random) -> None:
+def test_long_thousands_of_odd_configurations(tmp_path_factory: Any, rng: random.Random) -> None:
     attack_toml(tmp_path_factory.getbasetemp(), rng)
+
+
+TIMES = ["0", "0.25", "1.5", "-1", "1e400", "9" * 400, "NaN", "inf", "1,5", "", "00:00:01,000", "7e5", "x"]
+CHANNELS = ["0", "1", "2", "-1", "40000", "9" * 30, "1.5", "x", ""]
+
+
+def some_segments(folder: Path, rng: random.Random) -> Path:
+    """Write a file that says who speaks when: most of it makes sense."""
+    suffix = rng.choice([".rttm", ".srt", ".vtt", ".csv", ".json", ".TextGrid"])
+    rows = []
+    for number in range(rng.randrange(4)):
+        odd = rng.random() < 0.3
+        times = [rng.choice(TIMES), rng.choice(TIMES)] if odd else [str(number), str(number + 0.5)]
+        rows.append([*times, rng.choice(CHANNELS), rng.choice([*CELLS, "anna"]), rng.choice([*CELLS, "\ud800"])])
+    if suffix == ".rttm":
+        lines = [f"SPEAKER x {row[2]} {row[0]} {row[1]} <NA> <NA> {row[3]} <NA> <NA>" for row in rows]
+    elif suffix in (".srt", ".vtt"):
+        lines = [f"{i}\n00:00:0{row[0]},000 --> 00:00:0{row[1]},000\n{row[4]}\n" for i, row in enumerate(rows)]
+        lines = (["WEBVTT\n"] if suffix == ".vtt" else []) + lines
+    elif suffix == ".csv":
+        lines = [",".join(rng.sample(["start", "end", "channel", "speaker", "text"], 5)), *map(",".join, rows)]
+    elif suffix == ".json":
+        values = [float(rng.choice(TIMES[:4])), rng.choice([None, [], {}, 10**400, "1", True])]
+        items = [
+            {"start": row[0], "end": rng.choice([row[1], *values]), "speaker": row[3], "text": row[4]} for row in rows
+        ]
+        lines = [json.dumps(rng.choice([items, {"segments": items}, {"transcription": items}]))]
+    else:
+        intervals = "".join(f'{row[0]}\n{row[1]}\n"{row[4]}"\n' for row in rows)
+        head = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n5\n<exists>\n1\n"IntervalTier"\n"a"\n0\n5\n'
+        lines = [f"{head}{len(rows)}\n{intervals}"]
+    path = folder / f"said{suffix}"
+    path.write_bytes(damaged("\n".join(lines).encode("utf-8", "surrogatepass"), rng))
+    return path
+
+
+def attack_segments(place: tuple[Path, Found, Path, Path], rng: random.Random) -> None:
+    """Read it as the file beside a recording and as the table of an archive, and store what comes out."""
+    folder, found, _, _ = place
+    path = some_segments(folder, rng)
+    maker = RowMaker((), (), {"run_id": "r", "fingerprint": "f", "tool_version": "0"}, has_segments=True)
+    for read in (
+        lambda: read_segments([path]).segments,
+        lambda: [item for source in read_archive_segments(path, found.root, found.clip_ids).of.values()
+                 for item in source.segments],
+    ):  # fmt: skip
+        try:
+            segments = tuple(SegmentOutcome(item, 0.0, (), None) for item in read())
+        except SerBatchError as error:
+            assert_one_line(error)
+            continue
+        rows = maker.segments([ClipOutcome(found.ref(0), Status.OK, segments=segments)])
+        assert len(rows) == len(segments)
+
+
+@SHORT
+@given(rng=DRAWS)
+def test_odd_files_of_segments_are_used_or_refused_in_a_line(
+    place: tuple[Path, Found, Path, Path], rng: random.Random
+) -> None:
+    attack_segments(place, rng)
+
+
+@pytest.mark.reliability
+@LONG
+@given(rng=DRAWS)
+def test_long_thousands_of_odd_files_of_segments(place: tuple[Path, Found, Path, Path], rng: random.Random) -> None:
+    attack_segments(place, rng)
