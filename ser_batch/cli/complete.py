@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ser_batch.cli.options import no_report_option, plugin_option, quiet_option, recipe_of, run_argument
+from ser_batch.cli.streams import OutputLostError
 from ser_batch.errors import ExitCode
 from ser_batch.text import printable
+
+if TYPE_CHECKING:
+    from ser_batch.nodes.complete import Completed
 
 __all__ = ["command"]
 
@@ -30,7 +35,6 @@ def command(run_dir: str, **options: Any) -> int:
     has no plan or cannot be used, 130 interrupted.
     """
     from ser_batch.cli.progress import make_progress  # noqa: PLC0415 - imports for a call, not for --help
-    from ser_batch.cli.summary import told  # noqa: PLC0415
     from ser_batch.nodes.complete import complete  # noqa: PLC0415
 
     try:
@@ -43,8 +47,15 @@ def command(run_dir: str, **options: Any) -> int:
     except KeyboardInterrupt:
         click.echo("\nInterrupted. What is committed stays; the same command goes on from there.", err=True)
         return ExitCode.INTERRUPTED
-    if options["quiet"]:
-        return done.exit_code
+    if not options["quiet"]:
+        with suppress(OutputLostError):
+            _print(done, run_dir)
+    return done.exit_code
+
+
+def _print(done: Completed, run_dir: str) -> None:
+    from ser_batch.cli.summary import told  # noqa: PLC0415 - imports for a call, not for --help
+
     second = f" {done.n_second:,} were done twice; the first counts." if done.n_second else ""
     click.echo(
         f"{done.n_parts - done.n_left:,} of {done.n_parts:,} parts are done, {done.n_committed:,} of them new.{second}"
@@ -52,11 +63,11 @@ def command(run_dir: str, **options: Any) -> int:
     if len(done.processors) > 1:
         click.echo(f"{len(done.processors)} classes of processors did them: between these, numbers differ by rounding.")
     if done.is_whole:
-        return told(done.summary, quiet=False)
+        told(done.summary, quiet=False)
+        return
     if not done.n_left:
         click.echo("Some files could not be looked at: the scan itself, once more, tries them again.")
-        return done.exit_code
+        return
     if done.hosts:
         click.echo(f"{len(done.hosts)} nodes are at work: {', '.join(map(printable, done.hosts[:10]))}.")
     click.echo(f"{done.n_left:,} parts are left: `ser-batch work {printable(run_dir)}` on any node does them.")
-    return done.exit_code

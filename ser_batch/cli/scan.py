@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from ser_batch.cli.options import (
     recipe_of,
     run_options,
 )
+from ser_batch.cli.streams import OutputLostError
 from ser_batch.errors import ConfigError, ExitCode
 from ser_batch.text import printable
 
@@ -112,12 +114,13 @@ def run_scan(options: dict[str, Any], **fixed: Any) -> int:
 
 def _tell(planned: Planned, run_dir: Path) -> int:
     where = printable(run_dir)
-    click.echo(f"{planned.n_files:,} files found, {planned.n_files - planned.n_done:,} of them to do.")
-    if planned.n_parts:
-        click.echo(f"Planned as {planned.n_parts:,} parts in {planned.n_bundles:,} bundles.")
-        click.echo(f"Next:   ser-batch work {where} on each node, then ser-batch complete {where}")
-    else:
-        click.echo("Nothing is left to do.")
+    with suppress(OutputLostError):
+        click.echo(f"{planned.n_files:,} files found, {planned.n_files - planned.n_done:,} of them to do.")
+        if planned.n_parts:
+            click.echo(f"Planned as {planned.n_parts:,} parts in {planned.n_bundles:,} bundles.")
+            click.echo(f"Next:   ser-batch work {where} on each node, then ser-batch complete {where}")
+        else:
+            click.echo("Nothing is left to do.")
     return ExitCode.OK
 
 

@@ -9,6 +9,7 @@ import click
 
 from ser_batch.cli.options import run_argument
 from ser_batch.cli.progress import hours_text
+from ser_batch.cli.streams import as_far_as_read
 from ser_batch.cli.summary import counts_text, failure_lines, gap_lines
 from ser_batch.errors import ExitCode
 from ser_batch.text import printable
@@ -27,12 +28,20 @@ def command(run_dir: str) -> int:
     Exit codes: 0 complete, 1 complete with failed files or folders that
     could not be listed, 7 not complete or no run.
     """
+    code, lines = _looked(Path(run_dir))
+    with as_far_as_read():
+        click.echo("\n".join(lines))
+    return code
+
+
+def _looked(folder: Path) -> tuple[ExitCode, list[str]]:
+    """Return the exit code, and what there is to say."""
     from ser_batch.run.lock import holder_of  # noqa: PLC0415 - imports for a call, not for --help
     from ser_batch.run.manifest import read_manifest  # noqa: PLC0415
     from ser_batch.run.store import RunStore  # noqa: PLC0415
     from ser_batch.run.summary import gaps_of, summarise  # noqa: PLC0415
 
-    folder = Path(run_dir)
+    lines: list[str] = []
     manifest, holder = read_manifest(folder), holder_of(folder)
     store = RunStore(folder)
     store.look(manifest.get("replaces", ""))
@@ -43,11 +52,11 @@ def command(run_dir: str) -> int:
     totals = summarise(store, tuple(manifest.get("labels") or ()))
     state = manifest.get("state", "of unknown state")
     if state == "running":
-        state = f"being written by {holder}" if holder else "interrupted (its process is gone)"
-    click.echo(
+        state = f"being written by {printable(holder)}" if holder else "interrupted (its process is gone)"
+    lines.append(
         f"{printable(folder)} is {state}. Last change: {commits[-1].at if commits else manifest.get('updated')}."
     )
-    click.echo(
+    lines.append(
         f"{counts_text({'found': visit.get('n_found', 0), **totals['counts']})} {n_left:,} left. "
         f"{hours_text(totals['audio_s'])} of audio done."
     )
@@ -56,18 +65,17 @@ def command(run_dir: str) -> int:
         rate = n_done / max(elapsed.total_seconds(), 1.0)
         left_s = n_left / rate
         left = f", {timedelta(seconds=round(left_s))} left" if 0 < left_s < _LONGEST_S else ""
-        click.echo(f"The last scan did {n_done:,} files, {rate:.1f} per s{left}.")
+        lines.append(f"The last scan did {n_done:,} files, {rate:.1f} per s{left}.")
     gaps = gaps_of(manifest | {"needs_media": totals["needs_media"]})
-    for line in (*failure_lines(totals["failures"]), *gap_lines(gaps)):
-        click.echo(line)
+    lines += [*failure_lines(totals["failures"]), *gap_lines(gaps)]
     if manifest.get("state") == "complete":
         is_short = totals["failures"] or manifest.get("counts", {}).get("unlisted")
-        return ExitCode.SOME_FILES_FAILED if is_short else ExitCode.OK
+        return (ExitCode.SOME_FILES_FAILED if is_short else ExitCode.OK), lines
     if told := _nodes_line(folder, set(store.entries)):
-        click.echo(told)
+        lines.append(printable(told))
     elif not holder:
-        click.echo("The same scan command finishes it.")
-    return ExitCode.RUN
+        lines.append("The same scan command finishes it.")
+    return ExitCode.RUN, lines
 
 
 def _nodes_line(folder: Path, parts: set[int]) -> str:

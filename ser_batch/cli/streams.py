@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import select
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["OutputLostError", "guard_streams"]
+__all__ = ["OutputLostError", "as_far_as_read", "guard_streams"]
 
 
 class OutputLostError(Exception):
@@ -17,6 +20,16 @@ class OutputLostError(Exception):
     def __init__(self, error: OSError) -> None:
         super().__init__(error.strerror)
         self.error = error
+
+
+@contextmanager
+def as_far_as_read() -> Iterator[None]:
+    """Print for a reader who may have enough, such as ``head``: the command goes on then, and its exit code is true."""
+    try:
+        yield
+    except OutputLostError as lost:
+        if lost.error.errno != errno.EPIPE:
+            raise
 
 
 class _Output(io.FileIO):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ser_batch.cli.options import readable_run_argument
+from ser_batch.cli.streams import as_far_as_read
 from ser_batch.errors import ExitCode
 from ser_batch.text import printable
 
@@ -27,11 +28,9 @@ def command(run_dir: str) -> int:
     with readable(run_dir) as run:
         problems = check_run(run.folder)
         gaps = gaps_of(read_manifest(run.folder))
-    for problem in problems:
-        click.echo(f"Problem: {printable(problem)}")
-    if problems:
-        return ExitCode.RUN
-    click.echo(f"{printable(run_dir)} is whole and sound.")
-    for gap in gaps:
-        click.echo(printable(gap))
-    return ExitCode.OK
+    with as_far_as_read():
+        for problem in problems:
+            click.echo(f"Problem: {printable(problem)}")
+        if not problems:
+            click.echo("\n".join(map(printable, [f"{run_dir} is whole and sound.", *gaps])))
+    return ExitCode.RUN if problems else ExitCode.OK

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ser_batch.cli.options import jobs_option, plugin_option, quiet_option, run_argument, trust_option
+from ser_batch.cli.streams import OutputLostError
 from ser_batch.errors import ExitCode
 from ser_batch.text import printable
+
+if TYPE_CHECKING:
+    from ser_batch.nodes.node import Message
 
 __all__ = ["command"]
 
@@ -67,8 +72,13 @@ def command(run_dir: str, **options: Any) -> int:
         click.echo("\nInterrupted. What was published stays; other nodes do the rest.", err=True)
         return ExitCode.INTERRUPTED
     if not options["quiet"]:
-        second = f", {told.n_second:,} that another node had done before" if told.n_second else ""
-        click.echo(f"This node did {told.n_published:,} parts with {told.n_files:,} files{second}.")
-        rest = f"{n_left:,} parts are in the hands of other nodes." if n_left else "Nothing is left to do."
-        click.echo(f"{rest} `ser-batch complete {printable(run_dir)}` takes in what was done.")
+        with suppress(OutputLostError):
+            _print(told, n_left, run_dir)
     return ExitCode.OK
+
+
+def _print(told: Message, n_left: int, run_dir: str) -> None:
+    second = f", {told.n_second:,} that another node had done before" if told.n_second else ""
+    click.echo(f"This node did {told.n_published:,} parts with {told.n_files:,} files{second}.")
+    rest = f"{n_left:,} parts are in the hands of other nodes." if n_left else "Nothing is left to do."
+    click.echo(f"{rest} `ser-batch complete {printable(run_dir)}` takes in what was done.")
