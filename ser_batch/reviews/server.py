@@ -8,7 +8,6 @@ other page in the browser can answer or listen.
 from __future__ import annotations
 
 import errno
-import json
 import secrets
 import socket
 from collections.abc import Awaitable, Callable
@@ -21,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ser_batch.errors import InputError, SerBatchError
+from ser_batch.kinds import read_json
 from ser_batch.reviews.excerpts import Excerpts
 from ser_batch.reviews.session import Session
 from ser_batch.text import printable
@@ -139,8 +139,8 @@ def application(session: Session, excerpts: Excerpts, token: str, port: int) -> 
                 if len(body) > _LARGEST_BODY_BYTES:
                     return _refused(413, "That is too long.")
             try:
-                values: Any = json.loads(body or b"{}")
-            except (ValueError, RecursionError):
+                values: Any = read_json(body or b"{}")
+            except ValueError:
                 values = None
             if not isinstance(values, dict):
                 return _refused(400, "That is no JSON object.")
