@@ -1,21 +1,37 @@
 """Files that appear whole or not at all: written under a hidden name beside the target, flushed to disk, renamed.
 
-A reader sees the old file or the new one. A writer that dies leaves at most a hidden ``.NAME.PID.tmp``.
+A reader sees the old file or the new one. A writer that dies leaves at most a hidden ``.NAME.PID.tmp``. Folders that
+are written into, and files that are read, are what they are taken for, whoever put them there.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["NO_FOLLOW", "flush_folder", "open_atomic", "open_new", "write_atomic"]
+__all__ = [
+    "NOT_A_FILE",
+    "NO_FOLLOW",
+    "flush_folder",
+    "make_folder",
+    "open_atomic",
+    "open_file",
+    "open_new",
+    "read_file",
+    "write_atomic",
+]
 
 #: For `os.open`: a link by that name, which may lead anywhere, is an error. 0 on systems that do not know it.
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+
+#: What `open_file` answers where there is none, but nothing, a folder, a pipe or a link.
+NOT_A_FILE = (errno.ENOENT, errno.EISDIR, errno.EINVAL, errno.ELOOP)
 
 #: What file systems answer that have no way to flush a folder, or a folder that may be written but not read.
 _CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES)
@@ -65,6 +81,50 @@ def write_atomic(path: Path, data: bytes | memoryview | str, flush: bool = True)
     """Put `data` in the place of the file at `path`; text as UTF-8, surrogates escaped. See `open_atomic`."""
     with open_atomic(path, flush) as stream:
         stream.write(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, unless it is there; a link by that name, which may lead anywhere, is none.
+
+    Raises
+    ------
+    OSError
+        It cannot be made; ELOOP for a link.
+    """
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+    try:
+        path.mkdir()
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+
+
+def open_file(path: Path, flags: int = 0) -> BufferedReader:
+    """Open a file for reading; a pipe or a device, which may never end, is none. `flags` are others of `os.open`.
+
+    Raises
+    ------
+    OSError
+        It is no file, or cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | flags)
+    try:
+        kind = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if not stat.S_ISREG(kind):
+            raise OSError(errno.EINVAL, "it is no file", path)
+        return open(descriptor, "rb")  # noqa: PTH123
+    except OSError:
+        os.close(descriptor)
+        raise
+
+
+def read_file(path: Path, flags: int = 0) -> bytes:
+    """Return what a file holds. Raises as `open_file`."""
+    with open_file(path, flags) as file:
+        return file.read()
 
 
 def flush_folder(folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ser_batch.atomic import open_atomic, write_atomic
+from ser_batch.atomic import NO_FOLLOW, NOT_A_FILE, make_folder, open_atomic, read_file, write_atomic
 
 
 def test_the_new_content_takes_the_place_of_the_old(tmp_path: Path) -> None:
@@ -42,3 +42,28 @@ def test_a_link_under_the_hidden_name_is_not_followed(tmp_path: Path) -> None:
 def test_a_name_as_long_as_names_may_be_is_written(tmp_path: Path, name: str) -> None:
     write_atomic(tmp_path / name, "whole", flush=False)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "whole")]
+
+
+def test_a_pipe_a_device_and_a_folder_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "device").symlink_to("/dev/zero")
+    (tmp_path / "file").write_bytes(b"what it holds")
+    (tmp_path / "link").symlink_to("file")
+    for name in ("pipe", "folder", "device"):
+        with pytest.raises(OSError, match=r"it is no file|Is a directory") as caught:
+            read_file(tmp_path / name)
+        assert caught.value.errno in NOT_A_FILE
+    assert read_file(tmp_path / "link") == b"what it holds"
+    with pytest.raises(OSError, match="symbolic link"):
+        read_file(tmp_path / "link", NO_FOLLOW)
+
+
+def test_a_folder_is_made_once_and_a_link_is_none(tmp_path: Path) -> None:
+    for _ in range(2):
+        make_folder(tmp_path / "folder")
+    (tmp_path / "link").symlink_to("folder")
+    (tmp_path / "file").touch()
+    for name, why in (("link", "symbolic link"), ("file", "File exists")):
+        with pytest.raises(OSError, match=why):
+            make_folder(tmp_path / name)

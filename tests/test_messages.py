@@ -74,7 +74,7 @@ def _texts(nodes: Iterator[ast.AST]) -> Iterator[str]:
 
 def named_options(text: str) -> set[str]:
     """Return the options in a message; scripts, arguments for other programs and variables of CSS are none."""
-    if " " not in text or text.startswith(("#!", "… -m ")):
+    if " " not in text or text.startswith(("#!", "… -P -m ")):
         return set()
     text = re.sub(r"ulimit -\w|\((?=-)", " ", text)
     return set(re.findall(r"(?<![\w…(-])--?[a-z]+(?:-[a-z]+)*(?![\w-])", text))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from ser_batch.atomic import write_atomic
+from ser_batch.atomic import read_file, write_atomic
 from ser_batch.classifier.checks import FORMAT_VERSION, check_meta, check_weights, weight_shapes
 from ser_batch.classifier.network_config import NetworkConfig
 from ser_batch.errors import ModelError
@@ -169,7 +169,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
             f"yourself with torch.load(..., weights_only=True) and store it with ser_batch.classifier.checkpoint.save."
         )
     try:
-        raw = path.read_bytes()
+        raw = read_file(path)
         with safe_open(path, framework="np") as file:
             meta = _parse((file.metadata() or {}).get(METADATA_KEY), where)
             weights = {name: file.get_tensor(name) for name in file.keys() if not name.endswith(_TRAINING_ONLY)}  # noqa: SIM118

@@ -56,7 +56,7 @@ def _plugin_files(named: Sequence[str], given: Sequence[str], trusted: bool) -> 
     again = {Path(file).name for file in given}  # perhaps moved since; a plugin is known by the name of its file
     left = [file for file in named if Path(file).name not in again]
     if left and not trusted:
-        options = " ".join(f"--plugin {file}" for file in left)
+        options = " ".join(f"--plugin {printable(file)}" for file in left)
         raise ConfigError(
             f"The run was made with plugin files, which retry would execute. If they are yours, give them again "
             f"({options}), or give --trust-plugins."

@@ -26,7 +26,8 @@ def command(run_dir: str, nodes: int, cpus: int, limit: str, more: tuple[str, ..
     RUN --nodes 20 > job.sh; sh job.sh`. What a task could not do, since it was cancelled or its node died, the others
     do; run the script again if `complete` says that parts are left.
 
-    Exit codes: 0 printed, 2 RUN was planned with plugin files and --trust-plugins is not given, 7 RUN has no plan.
+    Exit codes: 0 printed, 2 RUN was planned with plugin files and --trust-plugins is not given, 7 RUN has no plan, or
+    a name that no script can hold.
     """
     from ser_batch.nodes.slurm import job_script  # noqa: PLC0415
     from ser_batch.run.planned import plan_of  # noqa: PLC0415 - imports for a call, not for --help

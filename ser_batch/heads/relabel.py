@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ser_batch._version import __version__
+from ser_batch.atomic import read_file
 from ser_batch.classifier.base import CheckpointClassifier
 from ser_batch.classifier.pooling import Pooled, pool_clips
 from ser_batch.contracts_models import CheckedClassifier
@@ -175,7 +176,7 @@ class _Labelling:
         for name in (self._manifest.get("metadata", {}).get("path", ""), _LIST):
             if name and (self._source / name).is_file():
                 with writing(name):
-                    writer.put_beside(name, (self._source / name).read_bytes())
+                    writer.put_beside(name, read_file(self._source / name))
 
     def _groups(self) -> list[list[int]]:
         """Return parts of the old run that make one of the new run."""

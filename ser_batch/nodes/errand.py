@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 __all__ = ["close_nodes", "run_bundle"]
@@ -73,8 +74,10 @@ def _node(options: dict[str, Any]) -> subprocess.Popen[bytes] | dict[str, Any]:
         if known == options and process.poll() is None:
             return process
         _close(process)
-    command = [sys.executable, "-m", "ser_batch.nodes.serve"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    # Imports nothing from the folder in which the worker was started, which may be one of the archive.
+    home = str(Path(__file__).resolve().parents[2])
+    code = f"import sys; sys.path.append({home!r}); from ser_batch.nodes.serve import main; main()"
+    process = subprocess.Popen([sys.executable, "-P", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     _kept.append((options, process))
     if options["plan_id"] in _given_up:  # meanwhile
         _close(process)

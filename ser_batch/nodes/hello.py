@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from ser_batch import hooks
 from ser_batch._version import __version__
+from ser_batch.atomic import read_file
 from ser_batch.errors import ConfigError, InputError, PluginError, RunError
 from ser_batch.plugins import PluginRecipe
+from ser_batch.run.layout import tables_of
 from ser_batch.run.manifest import library_versions
 from ser_batch.run.planned import PlanFile
 from ser_batch.stages.ingredients import Ingredients, differences, gather
@@ -76,7 +78,9 @@ def recipe_here(plan: PlanFile, given: Sequence[str], trusted: bool, scratch: Pa
     if strangers := sorted(set(by_name) - named):
         raise ConfigError(f"The plan was made without the plugin file {strangers[0]}. Leave it out, or plan with it.")
     if (left := sorted(named - set(by_name))) and not trusted:
-        options = " ".join(f"--plugin {file['path']}" for file in plan.plugin_files if Path(file["path"]).name in left)
+        options = " ".join(
+            f"--plugin {printable(file['path'])}" for file in plan.plugin_files if Path(file["path"]).name in left
+        )
         raise ConfigError(
             f"The plan was made with plugin files, which would be executed here. If they are yours, give them again "
             f"({options}), or run `ser-batch work --trust-plugins`."
@@ -96,15 +100,20 @@ def recipe_here(plan: PlanFile, given: Sequence[str], trusted: bool, scratch: Pa
         if hashlib.sha256(data).hexdigest() != file["sha256"]:
             raise PluginError(f"Plugin file {name} cannot be had from the plan. Give it: --plugin {name}.")
         place = scratch / f"plugin-{number}" / name
-        place.parent.mkdir()
-        place.write_bytes(data)
+        try:
+            place.parent.mkdir()
+            place.write_bytes(data)
+        except OSError as error:
+            raise RunError(
+                f"Plugin file {name} of the plan cannot be written to {place.parent}: {error.strerror}."
+            ) from None
         files.append(str(place))
     return PluginRecipe(tuple(files), plan.installed_plugins, plan.built_in_plugins)
 
 
 def _sha256(path: Path) -> str:
     with suppress(OSError):
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(read_file(path)).hexdigest()
     return ""
 
 
@@ -116,10 +125,16 @@ def gather_here(plan: PlanFile, recipe: PluginRecipe) -> tuple[pluggy.PluginMana
     PluginError, ModelError
         A plugin or the model is missing or does not fit; or they are others, and the message says what differs.
     """
-    config, manager = plan.config(), recipe.build()
+    config, manager, of = plan.config(), recipe.build(), plan.manifest
     hooks.validate_config(manager, config)
     ingredients = gather(manager, recipe, config)
-    differing = differences(json.loads(plan.promise), json.loads(ingredients.promise()))
+    here = {
+        "fingerprint": ingredients.fingerprint(),
+        "labels of the run": list(ingredients.labels),
+        "tables": list(tables_of(ingredients.n_embedding, ingredients.has_segments)),
+    }
+    told = {"fingerprint": of["fingerprint"], "labels of the run": of["labels"], "tables": of["tables"]}
+    differing = differences(json.loads(plan.promise) | told, json.loads(ingredients.promise()) | here)
     if differing:
         raise PluginError(
             f"This node ({platform.node()}) has other ingredients than the plan of {printable(plan.run_dir)}: "

@@ -8,6 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ser_batch.errors import RunError
+from ser_batch.text import printable
+
 __all__ = ["job_script"]
 
 _SCRIPT = """\
@@ -63,13 +66,22 @@ def job_script(
         Options for sbatch.
     trust_plugins : bool
         Let nodes execute the plugin files of the plan.
+
+    Raises
+    ------
+    RunError
+        Lines of a script cannot name the run.
     """
+    run = os.path.abspath(run_dir)  # noqa: PTH100 - resolve() would follow links
+    if not run.isprintable():
+        # Quotes are nothing in a comment, nor to the line that ends a script within the script.
+        raise RunError(f"A script cannot name {printable(run)}: give the run by a symbolic link that has a plain name.")
     return _SCRIPT.format(
-        run=shlex.quote(os.path.abspath(run_dir)),  # noqa: PTH100 - resolve() would follow links
+        run=shlex.quote(run),
         nodes=n_nodes,
         cpus=n_cpus,
         time=shlex.quote(time_limit),
         more="".join(f" {shlex.quote(option)}" for option in more),
-        program=f"{shlex.quote(sys.executable)} -m ser_batch",
+        program=f"{shlex.quote(sys.executable)} -P -m ser_batch",
         trust=" --trust-plugins" if trust_plugins else "",
     )

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ser_batch.atomic import NO_FOLLOW, flush_folder
+from ser_batch.atomic import NO_FOLLOW, flush_folder, make_folder, read_file
 from ser_batch.errors import DataError
 from ser_batch.kinds import COUNT, TEXT, TIME, Kind, problem_with, read_json
 from ser_batch.run.folder import writing
@@ -163,7 +163,7 @@ def read_answers(run_dir: Path) -> Answers:
 
 def _read_file(path: Path) -> tuple[list[Answer], list[str]]:
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise DataError(f"The answers in {path} cannot be read: {error.strerror}.") from None
     whole, _, _ = data.rpartition(b"\n")
@@ -228,7 +228,7 @@ class AnswerJournal:
         folder = reviews_folder(run_dir)
         path = folder / f"{reviewer}.jsonl"
         with writing("answers"):
-            folder.mkdir(exist_ok=True)
+            make_folder(folder)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o666)
         try:
             with writing("answers"):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch.atomic import write_atomic
+from ser_batch.atomic import make_folder, read_file, write_atomic
 from ser_batch.errors import DataError, RunError
 from ser_batch.kinds import COUNT, TEXT, Kind, is_count, is_number, problem_with, read_json
 from ser_batch.reviews.answers import reviews_folder
@@ -432,7 +432,7 @@ def save_sample(run_dir: Path, sample: AuditSample) -> None:
         The disk refuses.
     """
     with writing("audit sample"):
-        reviews_folder(run_dir).mkdir(exist_ok=True)
+        make_folder(reviews_folder(run_dir))
         write_atomic(_path(run_dir), json.dumps({"format": _FORMAT, **asdict(sample)}))
 
 
@@ -446,7 +446,7 @@ def load_sample(run_dir: Path) -> AuditSample | None:
     """
     path = _path(run_dir)
     try:
-        values = read_json(path.read_bytes())
+        values = read_json(read_file(path))
         if values.pop("format") != _FORMAT:
             raise ValueError("it is of another version of ser-batch")
         strata = tuple(Stratum(**_checked(item, _STRATUM)) for item in values.pop("strata"))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ser_batch.atomic import write_atomic
+from ser_batch.atomic import make_folder, read_file, write_atomic
 from ser_batch.errors import DataError
 from ser_batch.kinds import read_json
 from ser_batch.reviews.answers import Stretch, reviews_folder
@@ -40,7 +40,7 @@ def store_unlearnt(
     path = _path(run_dir, model_sha256)
     rows = [[*stretch, np.round(row, 6).tolist()] for stretch, row in zip(stretches, probabilities, strict=True)]
     with writing(f"reviews/{path.name}"):
-        path.parent.mkdir(exist_ok=True)
+        make_folder(path.parent)
         write_atomic(path, json.dumps({"model_sha256": model_sha256, "labels": list(labels), "stretches": rows}))
 
 
@@ -56,7 +56,7 @@ def read_unlearnt(run_dir: Path, model_sha256: str, labels: Sequence[str]) -> di
     """
     path = _path(run_dir, model_sha256)
     try:
-        told = read_json(path.read_bytes())
+        told = read_json(read_file(path))
         if told["model_sha256"] != model_sha256:
             return {}
         places = [told["labels"].index(label) for label in labels]
@@ -67,7 +67,7 @@ def read_unlearnt(run_dir: Path, model_sha256: str, labels: Sequence[str]) -> di
             found[stretch] = chosen / max(chosen.sum(), 1e-12)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, LookupError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise DataError(
             f"{path} cannot be read ({error}), so nobody knows what the model says of answers that it learnt from. "
             f"`ser-batch adapt` with the same answers writes it again; an audit without it would flatter the model."

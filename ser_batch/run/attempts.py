@@ -8,7 +8,6 @@ holds the run commits what manifests name.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import platform
@@ -16,6 +15,7 @@ import re
 import shutil
 import stat
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -25,13 +25,14 @@ from typing import Any
 
 import psutil
 
+from ser_batch.atomic import NO_FOLLOW, make_folder, read_file
 from ser_batch.births import BIRTH_TOLERANCE_S, born_s
 from ser_batch.errors import RunError
 from ser_batch.kinds import AMOUNT, COUNT, OBJECT, TEXT, or_null, problem_with, read_json
 from ser_batch.run.journal import Entry, Filesystem
 from ser_batch.run.layout import ATTEMPTS, TABLES
 
-__all__ = ["DEAD_S", "Attempts", "Manifest", "Span", "living_nodes", "refuse_links", "this_process"]
+__all__ = ["DEAD_S", "Attempts", "Manifest", "Span", "check_folder", "this_process"]
 
 #: How often a node says that it lives, and after how long a silence it is taken for dead.
 _BEAT_S, DEAD_S = 5.0, 120.0
@@ -110,15 +111,19 @@ class Attempts:
 
     def __init__(self, run_dir: Path, plan_id: str, filesystem: Filesystem | None = None) -> None:
         self._filesystem = filesystem or Filesystem()
-        refuse_links(run_dir)
         self.folder = run_dir / ATTEMPTS / plan_id
         self.staged, self._manifests = self.folder / "staged", self.folder / "manifests"
         self._nodes, self._tries, self._second = (self.folder / name for name in ("nodes", "tries", "second"))
+        for folder in (self.folder.parent, self.folder, *self._folders()):
+            check_folder(folder)
+
+    def _folders(self) -> tuple[Path, ...]:
+        return self.staged, self._manifests, self._nodes, self._tries, self._second
 
     def create(self) -> None:
         """Make the folders, unless they are there."""
-        for folder in (self.staged, self._manifests, self._nodes, self._tries, self._second):
-            folder.mkdir(exist_ok=True)
+        for folder in self._folders():
+            make_folder(folder)
 
     # Nodes.
 
@@ -149,8 +154,8 @@ class Attempts:
                 path.unlink()
 
     def living(self) -> dict[str, dict[str, Any]]:
-        """Return the nodes that are at work: node -> what it says of itself. See `living_nodes`."""
-        return living_nodes(self._nodes)
+        """Return the nodes that are at work: node -> what it says of itself. See `_living`."""
+        return _living(self._nodes)
 
     # Tries.
 
@@ -161,8 +166,8 @@ class Attempts:
             if not (match := _TRY_NAME.fullmatch(name)):
                 continue
             try:
-                node = (self._tries / name).read_bytes()[:12].decode("ascii", "replace")
-            except FileNotFoundError:
+                node = read_file(self._tries / name, NO_FOLLOW)[:12].decode("ascii", "replace")
+            except OSError:
                 continue
             found.setdefault(((int(match[1]), int(match[2])), bool(match[3])), []).append(node)
         return found
@@ -170,7 +175,8 @@ class Attempts:
     def begin_try(self, span: Span, node: str, is_alone: bool) -> Path | None:
         """Take rows of the plan in hand, with nothing beside them or not; None where another node was faster."""
         begin = f"{span[0]}-{span[1]}{'-alone' if is_alone else ''}."
-        numbers = [int(name.rpartition(".")[2]) for name in _names_in(self._tries) if name.startswith(begin)]
+        others = (name for name in _names_in(self._tries) if name.startswith(begin) and _TRY_NAME.fullmatch(name))
+        numbers = [int(name.rpartition(".")[2]) for name in others]
         path = self._tries / f"{begin}{max(numbers, default=-1) + 1}"
         return path if self._filesystem.create(path, f"{node}\n".encode()) else None
 
@@ -179,7 +185,7 @@ class Attempts:
         for name in _names_in(self._tries):
             path = self._tries / name
             with suppress(OSError):
-                if path.read_bytes()[:12] == node.encode():
+                if read_file(path, NO_FOLLOW)[:12] == node.encode():
                     path.unlink()
 
     # Manifests.
@@ -222,13 +228,16 @@ class Attempts:
         path = self._manifest(part)
         if not stat.S_ISREG(path.lstat().st_mode):
             raise ValueError("it is no file")
-        return Manifest.parse(path.read_bytes())
+        return Manifest.parse(read_file(path, NO_FOLLOW))
 
     def is_in_the_making(self, part: int) -> bool:
         """Tell whether a manifest may be whole soon: on a disk where it cannot appear whole at once."""
         path = self._manifest(part)
-        is_old = path.lstat().st_mtime < _now_s(self._nodes) - DEAD_S
-        return not is_old and stat.S_ISREG(path.lstat().st_mode) and not path.read_bytes().endswith(b"\n")
+        try:
+            is_old = path.lstat().st_mtime < _now_s(self._nodes) - DEAD_S
+            return not is_old and stat.S_ISREG(path.lstat().st_mode) and not read_file(path).endswith(b"\n")
+        except OSError:
+            return True
 
     def refuse(self, part: int) -> Path:
         """Set a manifest aside that is none, so that another node does the part; return where it is."""
@@ -271,31 +280,35 @@ class Attempts:
         """
         for path in garbage:
             if not (keep_staged and path.parent == self.staged):
-                path.unlink(missing_ok=True)
+                _remove(path)
         for name in _names_in(self._tries):
             match = _TRY_NAME.fullmatch(name)
             if match and done.get((int(match[1]), int(match[2]))):
-                with suppress(FileNotFoundError):
-                    (self._tries / name).unlink()
+                _remove(self._tries / name)
 
     def remove(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def refuse_links(run_dir: Path) -> None:
-    """Refuse to write through a link, which may lead anywhere.
+def check_folder(path: Path) -> None:
+    """Refuse to write where something else stands in the place of a folder, such as a link, which may lead anywhere.
 
     Raises
     ------
     RunError
-        The folder of attempts is one.
+        It does, or cannot be looked at.
     """
-    if (run_dir / ATTEMPTS).is_symlink():
-        raise RunError(f"{run_dir / ATTEMPTS} is a link, and is not followed: remove it.")
+    try:
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            raise RunError(f"{path} is no folder, but a link or a file, and nodes do not work there: remove it.")
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise RunError(f"{path} cannot be looked at: {error.strerror}.") from None
 
 
-def living_nodes(folder: Path) -> dict[str, dict[str, Any]]:
+def _living(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the nodes that are at work by their files in a folder.
 
     A node that is silent for `DEAD_S`, by the clock of whoever keeps the files, is taken for dead; one of this machine
@@ -309,11 +322,12 @@ def living_nodes(folder: Path) -> dict[str, dict[str, Any]]:
     for node in names:
         path = folder / f"{node}.json"
         try:
-            age_s = now_s - path.stat().st_mtime
-            told = read_json(path.read_bytes())
+            age_s = now_s - path.lstat().st_mtime
+            told = read_json(read_file(path, NO_FOLLOW))
         except (OSError, ValueError):
             continue
-        if isinstance(told, dict) and age_s < DEAD_S and not (told.get("machine") == here and _is_gone(told)):
+        # From the future where the clock was set meanwhile: a node that lives says so by the new one.
+        if isinstance(told, dict) and abs(age_s) < DEAD_S and not (told.get("machine") == here and _is_gone(told)):
             living[node] = told | {"age_s": age_s}
     return living
 
@@ -328,17 +342,21 @@ def _is_gone(told: Mapping[str, Any]) -> bool:
 
 
 def _now_s(folder: Path) -> float:
-    """Return the time by the clock that stamps the files of a folder."""
+    """Return the time by the clock that stamps the files of a folder, or of this machine where that cannot be had."""
     path = folder / f".clock-{uuid.uuid4().hex}"
     try:
         path.touch()
         now_s = path.stat().st_mtime
         path.unlink()
-    except OSError as error:
-        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT):
-            raise
-        return 0.0
+    except OSError:
+        return time.time()
     return now_s
+
+
+def _remove(path: Path) -> None:
+    """Delete a file; one that is gone, or is a folder that somebody put there, is let be."""
+    with suppress(FileNotFoundError, IsADirectoryError, PermissionError):
+        path.unlink()
 
 
 def _names_in(folder: Path) -> list[str]:

@@ -111,6 +111,7 @@ def clear_scratch(run_dir: Path) -> None:
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NOT_OURS = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
 @contextmanager
@@ -129,6 +130,8 @@ def writing(what: str) -> Iterator[None]:
             cure = "A link stands in its place, and is not followed: remove it"
         elif error.errno in _FORBIDDEN:
             cure = "Make the folder of the run writable"
+        elif error.errno in _NOT_OURS:
+            cure = "Something else stands in its place: move it away"
         else:
             cure = "Free some space" if error.errno in _FULL else "Mend the disk"
         raise RunError(

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ser_batch.atomic import NO_FOLLOW, flush_folder, open_new
+from ser_batch.atomic import NO_FOLLOW, flush_folder, open_file, open_new, read_file
 from ser_batch.errors import RunError
 from ser_batch.kinds import COUNT, TEXT, TIME, Kind, problem_with, read_json
 from ser_batch.run.layout import TABLES, TableName
@@ -256,17 +256,17 @@ class Journal:
         RunError
             The journal cannot be read, or a line before the last is damaged: that is no crash but a broken disk or an
             editor.
+        OSError
+            It cannot be mended; ELOOP where it is a link.
         """
         try:
-            data = self.path.read_bytes()
+            data = read_file(self.path)
         except FileNotFoundError:
             return {}
         except OSError as error:
             raise RunError(f"{self.path} cannot be read: {error.strerror}.") from None
         commits = []
         whole, _, rest = data.rpartition(b"\n")
-        if rest and mend:
-            os.truncate(self.path, len(data) - len(rest))
         highest = own = 0
         for number, line in enumerate(whole.splitlines(), start=1):
             if found := _REIGN.fullmatch(line):
@@ -283,6 +283,12 @@ class Journal:
             # By a process that had been succeeded: see `ser_batch.run.owner`.
             if own == highest:
                 commits.append(entry)
+        if rest and mend:
+            descriptor = os.open(self.path, os.O_WRONLY | NO_FOLLOW)
+            try:
+                os.ftruncate(descriptor, len(data) - len(rest))
+            finally:
+                os.close(descriptor)
         self.commits = commits
         self._entries = {entry.part: entry for entry in commits}
         return self.entries
@@ -322,12 +328,13 @@ def is_reign(line: bytes) -> bool:
 def highest_generation(path: Path) -> int:
     """Return the highest generation that has written to a journal, 0 for none."""
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_file(path).splitlines()
     except OSError:
         return 0
     return max((int(found[1]) for line in lines if (found := _REIGN.fullmatch(line))), default=0)
 
 
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
+def sha256_of(path: Path, flags: int = 0) -> str:
+    """Return the checksum of a file; `flags` are those of `ser_batch.atomic.open_file`."""
+    with open_file(path, flags) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["ATTEMPTS", "TABLES", "TableKind", "TableName", "staged_by", "tables_of"]
+__all__ = ["ATTEMPTS", "PLAN_ID", "TABLES", "TableKind", "TableName", "staged_by", "tables_of"]
 
 #: Folder of a run in which nodes work: a folder per plan.
 ATTEMPTS = ".attempts"
+#: Name of such a folder.
+PLAN_ID = re.compile(r"[0-9a-f]{12}")
 
 TableName = Literal["files", "windows", "segments", "embeddings"]
 

@@ -129,7 +129,7 @@ def refuse_if_written(run_dir: Path) -> None:
 
 def _opened(run_dir: Path) -> int | None:
     try:
-        return os.open(run_dir / LOCK_FILE, os.O_RDONLY | NO_FOLLOW)
+        return os.open(run_dir / LOCK_FILE, os.O_RDONLY | os.O_NONBLOCK | NO_FOLLOW)
     except OSError:
         return None
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ser_batch import hooks
 from ser_batch._version import __version__
+from ser_batch.atomic import read_file
 from ser_batch.config import Config
 from ser_batch.errors import RunError
 from ser_batch.kinds import problem_with, read_json
@@ -105,7 +106,7 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
     try:
         if not run_dir.is_dir():
             raise RunError(f"There is no run folder {run_dir}. {where}")
-        manifest = read_json(path.read_bytes())
+        manifest = read_json(read_file(path))
     except FileNotFoundError:
         raise RunError(f"{run_dir} is not a run: it has no run.json. {where}") from None
     except OSError as error:

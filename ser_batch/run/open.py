@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from ser_batch.errors import RunError
 from ser_batch.interrupt import Interruptions
-from ser_batch.records import ClipOutcome
+from ser_batch.records import ClipOutcome, Status
 from ser_batch.run.folder import check_ours, claim, clear_scratch, writing
 from ser_batch.run.journal import Filesystem
 from ser_batch.run.layout import tables_of
@@ -19,12 +22,12 @@ from ser_batch.run.manifest import manifest_so_far, new_manifest
 from ser_batch.run.metadata import FileTable
 from ser_batch.run.plan import Plan, Shard, make_plan, part_size, read_index
 from ser_batch.run.planned import PlanFile, plan_of, read_plan, remove_plan, write_plan
-from ser_batch.run.published import Collector, belongs, refuse_if_worked_on
+from ser_batch.run.published import Collector, belongs, n_not_taken_in, refuse_if_worked_on
 from ser_batch.run.shards import make_part, row_maker
 from ser_batch.run.steps import reached
 from ser_batch.run.store import RunStore
 from ser_batch.run.writer import Census, RunWriter
-from ser_batch.stages.discover import FileList, Found
+from ser_batch.stages.discover import NOT_SEEN_NS, FileList, Found
 from ser_batch.stages.ingredients import Ingredients, differences
 from ser_batch.storage.address import is_url, local_or_url
 
@@ -63,7 +66,7 @@ def open_run(
             filesystem = stack.enter_context(lock_for_writing(run_dir))
         reached("locked")
         refuse_if_worked_on(run_dir)
-        collected = [] if mode == "restart" else _collected(run_dir, filesystem, interruptions)
+        collected = _collected(run_dir, mode, filesystem, interruptions)
         manifest = _manifest_for(run_dir, mode, ingredients, found)
         store = RunStore(run_dir, filesystem)
         with writing("the folder"):
@@ -72,6 +75,7 @@ def open_run(
             clear_scratch(run_dir)
         reached("recovered")
         if mode == "restart":
+            _refuse_to_lose(store, manifest, found)
             manifest = {"replaces": store.run_id()}
             store.begin_anew()
         elif not manifest:
@@ -84,7 +88,7 @@ def open_run(
                 f"{len(plan.held):,} parts that were made with other settings stay as they are: some of their files "
                 f"cannot be looked at now. The next scan tries again."
             )
-        run = OpenRun(run_dir, store, ingredients, plan, manifest, [*collected, *notices])
+        run = OpenRun(run_dir, store, ingredients, plan, manifest, list(dict.fromkeys([*collected, *notices])))
         run.interruptions = interruptions
         try:
             yield run
@@ -93,11 +97,16 @@ def open_run(
             raise
 
 
-def _collected(run_dir: Path, filesystem: Filesystem, interruptions: Interruptions) -> list[str]:
-    """Commit what nodes have published of a plan; return what there is to say of it."""
+def _collected(run_dir: Path, mode: str, filesystem: Filesystem, interruptions: Interruptions) -> list[str]:
+    """Commit what nodes have published of a plan, also before a restart, which may fail; return what is to be said."""
     try:
         plan = read_plan(run_dir)
     except RunError as error:
+        if mode != "restart" and (n_parts := n_not_taken_in(run_dir)):
+            raise RunError(
+                f"{error} Nodes have published {n_parts:,} parts by it that the run does not have: with the plan from "
+                f"a copy, `ser-batch complete {run_dir}` takes them in; delete it, and they are done again."
+            ) from None
         return [str(error)]
     manifest = manifest_so_far(run_dir)
     if plan is None or not belongs(plan, manifest):
@@ -126,8 +135,32 @@ def preview_run(run_dir: Path, ingredients: Ingredients, found: Found, mode: str
     store = RunStore(run_dir)
     store.look(manifest.get("replaces", ""))
     if mode == "restart":
+        _refuse_to_lose(store, manifest, found)
         store.begin_anew()
     return _plan(store, manifest, mode, ingredients, found)
+
+
+def _refuse_to_lose(store: RunStore, manifest: Mapping[str, Any], found: Found) -> None:
+    """Refuse a restart that would lose results whose files cannot be looked at now, so that none can be had again."""
+    chunks = (zip(chunk.clip_ids, chunk.mtimes_ns, strict=True) for chunk in found.files.chunks())
+    unseen = pa.array((name for chunk in chunks for name, time_ns in chunk if time_ns == NOT_SEEN_NS), pa.string())
+    if manifest.get("root") != found.root or not (len(unseen) or found.unlisted):
+        return
+    n_lost, first = 0, ""
+    with suppress(RunError):  # parts that cannot be read hold nothing that could be lost
+        for _, rows in store.columns(("clip_id", "status")):
+            names = rows.column("clip_id")
+            is_unseen = pc.is_in(names, value_set=unseen)
+            for prefix in found.unlisted:
+                is_unseen = pc.or_(is_unseen, pc.starts_with(names, prefix))
+            is_result = pc.not_equal(rows.column("status").cast(pa.string()), str(Status.FAILED))
+            lost = names.filter(pc.and_(is_unseen, is_result))
+            n_lost, first = n_lost + len(lost), first or (lost[0].as_py() if len(lost) else "")
+    if n_lost:
+        raise RunError(
+            f"{n_lost:,} files of which {store.run_dir} has results cannot be looked at now, such as {first}: "
+            f"`scan --restart` would lose them. Is all of the archive mounted? `scan --recompute changed` keeps them."
+        )
 
 
 def _manifest_for(run_dir: Path, mode: str, ingredients: Ingredients, found: Found) -> dict[str, Any]:
@@ -192,7 +225,8 @@ class OpenRun(RunWriter):
     def is_complete(self) -> bool:
         """Whether there is nothing at all to do."""
         same_place = self._manifest.get("root") == self.plan.found.root
-        return self.plan.is_empty and same_place and self._manifest.get("state") == "complete"
+        is_whole = not self._store.lost and self._manifest.get("state") == "complete"
+        return self.plan.is_empty and same_place and is_whole
 
     def begin(
         self,

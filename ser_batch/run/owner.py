@@ -24,15 +24,16 @@ from pathlib import Path
 
 import psutil
 
-from ser_batch.atomic import NO_FOLLOW
+from ser_batch.atomic import NO_FOLLOW, read_file
 from ser_batch.births import BIRTH_TOLERANCE_S, born_s
 from ser_batch.errors import RunError
-from ser_batch.kinds import read_json
+from ser_batch.kinds import AMOUNT, COUNT, TEXT, Kind, problem_with, read_json
 from ser_batch.run.journal import JOURNAL, Filesystem, Journal, highest_generation, reign
 
 __all__ = ["FencedFilesystem", "in_use", "living_owner", "newest_owner", "owned"]
 
 _NAME = re.compile(r"\.owner-(\d{8})")
+_LAST = 99_999_999
 #: A record is written over in place, so all have one length.
 _RECORD_BYTES = 512
 #: How often an owner beats, and how long one of another machine may be silent before it is succeeded.
@@ -59,13 +60,24 @@ class _Owner:
     def read(cls, path: Path) -> _Owner:
         """Read a file; one that is still empty says nothing of its maker."""
         try:
-            values = read_json(path.read_bytes())
-            return cls(**values) if isinstance(values, dict) else cls()
-        except (ValueError, TypeError):
+            values = read_json(read_file(path, NO_FOLLOW))
+        except ValueError:
             return cls()
+        is_one = isinstance(values, dict) and values.keys() <= _FIELDS.keys() and not problem_with(values, _FIELDS)
+        return cls(**values) if is_one else cls()
 
     def record(self) -> bytes:
         return json.dumps(asdict(self)).encode().ljust(_RECORD_BYTES - 1) + b"\n"
+
+
+_FIELDS = {
+    "process": COUNT,
+    "host": TEXT,
+    "machine": TEXT,
+    "began_s": AMOUNT,
+    "beat": COUNT,
+    "is_done": Kind(lambda value: isinstance(value, bool), "true or false"),
+}
 
 
 class FencedFilesystem(Filesystem):
@@ -198,6 +210,11 @@ def _claim(run_dir: Path) -> int:
         generation = max(newest_owner(run_dir), highest_generation(run_dir / JOURNAL)) + 1
         if holder := living_owner(run_dir):
             raise in_use(run_dir, holder)
+        if generation > _LAST:
+            raise RunError(
+                f"{run_dir} says that process number {generation - 1:,} owned it, which is edited or damaged: move its "
+                f'files .owner-* away, and lines with "generation" out of its journal.'
+            )
         try:
             os.close(os.open(_path(run_dir, generation), os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666))
         except FileExistsError:

@@ -6,7 +6,7 @@ time. So memory does not grow with the archive but for what is to be done again,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -122,10 +122,14 @@ class Index:
     parts : sequence of IndexedPart
     read : callable
         Number of a part -> its rows.
+    taken : collection of int
+        Numbers that new parts must not have, beside those of `parts`.
     """
 
-    def __init__(self, parts: Sequence[IndexedPart], read: Callable[[int], IndexedRows]) -> None:
-        self.parts, self.read = parts, read
+    def __init__(
+        self, parts: Sequence[IndexedPart], read: Callable[[int], IndexedRows], taken: Collection[int] = ()
+    ) -> None:
+        self.parts, self.read, self.taken = parts, read, taken
 
     @classmethod
     def empty(cls) -> Index:
@@ -252,7 +256,7 @@ def read_index(store: RunStore, fingerprint: str) -> Index:
             parts.append(_described(part, read(part), is_current))
         else:
             parts.append(IndexedPart(part, entry.tables["files"].n_rows, *ends, is_current))
-    return Index(parts, read)
+    return Index(parts, read, store.lost)
 
 
 def make_plan(found: Found, index: Index, shard_size: int, retry: bool = False) -> Plan:
@@ -297,7 +301,7 @@ def make_plan(found: Found, index: Index, shard_size: int, retry: bool = False) 
         rewrites=dict(sorted(comparing.rewrites.items())),
         vanished=comparing.vanished,
         new=Spans.joined([] if retry else new),
-        first_part=max((part.part for part in index.parts), default=-1) + 1,
+        first_part=max([-1, *(part.part for part in index.parts), *index.taken]) + 1,
         shard_size=shard_size,
         held=sorted(comparing.held),
     )

@@ -10,8 +10,8 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,19 +24,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ser_batch._version import __version__
+from ser_batch.atomic import open_file, read_file
 from ser_batch.errors import RunError, SerBatchError
-from ser_batch.kinds import COUNT, OBJECT, TEXT, Kind, is_count, is_text, list_of, problem_with, read_json
-from ser_batch.plugins import BUILT_IN
+from ser_batch.kinds import is_text, problem_with, read_json
 from ser_batch.records import ClipRef, Segment, SegmentSource
-from ser_batch.run.attempts import refuse_links
-from ser_batch.run.fields import FIELDS
+from ser_batch.run.attempts import check_folder
+from ser_batch.run.fields import FIELDS, PLAN_FIELDS
+from ser_batch.run.folder import writing
 from ser_batch.run.journal import Filesystem
-from ser_batch.run.layout import ATTEMPTS
+from ser_batch.run.layout import ATTEMPTS, PLAN_ID
 from ser_batch.run.manifest import config_of_run, library_versions
 from ser_batch.run.parquet import footer_crc32, openable
 from ser_batch.run.plan import Plan, Shard
 from ser_batch.run.store import RunStore
 from ser_batch.run.writer import Census
+from ser_batch.segments.marked import MOST_CHANNELS
 from ser_batch.stages.discover import NOT_SEEN_NS
 from ser_batch.stages.ingredients import Ingredients
 
@@ -50,7 +52,7 @@ __all__ = ["PLAN_FILE", "PlanFile", "PlannedPart", "read_plan", "remove_plan", "
 PLAN_FILE = "plan.json"
 _ROWS = "plan.parquet"
 _VERSION = 1
-_CURE = "Plan again: `ser-batch scan … --plan-only` keeps what is done."
+_CURE = "Plan again: `ser-batch scan … --plan-only` keeps what the run has; or restore it from a copy."
 
 #: What ``run.json`` is to say, of what nodes need.
 _NEEDED = ("run_id", "fingerprint", "tool_version", "root", "config", "tables", "labels", "wall_s")
@@ -90,47 +92,6 @@ class PlannedPart(NamedTuple):
     #: Checksum of its table ``files`` as it was when it was planned; "" for a new part. Whoever commits compares it.
     base: str
     is_outdated: bool
-
-
-def _is_part(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 4
-        and is_count(value[0])
-        and is_count(value[1])
-        and is_text(value[2])
-        and isinstance(value[3], bool)
-    )
-
-
-_PLAN_ID = re.compile(r"[0-9a-f]{12}")
-_FIELDS = {
-    "version": COUNT,
-    "plan_id": Kind(lambda value: isinstance(value, str) and bool(_PLAN_ID.fullmatch(value)), "12 hexadecimal digits"),
-    "tool_version": TEXT,
-    "run": OBJECT,
-    "promise": TEXT,
-    "versions": Kind(lambda value: isinstance(value, dict) and all(map(is_text, value.values())), "an object of texts"),
-    "plugins": OBJECT,
-    "plugins.installed": Kind(list_of(is_text), "a list of texts"),
-    "plugins.built_in": Kind(list_of(lambda name: name in BUILT_IN), "a list of built-in plugins"),
-    "plugins.files": Kind(
-        list_of(
-            lambda file: (
-                isinstance(file, dict)
-                and all(is_text(file.get(key)) for key in ("path", "sha256"))
-                and isinstance(file.get("text"), str)
-            )
-        ),
-        "a list of files",
-    ),
-    "census": OBJECT,
-    "beside": Kind(list_of(lambda name: name in ("metadata.parquet", "files-from.list")), "a list of files of a run"),
-    "rows_bytes": COUNT,
-    "rows_footer_crc32": COUNT,
-    "parts": Kind(list_of(_is_part), "a list of parts"),
-    "bundles": Kind(list_of(is_count), "a list of whole numbers"),
-}
 
 
 class PlanFile:
@@ -238,14 +199,17 @@ class PlanFile:
     def _bundle_rows(self, bundle: int, planned: PlannedPart) -> pa.Table:
         if self._rows_of is None or self._rows_of[0] != bundle:
             path = openable(self.folder) / _ROWS
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 if footer_crc32(file) != self._values["rows_footer_crc32"]:
                     raise OSError("its footer is not what was written")
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                self._rows_of = bundle, file.read_row_group(bundle, use_threads=False)
+                self._rows_of = bundle, _checked(file.read_row_group(bundle, use_threads=False))
         rows = self._rows_of[1].slice(planned.first - self.parts[self.bundles[bundle][0]].first, planned.n_rows)
         if len(rows) != planned.n_rows or set(rows.column("part").to_pylist()) - {planned.part}:
             raise ValueError(f"part {planned.part} is not where it should be")
+        names = rows.column("clip_id").to_pylist()
+        if len(set(names)) < len(names):
+            raise ValueError(f"part {planned.part} has a file twice")
         return rows
 
     def _ref(self, row: Mapping[str, Any]) -> ClipRef:
@@ -255,6 +219,10 @@ class PlanFile:
 
     def _readable(self) -> _Readable:
         return _Readable(self.folder / _ROWS)
+
+
+#: What reading a plan raises that is damaged, or was edited into something else.
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError, pa.ArrowException)
 
 
 class _Readable:
@@ -267,9 +235,33 @@ class _Readable:
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, OSError | ValueError | KeyError | TypeError | pa.ArrowException):
+        if isinstance(error, _UNREADABLE):
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise RunError(f"{self._path} cannot be read ({reason}). {_CURE}") from error
+
+
+def _checked(rows: pa.Table) -> pa.Table:
+    """Return rows of a plan that nodes can work on.
+
+    Raises
+    ------
+    ValueError
+        They are none.
+    """
+    if not rows.schema.equals(_SCHEMA) or any(
+        rows.column(item.name).null_count for item in _SCHEMA if not item.nullable
+    ):
+        raise ValueError("its columns are not those of a plan")
+    if not {*rows.column("kind").unique().to_pylist()} <= {_PROCESS, _GONE, _LOST}:
+        raise ValueError("it has a row of no known kind")
+    if any(n_bytes < 0 for n_bytes in rows.column("size_bytes").to_pylist()):
+        raise ValueError("it has a file of less than no bytes")
+    paths = (path for path in rows.column("path").to_pylist() if path is not None)
+    if not all(name and is_text(name) for name in rows.column("clip_id").to_pylist()) or any(
+        b"\0" in path for path in paths
+    ):
+        raise ValueError("it has a name that no file can have")
+    return rows
 
 
 def _below(root: str, name: str) -> str:
@@ -309,8 +301,8 @@ def write_plan(
         The disk is full or broken.
     """
     plan_id, filesystem = uuid.uuid4().hex[:12], store.filesystem
-    refuse_links(run_dir)
     folder = run_dir / ATTEMPTS / plan_id
+    check_folder(folder.parent)
     folder.mkdir(parents=True)
     rows = _RowWriter(openable(folder) / _ROWS, plan)
     for shard in plan.shards():
@@ -428,14 +420,19 @@ def _told(segment: Segment) -> list[Any]:
 
 def _source_of(text: str) -> SegmentSource:
     key, paths, segments, note = json.loads(text)
+    if not -(2**63) <= int(key) < 2**63:
+        raise ValueError("it has a key that is none")
     return SegmentSource(int(key), tuple(map(str, paths)), _segments_of(segments), str(note))
 
 
 def _segments_of(values: Iterable[Sequence[Any]]) -> tuple[Segment, ...]:
-    return tuple(
+    found = tuple(
         Segment(float(start_s), float(end_s), int(channel), str(speaker), str(text), str(source))
         for start_s, end_s, channel, speaker, text, source in values
     )
+    if not all(0 <= item.start_s <= item.end_s < math.inf and 0 <= item.channel <= MOST_CHANNELS for item in found):
+        raise ValueError("it has a segment that is none")
+    return found
 
 
 def read_plan(run_dir: Path) -> PlanFile | None:
@@ -448,12 +445,12 @@ def read_plan(run_dir: Path) -> PlanFile | None:
     """
     path = run_dir / PLAN_FILE
     try:
-        values = read_json(path.read_bytes())
+        values = read_json(read_file(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}). {_CURE}") from None
-    problem = problem_with(values, _FIELDS, _FIELDS) if isinstance(values, dict) else "it is no plan"
+    problem = problem_with(values, PLAN_FIELDS, PLAN_FIELDS) if isinstance(values, dict) else "it is no plan"
     problem = problem or problem_with(values["run"], FIELDS, _NEEDED)
     if not problem and values["version"] != _VERSION:
         problem = f"it is of version {values['version']}, and this ser-batch knows {_VERSION}"
@@ -463,20 +460,23 @@ def read_plan(run_dir: Path) -> PlanFile | None:
         plan = PlanFile(run_dir, values)
         plan.config()
         _ = plan.census
-        starts = values["bundles"]
+        starts, numbers = values["bundles"], [item.part for item in plan.parts]
         if starts != sorted(set(starts)) or starts[:1] != [0] or starts[-1] >= len(plan.parts):
             raise ValueError("its bundles and parts do not fit")
+        if numbers != sorted(set(numbers)):
+            raise ValueError("a part is there twice, or out of order")
     except (TypeError, ValueError, KeyError, SerBatchError) as error:
         raise RunError(f"{path} cannot be read ({error}). {_CURE}") from None
     return plan
 
 
 def remove_plan(run_dir: Path) -> None:
-    """Take the plan away with all that nodes have left of it; what they still publish is for nothing."""
-    with suppress(FileNotFoundError):
+    """Take the plan away with all that nodes have left of it; what they publish now is for nothing. Raises RunError."""
+    check_folder(run_dir / ATTEMPTS)
+    with writing(PLAN_FILE), suppress(FileNotFoundError):
         (run_dir / PLAN_FILE).unlink()
     for folder in (run_dir / ATTEMPTS).glob("*"):
-        if _PLAN_ID.fullmatch(folder.name) and not folder.is_symlink():
+        if PLAN_ID.fullmatch(folder.name) and not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ser_batch.atomic import NO_FOLLOW, NOT_A_FILE, open_file, read_file
 from ser_batch.errors import RunError
 from ser_batch.interrupt import Interruptions
-from ser_batch.run.attempts import Attempts, Manifest, Span, living_nodes
+from ser_batch.run.attempts import Attempts, Manifest, Span
 from ser_batch.run.folder import writing
 from ser_batch.run.journal import Entry, Filesystem
-from ser_batch.run.layout import ATTEMPTS, staged_by
+from ser_batch.run.layout import ATTEMPTS, PLAN_ID, staged_by
 from ser_batch.run.manifest import read_manifest
 from ser_batch.run.parquet import footer_crc32
 from ser_batch.run.planned import PlanFile
@@ -20,7 +22,7 @@ from ser_batch.run.steps import reached
 from ser_batch.run.store import RunStore
 from ser_batch.run.writer import RunWriter
 
-__all__ = ["Collected", "Collector", "belongs", "done_parts", "is_done", "refuse_if_worked_on"]
+__all__ = ["Collected", "Collector", "belongs", "done_parts", "is_done", "n_not_taken_in", "refuse_if_worked_on"]
 
 #: Parts that are committed at once: one flush of the journal for all.
 _GROUP = 64
@@ -56,14 +58,33 @@ def refuse_if_worked_on(run_dir: Path) -> None:
         They are; says where.
     """
     living: dict[str, dict[str, Any]] = {}
-    for folder in (run_dir / ATTEMPTS).glob("*/nodes"):
-        living |= living_nodes(folder)
+    for attempts in _attempts_of(run_dir):
+        living |= attempts.living()
     if living:
         hosts = ", ".join(sorted({str(told.get("host", "?")) for told in living.values()})[:5])
         raise RunError(
             f"{run_dir} is being worked on by {len(living)} nodes ({hosts}). Wait for them or stop them; "
             f"`ser-batch complete {run_dir}` takes in what they have done, also while they work."
         )
+
+
+def n_not_taken_in(run_dir: Path) -> int:
+    """Count the parts that nodes have published, by whatever plan, and that the run does not have. Raises RunError."""
+    store = RunStore(run_dir)
+    store.look()
+    n_parts = 0
+    for attempts in _attempts_of(run_dir):
+        for part in attempts.published():
+            with suppress(OSError, ValueError):
+                entry, has = attempts.manifest(part).entry, store.entries.get(part)
+                n_parts += entry is not None and (has is None or has.tables["files"] != entry.tables["files"])
+    return n_parts
+
+
+def _attempts_of(run_dir: Path) -> Iterator[Attempts]:
+    for folder in (run_dir / ATTEMPTS).glob("*"):
+        if PLAN_ID.fullmatch(folder.name):
+            yield Attempts(run_dir, folder.name)
 
 
 def is_done(plan: PlanFile, place: int, entry: Entry | None) -> bool:
@@ -230,7 +251,7 @@ def _open(run_dir: Path, plan: PlanFile, filesystem: Filesystem) -> tuple[RunWri
     writer = RunWriter(run_dir, store, there if is_written else plan.manifest, is_written)
     for name in () if is_written else plan.beside:
         try:
-            writer.put_beside(name, (plan.folder / name).read_bytes())
+            writer.put_beside(name, read_file(plan.folder / name, NO_FOLLOW))
         except OSError as error:
             raise RunError(f"{plan.folder / name} cannot be read: {error.strerror}. Plan again.") from None
     reached("collecting")
@@ -263,15 +284,15 @@ def _problem_with_staged(run_dir: Path, entry: Entry) -> str:
     for name, written in entry.tables.items():
         path = staged_by(run_dir, entry.attempt, name)
         try:
-            with path.open("rb") as file:
-                if (
-                    path.is_symlink()
-                    or file.seek(0, 2) != written.n_bytes
-                    or footer_crc32(file) != written.footer_crc32
-                ):
+            with open_file(path, NO_FOLLOW) as file:
+                if file.seek(0, 2) != written.n_bytes or footer_crc32(file) != written.footer_crc32:
                     return f"has a damaged {name} ({path.name})"
         except FileNotFoundError:
             return f"is missing {name} ({path.name})"
+        except OSError as error:
+            if error.errno not in NOT_A_FILE:
+                raise RunError(f"{path} cannot be read: {error.strerror}.") from None
+            return f"has something else in the place of {name} ({path.name})"
     return ""
 
 

@@ -21,6 +21,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from ser_batch.atomic import open_file
 from ser_batch.errors import RunError, SerBatchError
 from ser_batch.records import Status
 from ser_batch.run.join import Selection, apart, keyed
@@ -264,11 +265,12 @@ class Run:
             return None
         path = self.folder / name
         try:
-            if path.suffix.lower() == ".parquet":
-                table = plain(pq.read_table(path))
-            else:  # as it was given to an earlier version
-                given = read_table(path)
-                table = pa.table({name: given.typed(name) for name in given.columns})
+            with open_file(path) as file:
+                if path.suffix.lower() == ".parquet":
+                    table = plain(pq.read_table(file))
+                else:  # as it was given to an earlier version
+                    given = read_table(path)
+                    table = pa.table({name: given.typed(name) for name in given.columns})
             taken = {name for table, kind in TABLES.items() if kind.is_required for name in self.schema(table).names}
             joined, n_more = keyed(table, str(self.info.get("root") or ""), taken)
             if n_more:
@@ -347,6 +349,10 @@ class Run:
             raise self._damaged(table, error) from error
 
     def _damaged(self, table: TableName, error: Exception) -> RunError:
+        if isinstance(error, OSError) and error.errno:  # by the system: it may be whole
+            return RunError(
+                f"A part of {self.folder / table} cannot be read: {os.strerror(error.errno)}. Mend the disk."
+            )
         return RunError(
             f"A part of {self.folder / table} is damaged ({str(error).splitlines()[0]}). `ser-batch verify` says "
             f"which. Delete it and scan again: its files are processed again."

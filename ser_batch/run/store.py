@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ser_batch.atomic import NO_FOLLOW, NOT_A_FILE, make_folder, open_file
 from ser_batch.errors import RunError
 from ser_batch.run.journal import JOURNAL, Entry, Filesystem, Journal, Written, sha256_of
 from ser_batch.run.layout import TABLES, TableName, staged_by
@@ -40,6 +42,9 @@ INDEX_COLUMNS = (
     *("clip_id", "size_bytes", "modified", "etag", "status", "stage", "error_type", "vanished", "reader"),
     "segments_key",
 )
+
+#: Where the system refuses a part: it may be whole.
+_CURE = "Mend the disk, or who may read it, and try again."
 
 _PART_NAME = re.compile(r"part-(\d{5,9})\.parquet")
 _STAGED_NAME = re.compile(r"\.part-\d{5,9}\.parquet\.tmp")
@@ -64,6 +69,8 @@ class RunStore:
         self._unrenamed: dict[tuple[TableName, int], Path] = {}
         #: Whether the next commit begins the run anew.
         self._begins_anew = False
+        #: Parts of which something is gone or damaged; the rest of them goes with the next commit.
+        self._lost: set[int] = set()
 
     @property
     def filesystem(self) -> Filesystem:
@@ -73,7 +80,7 @@ class RunStore:
     def create(self, tables: Iterable[TableName] = ("windows", "files")) -> None:
         """Make the folders of tables."""
         for table in tables:
-            (self.run_dir / table).mkdir(exist_ok=True)
+            make_folder(self.run_dir / table)
 
     def path(self, table: TableName, part: int) -> Path:
         """Return the place of a part once its commit is done."""
@@ -91,12 +98,20 @@ class RunStore:
     @property
     def entries(self) -> Mapping[int, Entry]:
         """Committed parts; after `recover` or `look`."""
-        return {} if self._begins_anew else self._journal.entries
+        if self._begins_anew:
+            return {}
+        entries = self._journal.entries
+        return {part: entry for part, entry in entries.items() if part not in self._lost} if self._lost else entries
 
     @property
     def commits(self) -> list[Entry]:
         """All commits, the oldest first; after `recover` or `look`."""
-        return [] if self._begins_anew else list(self._journal.commits)
+        return [] if self._begins_anew else [entry for entry in self._journal.commits if entry.part not in self._lost]
+
+    @property
+    def lost(self) -> frozenset[int]:
+        """Parts that have to be made again, under other numbers; after `recover`."""
+        return frozenset(self._lost)
 
     def look(self, replaced: str = "") -> None:
         """Read which parts there are, for a process that only reads, also while another one writes.
@@ -130,9 +145,14 @@ class RunStore:
             for name, written in entry.tables.items():
                 staged = self._staged(name, entry.part, entry.attempt)
                 # By its checksum: the next commit of this part may be being staged.
-                with suppress(FileNotFoundError):
-                    if sha256_of(staged) == written.sha256:
-                        yield name, entry.part, staged
+                try:
+                    is_left = sha256_of(staged, NO_FOLLOW) == written.sha256
+                except OSError as error:
+                    if error.errno in NOT_A_FILE:
+                        continue
+                    raise RunError(f"{staged} cannot be read: {error.strerror}. Mend the disk.") from None
+                if is_left:
+                    yield name, entry.part, staged
 
     def stage(self, part: int, tables: Mapping[TableName, pa.Table], n_processed: int, attempt: str = "") -> Entry:
         """Write the tables of a part under hidden names; return the entry that `commit` takes.
@@ -172,7 +192,7 @@ class RunStore:
     def commit(self, *entries: Entry) -> None:
         """Put parts that are staged in their places: one by one, all tables of a part or none.
 
-        After `begin_anew`, this is the moment at which all parts before it are given up.
+        After `begin_anew`, this is the moment at which all parts before it are given up; else those that are lost.
 
         Raises
         ------
@@ -184,8 +204,9 @@ class RunStore:
         if self._begins_anew:
             self._journal.rewrite(group)
         else:
+            self.give_up_lost()
             self._journal.append(group)
-        self._begins_anew = False
+        self._begins_anew, self._lost = False, set()
         reached("journal-appended")
         for entry in group:
             for name in entry.tables:
@@ -226,17 +247,26 @@ class RunStore:
         entries = dict(self._journal.entries)
         self._refuse_others(entries, run_id)
         lost = {part: why for part, entry in entries.items() if (why := self._what_is_wrong(entry))}
-        for part in lost:
-            self._drop(part)
-            del entries[part]
-        for entry in entries.values():
+        # What is left of them stays until something takes its place.
+        self._lost = set(lost)
+        sound = self.entries
+        for entry in sound.values():
             self._drop_beside(entry)
         notices = [f"Part {part} of the run {why}; its files are processed again." for part, why in lost.items()]
-        adopted, dropped = self._examine_unnamed(entries, run_id, replaced)
+        adopted, dropped = self._examine_unnamed(sound, run_id, replaced)
         notices += [f"Part {part} without an entry in the journal {why}; dropped." for part, why in dropped.items()]
-        if lost or adopted:
-            self._journal.rewrite([*entries.values(), *adopted])
+        if adopted:
+            self._journal.rewrite([*self._journal.entries.values(), *adopted])
         return notices
+
+    def give_up_lost(self) -> None:
+        """Delete what is left of lost parts, once their files have other rows or are gone. Raises OSError."""
+        if self._lost:
+            # In this order: a part that the journal does not name may be taken for one that it has lost.
+            for part in self._lost:
+                self._drop(part)
+            self._journal.rewrite(self.commits)
+            self._lost = set()
 
     def begin_anew(self) -> None:
         """Take what is there for nothing; it goes with the next commit, and stays whole until then."""
@@ -285,7 +315,7 @@ class RunStore:
         adopted: list[Entry] = []
         dropped: dict[int, str] = {}
         known: list[pa.Array] | None = None
-        for part in sorted(self.parts_on_disk() - set(entries)):
+        for part in sorted(self.parts_on_disk() - set(self._journal.entries)):
             try:
                 provenance = read_metadata(pq.read_schema(self.path("files", part)))
                 written = {name: self._written(name, part) for name in _tables_of(provenance)}
@@ -330,7 +360,7 @@ class RunStore:
 
     def _written(self, name: TableName, part: int) -> Written:
         path = self.path(name, part)
-        with path.open("rb") as file:
+        with open_file(path) as file:
             crc32 = footer_crc32(file)
         return Written(pq.read_metadata(path).num_rows, path.stat().st_size, sha256_of(path), crc32)
 
@@ -424,7 +454,7 @@ class RunStore:
     def _has_footer(path: Path, written: Written) -> bool:
         if written.footer_crc32 is None:
             return True
-        with path.open("rb", buffering=0) as file:
+        with open_file(path) as file:
             return footer_crc32(file) == written.footer_crc32
 
 
@@ -442,6 +472,10 @@ def _readable(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise RunError(f"{path} is missing. Scan again: its files are processed again.") from None
     except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno and error.errno not in NOT_A_FILE:
+            raise RunError(
+                f"{path} cannot be read ({os.strerror(error.errno)}), which says nothing about it. {_CURE}"
+            ) from error
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise RunError(
             f"{path} is damaged ({reason}). Delete it and scan again: its files are processed again. "

@@ -136,6 +136,9 @@ class RunWriter:
         n_rows = sum(counts[status] for status in Status)
         is_current = all(entry.fingerprint == self._manifest["fingerprint"] for entry in self._store.entries.values())
         is_whole = n_rows == counts["found"] + counts["vanished"] and is_current and not self._n_kept and may_be_whole
+        if is_whole:
+            with writing("the journal"):
+                self._store.give_up_lost()
         self._manifest["state"] = "complete" if is_whole else "incomplete"
         self._manifest |= {"counts": counts, "wall_s": self._manifest["wall_s"] + wall_s}
         self._write_manifest()

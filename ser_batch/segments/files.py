@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ser_batch.atomic import open_file
 from ser_batch.errors import DataError, SerBatchError
 from ser_batch.segments.marked import Marked, Noted, Tiers, checked
 from ser_batch.segments.markup import read_eaf, read_rttm, read_subtitles, read_textgrid
@@ -55,7 +56,9 @@ def read_segments(paths: Sequence[str | os.PathLike[str]]) -> Marked:
     for path in map(Path, paths):
         suffix = path.suffix.lower()
         try:
-            if path.stat().st_size > _MOST_BYTES:
+            with open_file(path) as file:
+                n_bytes = file.seek(0, os.SEEK_END)
+            if n_bytes > _MOST_BYTES:
                 raise DataError(f"it is larger than {_MOST_BYTES // 2**20} MB")
             found = _READERS[suffix](path)
             if found is not None:

@@ -22,12 +22,13 @@ from ser_batch.errors import RunError
 from ser_batch.nodes.complete import complete
 from ser_batch.nodes.node import Message, Node
 from ser_batch.nodes.work import work
-from ser_batch.run.attempts import Attempts
+from ser_batch.run.compare import compare_runs
 from ser_batch.run.journal import Filesystem
 from ser_batch.run.manifest import read_manifest
 from ser_batch.run.planned import plan_of
 from ser_batch.run.store import RunStore
 from ser_batch.run.summary import summarise
+from ser_batch.run.verify import check_run
 
 
 def test_three_nodes_make_the_table_of_one_machine(run: Path, local: Path, tmp_path: Path) -> None:
@@ -211,9 +212,16 @@ def test_one_of_many_creates_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert Filesystem().create(tmp_path / "one", b"0\n"), "our own, whose answer was lost"
 
 
-def test_nothing_is_written_through_a_link(planned: Path, run: Path, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    (run / ".attempts").rename(elsewhere)
-    (run / ".attempts").symlink_to(elsewhere)
-    with pytest.raises(RunError, match=r"\.attempts is a link"):
-        Attempts(run, plan_of(run).plan_id)
+def test_a_restart_that_is_planned_changes_nothing_before_its_first_part_is_taken_in(
+    archive: Path, local: Path, machines: Machines, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(local, tmp_path / "run"))
+    kept = [path for path in run.rglob("*") if path.is_file() and path.name != ".lock"]
+    before = [path.read_bytes() for path in kept]
+    other = CONFIG.with_values({"audio": {"window_s": 0.5, "window_hop_s": 0.5}})
+    assert plan_here(archive, run, mode="restart", config=other) == 7
+    assert machines.run("complete", run) == 7
+    assert [path.read_bytes() for path in kept] == before
+    # Whoever thinks better of it goes on with the run as it was.
+    assert scan(archive, run, config=CONFIG, plugins=RECIPE, report=False).n_processed == 0
+    assert compare_runs(run, local, tolerance=0.0).is_equal and check_run(run) == []

@@ -156,3 +156,48 @@ def test_a_run_without_its_run_json_is_taken_over_with_its_parts(scanner, corpus
     assert_same(run, reference)
     assert main(["verify", str(run)]) == 0
     assert results(run).equals(results(reference))
+
+
+@pytest.mark.parametrize("mistake", ["worker", pytest.param("disk", marks=LONG)])
+def test_what_is_left_of_a_lost_part_stays_until_something_takes_its_place(
+    scanner, corpus, run, reference, tmp_path, mistake
+):
+    """As where one table was moved to another disk, and comes back."""
+    away = (run / "windows").rename(tmp_path / "windows")
+    order = {
+        "worker": {"plugins": [str(PLUGIN), str(broken_in_workers(tmp_path))]},
+        "disk": {"break_disk": {"operation": "write", "number": 4, "code": "ENOSPC", "after": False}},
+    }[mistake]
+    answer = scanner.scan(corpus, run, **order)
+    assert answer["code"] in (5, 7), answer
+    assert results(run).equals(results(reference)), "rows of files are there"
+    (run / "windows").rmdir()
+    away.rename(run / "windows")
+    assert scanner.scan(corpus, run)["n_processed"] == 0
+    assert_same(run, reference)
+    assert_sound(run)
+
+
+@pytest.mark.parametrize(
+    "step", ["journal-appended", *(pytest.param(step, marks=LONG) for step in ("recovered", "files-renamed"))]
+)
+def test_a_scan_that_makes_lost_parts_again_may_be_killed(scanner, corpus, run, reference, step):
+    for part in (1, 6):
+        (run / "windows" / f"part-{part:05d}.parquet").unlink()
+    assert scanner.scan(corpus, run, kill_at=[step, 1])["code"] == -9
+    assert scanner.scan(corpus, run)["code"] == 1
+    assert_same(run, reference)
+    assert_sound(run)
+
+
+def test_a_lost_part_of_files_that_are_gone_is_given_up(scanner, corpus, run, tmp_path):
+    archive = shutil.copytree(corpus, tmp_path / "archive")
+    run = tmp_path / "own"
+    assert scanner.scan(archive, run)["code"] == 1
+    for name in results(run)["clip_id"][:4]:
+        (archive / name).unlink()
+    (run / "windows" / "part-00000.parquet").unlink()
+    answer = scanner.scan(archive, run)
+    assert answer["n_processed"] == 0 and len(results(run)) == 23
+    assert_sound(run)
+    assert scanner.scan(archive, run)["said"] == []

@@ -353,3 +353,17 @@ def test_an_archive_that_comes_and_goes_loses_no_result(scanner, archive, away, 
 @pytest.mark.parametrize("seed", range(5))
 def test_long_an_archive_that_comes_and_goes_over_twenty_scans(scanner, archive, away, tmp_path, seed):
     come_and_go(scanner, archive, away, tmp_path, 20, seed)
+
+
+def test_a_restart_loses_no_result_of_what_cannot_be_looked_at(scanner, archive, away, order, tmp_path):
+    """What it would put in its place are failed rows."""
+    run = tmp_path / "run"
+    ask(scanner, order, run)
+    (archive / "speaker0").rename(away)
+    before = snapshot(run)
+    answer = ask(scanner, order, run, mode="restart")
+    assert answer["code"] == 7 and "8 files of which" in answer["error"], answer
+    assert "`scan --restart` would lose them. Is all of the archive mounted?" in answer["error"]
+    assert snapshot(run) == before
+    away.rename(archive / "speaker0")
+    assert ask(scanner, order, run, mode="restart")["n_processed"] == 27

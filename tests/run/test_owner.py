@@ -236,3 +236,32 @@ def test_a_scan_without_flock_ends_with_the_same_table_and_its_run_is_sound(
     assert main(["verify", str(run)]) == 0 and main(["status", str(run)]) == 1
     generations = [json.loads(line).get("generation") for line in (run / "journal.jsonl").read_bytes().splitlines()]
     assert generations == [1, None, 2], "a commit lies between the marks of its owner and of the next one"
+
+
+@pytest.mark.parametrize("told", [b"[]", b"\xff", {"process": "x"}, {"process": -1}, {"process": 2**62}, {"beat": []}])
+def test_a_file_that_no_owner_has_written_is_succeeded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bytes | dict[str, object]
+) -> None:
+    monkeypatch.setattr(owner, "_SILENCE_S", 0.1)
+    content = told if isinstance(told, bytes) else json.dumps({"machine": owner._machine(), **told}).encode()
+    (tmp_path / ".owner-00000001").write_bytes(content)
+    assert holder_of(tmp_path) == ""
+    with lock_for_writing(tmp_path):
+        assert holder_of(tmp_path).startswith("process ")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["link", "last"])
+def test_names_of_owners_that_no_owner_can_have_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(owner, "_SILENCE_S", 0.1)
+    if name == "link":
+        (tmp_path / ".owner-00000001").symlink_to("nowhere")
+    else:
+        (tmp_path / ".owner-99999999").touch()
+    with (
+        pytest.raises(RunError, match=r"is being written by another process|files \.owner-"),
+        lock_for_writing(tmp_path),
+    ):
+        pass

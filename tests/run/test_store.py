@@ -61,6 +61,7 @@ def test_a_link_under_a_hidden_name_is_not_followed(tmp_path: Path, name: str) -
         (errno.ENOSPC, "Free some space"),
         (errno.EDQUOT, "Free some space"),
         (errno.ELOOP, "A link stands in its place"),
+        (errno.EEXIST, "Something else stands in its place: move it away"),
         (errno.EIO, "Mend the disk"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -271,3 +272,18 @@ def test_a_table_of_other_things_is_refused(tmp_path: Path) -> None:
     path.write_text("clip_id,start,end\nelsewhere.wav,1,2\n")
     with pytest.raises(DataError, match="none of its 1 rows names a file"):
         read_archive_segments(path, tmp_path, NAMES)
+
+
+@pytest.mark.parametrize("channel", ["40000", "9" * 30])
+def test_a_channel_that_no_table_can_hold_is_refused(tmp_path: Path, channel: str) -> None:
+    """A number of a channel has two bytes; one that is larger would end the whole scan."""
+    with pytest.raises(DataError, match=f"channel {channel} of a segment is none"):
+        read(tmp_path, "a.rttm", RTTM.format(0, 1, "anna").replace("one 1", f"one {channel}"))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("suffix", [".rttm", ".srt", ".json", ".csv", ".TextGrid"])
+def test_a_pipe_beside_a_recording_is_not_waited_for(tmp_path: Path, suffix: str) -> None:
+    os.mkfifo(tmp_path / f"a{suffix}")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_segments([tmp_path / f"a{suffix}"])
