@@ -275,14 +275,6 @@ def attack_segments(place: tuple[Path, Found, Path, Path], rng: random.Random) -
         assert len(rows) == len(segments)
 
 
-@SHORT
-@given(rng=DRAWS)
-def test_odd_files_of_segments_are_used_or_refused_in_a_line(
-    place: tuple[Path, Found, Path, Path], rng: random.Random
-) -> None:
-    attack_segments(place, rng)
-
-
 @pytest.mark.reliability
 @LONG
 @given(rng=DRAWS)
