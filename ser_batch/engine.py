@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,11 +17,10 @@ from ser_batch.nodes.outcomes import Line, choose_device
 from ser_batch.plugins import PluginRecipe
 from ser_batch.report.apart import ReportProcess, refresh_report
 from ser_batch.resources import lasting_name
-from ser_batch.run.folder import scratch_folder
 from ser_batch.run.summary import RunSummary
 from ser_batch.stages.discover import FileList, Found, discover
 from ser_batch.stages.ingredients import Ingredients, gather
-from ser_batch.stages.processes import worker_count
+from ser_batch.stages.processes import Ahead, worker_count
 from ser_batch.stages.progress import Progress
 from ser_batch.stages.reach import Archive, probes_of
 from ser_batch.storage.address import is_url, on_disk
@@ -33,13 +32,15 @@ if TYPE_CHECKING:
     from ser_batch.records import Classifier
     from ser_batch.run.metadata import FileTable
     from ser_batch.run.open import OpenRun
-    from ser_batch.run.plan import Plan, Shard
 
 __all__ = ["MODES", "Planned", "Prepared", "RunSummary", "find_audio", "plan", "planned_run", "prepare", "scan"]
 
 #: What to do with a run that exists: go on; delete its results and begin again; process again what other settings made;
 #: process the failed files again and nothing else.
 MODES = ("resume", "restart", "recompute", "retry")
+
+#: Of so many files the report is due before what builds it is loaded.
+_SOON_DONE_FILES = 256
 
 
 def scan(
@@ -92,8 +93,6 @@ def scan(
     KeyboardInterrupt
         Ctrl-C or SIGTERM. What was committed stays, and the same call goes on from there.
     """
-    from ser_batch.run.open import open_run  # noqa: PLC0415 - loads pyarrow
-
     begin = time.monotonic()
     if mode not in MODES:
         raise ConfigError(f"Unknown mode {mode!r}; it must be one of {', '.join(MODES)}.")
@@ -101,8 +100,24 @@ def scan(
     if isinstance(inputs, str | os.PathLike):
         inputs = [inputs]
     config, plugins, progress = config or Config(), plugins or PluginRecipe(), progress or Progress()
-    with Interruptions() as interruptions, ReportProcess() as reporter:
-        manager, found, about, ingredients, told = prepare(inputs, config, plugins, metadata)
+    with Interruptions() as interruptions, ReportProcess() as reporter, Ahead() as ahead:
+
+        def early(n_files: int) -> None:
+            """Let others load what they need meanwhile, unless there may be nothing to do."""
+            if ahead.has_begun or os.path.exists(folder / "run.json"):  # noqa: PTH110 - a folder that is not to be seen
+                return
+            # Plugins of others may hang, and nobody watches these workers yet.
+            recipe = plugins if plugins.is_built_in else PluginRecipe((), (), plugins.built_in)
+            ahead.start(worker_count(config.extract.jobs, n_files), recipe, _lasting(config))
+            if report and n_files <= _SOON_DONE_FILES:
+                with suppress(RunError):
+                    reporter.start()
+
+        if not isinstance(inputs, FileList) and all(map(os.path.isfile, inputs)):
+            early(len(inputs))
+        manager, found, about, ingredients, told = prepare(inputs, config, plugins, metadata, early)
+        from ser_batch.run.open import open_run  # noqa: PLC0415 - loads pyarrow
+
         with open_run(folder, ingredients, found, mode, interruptions) as run:
             unlisted = (f"Cannot list {folder}" for folder in found.unreadable)
             for notice in [*unlisted, *run.notices, *told]:
@@ -116,7 +131,7 @@ def scan(
                     with suppress(RunError):
                         reporter.start()
                 if not run.plan.is_empty:
-                    _process(run, ingredients, classifier, manager, progress)
+                    _process(run, ingredients, classifier, manager, progress, ahead)
                 run.complete(time.monotonic() - begin)
             summary = run.summary(n_processed=0 if nothing_new else run.plan.n_files)
         # The run is let go of before: whatever its report does, others may use it.
@@ -137,22 +152,36 @@ class Prepared(NamedTuple):
     notices: tuple[str, ...]
 
 
-def prepare(inputs: Any, config: Config, plugins: PluginRecipe, metadata: str | os.PathLike[str] | None) -> Prepared:
-    """Check everything about a scan but its run folder; arguments and errors are those of `scan`."""
-    from ser_batch.run.metadata import read_file_table  # noqa: PLC0415 - loads pyarrow
+def prepare(
+    inputs: Any,
+    config: Config,
+    plugins: PluginRecipe,
+    metadata: str | os.PathLike[str] | None,
+    early: Callable[[int], None] = lambda n_files: None,
+) -> Prepared:
+    """Check everything about a scan but its run folder; other arguments and errors are those of `scan`.
 
-    # What is kept is for a later `retry`, and for nodes, which begin elsewhere.
-    kept: dict[str, dict[str, str]] = {"predict": {"model": lasting_name(config.predict.model)}}
-    if config.segments.is_table:
-        kept["segments"] = {"source": os.path.abspath(config.segments.source)}  # noqa: PTH100 - it would follow links
-    config = config.with_values(kept)
+    `early` is told how many files there are once they are found, before what takes longer.
+    """
+    config = _lasting(config)
     manager = plugins.build()
     hooks.validate_config(manager, config)
     found = find_audio(inputs, config)
+    early(len(found))
+    from ser_batch.run.metadata import read_file_table  # noqa: PLC0415 - loads pyarrow
+
     notices = _add_segments(found, config)
     about = read_file_table(metadata, found) if metadata is not None else None
     notices += about.notices if about else ()
     return Prepared(manager, found, about, gather(manager, plugins, config), notices)
+
+
+def _lasting(config: Config) -> Config:
+    """Return a configuration that means the same anywhere: for a later `retry`, and for nodes, which begin elsewhere."""
+    kept: dict[str, dict[str, str]] = {"predict": {"model": lasting_name(config.predict.model)}}
+    if config.segments.is_table:
+        kept["segments"] = {"source": os.path.abspath(config.segments.source)}  # noqa: PTH100 - it would follow links
+    return config.with_values(kept)
 
 
 def _add_segments(found: Found, config: Config) -> tuple[str, ...]:
@@ -207,28 +236,25 @@ def _process(
     classifier: Classifier | None,
     manager: pluggy.PluginManager,
     progress: Progress,
+    ahead: Ahead,
 ) -> None:
+    from ser_batch.run.folder import scratch_folder  # noqa: PLC0415 - loads pyarrow
+
     n_jobs = worker_count(run.config.extract.jobs, run.plan.n_files)
     archive = Archive(run.plan.found.root, probes_of(run.plan.found))
     progress.begin(run.plan.n_files, len(run.plan.found))
     try:
         with (
             scratch_folder(run.run_dir) as folder,
-            Line(ingredients, classifier, n_jobs, folder, archive, progress) as line,
+            Line(ingredients, classifier, n_jobs, folder, archive, progress, ahead) as line,
         ):
-            for shard, outcomes in line.run(_handed_out(run.plan)):
+            for shard, outcomes in line.run(run.plan.shards()):
                 run.commit(shard, outcomes)
                 line.tell(manager, outcomes)
     finally:
         progress.end()
     if run.kept_notice:
         progress.say(run.kept_notice)
-
-
-def _handed_out(plan: Plan) -> Iterator[Shard]:
-    yield from plan.shards()
-    # pyarrow loads pandas at the first array of Python values: here, while the workers of a short scan still start.
-    import pandas  # noqa: F401, PLC0415
 
 
 class Planned(NamedTuple):

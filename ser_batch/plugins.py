@@ -154,6 +154,14 @@ class PluginRecipe:
         _check_hooks_exist(manager)
         return manager
 
+    @property
+    def is_built_in(self) -> bool:
+        """Whether all plugins are built in."""
+        try:
+            return not self.files and next(self._installed(), None) is None
+        except PluginError:
+            return False
+
     def _installed(self) -> Iterator[tuple[str, Callable[[], Any]]]:
         wanted = self.entry_points
         if wanted is None and "SER_BATCH_PLUGINS" in os.environ:

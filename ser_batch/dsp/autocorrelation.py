@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from ser_batch.dsp.frames import HOP_S, Doubles, Indices, Singles
-from ser_batch.dsp.kernels import finite_kernel, kernel
-from ser_batch.dsp.lanes import LANES
+from ser_batch.dsp.kernels import finite_kernel, inner_kernel, kernel
+from ser_batch.dsp.lanes import LANES, workspace
 from ser_batch.dsp.transform import (
+    BATCH_FRAMES,
     load_frames,
     mirror,
     padded,
@@ -28,6 +30,7 @@ __all__ = [
     "CorrelationPlan",
     "FrameLevels",
     "correlate",
+    "correlations",
     "interpolate_peak",
     "make_plan",
     "measure_frames",
@@ -37,6 +40,8 @@ __all__ = [
 #: Taps on each side of the sinc interpolation, and its steps per sample.
 _SINC_DEPTH: Final = 70
 _SINC_STEPS: Final = 32
+#: Frames that are autocorrelated at once.
+_FRAMES_AT_ONCE: Final = 128
 
 
 class CorrelationPlan(NamedTuple):
@@ -117,6 +122,34 @@ def measure_frames(samples: Singles, plan: CorrelationPlan, n_frames: int, first
     return levels
 
 
+def correlations(
+    samples: Singles, levels: FrameLevels, frames: Indices, plan: CorrelationPlan, with_power: bool
+) -> Iterator[tuple[Indices, Singles, Singles]]:
+    """Autocorrelate some of the frames of a signal, so many at a time that they stay in the cache of the processor.
+
+    Kernels that read them do not hold the transform themselves: that would be compiled with each of them.
+
+    Yields
+    ------
+    here : int64 (n,)
+        The next of `frames`.
+    correlation, power : float32 (n or more, n_columns)
+        As `correlate` gives them; written anew for the frames after them. `power` is empty unless it is asked for.
+    """
+    buffers = workspace(2 * len(plan.factors))
+    n_rows = _up(min(len(frames), _FRAMES_AT_ONCE), BATCH_FRAMES)
+    correlation = np.empty((n_rows, _up(len(plan.correction), LANES)), np.float32)
+    power = np.empty((n_rows, _up(len(plan.factors) // 2 + 1, LANES)) if with_power else (0, 0), np.float32)
+    for first in range(0, len(frames), _FRAMES_AT_ONCE):
+        here = frames[first : first + _FRAMES_AT_ONCE]
+        correlate(samples, levels.starts[here], levels.means[here], plan, buffers, correlation, power)
+        yield here, correlation, power
+
+
+def _up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
 @finite_kernel
 def _measure(samples: Singles, plan: CorrelationPlan, first_s: float, levels: FrameLevels) -> None:
     n_samples = len(samples)
@@ -157,7 +190,7 @@ def correlate(
     correlation: Singles,
     power: Singles,
 ) -> None:
-    """Autocorrelate up to sixteen frames.
+    """Autocorrelate frames.
 
     Parameters
     ----------
@@ -165,24 +198,26 @@ def correlate(
     starts, means : int64, float32 (n,)
     plan : CorrelationPlan
     buffers : tuple of two float32 (2 n_fft, LANES)
-    correlation : float32 (BATCH_FRAMES, n_columns)
+    correlation : float32 (n up to a multiple of BATCH_FRAMES, n_columns)
         Receives the autocorrelations, times a constant; `n_columns` is at least the number of lags, up to a multiple
         of LANES.
-    power : float32 (BATCH_FRAMES, n_columns) or (0, 0)
+    power : float32 (as many, n_columns) or (0, 0)
         Receives the power spectra, if it has room.
     """
     n_bins = len(plan.factors) // 2 + 1
-    load_frames(samples, starts, means, plan.taper, buffers[0])
-    batch, other = transform(buffers[0], buffers[1], plan.factors)
-    power_of_pairs(batch, n_bins, batch)
-    mirror(batch, n_bins)
-    if power.shape[0] > 0:
-        unload_frames(batch, power.shape[1], power)
-    batch, other = transform(batch, other, plan.factors)
-    unload_frames(batch, correlation.shape[1], correlation)
+    for first in range(0, len(starts), BATCH_FRAMES):
+        last = min(first + BATCH_FRAMES, len(starts))
+        load_frames(samples, starts[first:last], means[first:last], plan.taper, buffers[0])
+        batch, other = transform(buffers[0], buffers[1], plan.factors)
+        power_of_pairs(batch, n_bins, batch)
+        mirror(batch, n_bins)
+        if power.shape[0] > 0:
+            unload_frames(batch, power.shape[1], first, power)
+        batch, other = transform(batch, other, plan.factors)
+        unload_frames(batch, correlation.shape[1], first, correlation)
 
 
-@kernel
+@inner_kernel
 def normalise(correlation: Singles, plan: CorrelationPlan, r: Singles) -> bool:
     """Write one autocorrelation, divided by its value at lag 0 and by the taper's, to `r`; return False for an empty
     frame."""
@@ -195,7 +230,7 @@ def normalise(correlation: Singles, plan: CorrelationPlan, r: Singles) -> bool:
     return True
 
 
-@kernel
+@inner_kernel
 def interpolate_peak(r: Singles, lag: int, table: Singles) -> tuple[float, float]:
     """Maximise the sinc interpolation of a correlation near a local maximum.
 
@@ -235,7 +270,7 @@ def interpolate_peak(r: Singles, lag: int, table: Singles) -> tuple[float, float
     return (place + shift) / steps, 1.0 / height if height > 1.0 else height
 
 
-@kernel
+@inner_kernel
 def _interpolate(r: Singles, place: int, table: Singles) -> float:
     """Interpolate `r` at ``place / steps``."""
     steps = table.shape[0] - 1

@@ -22,7 +22,7 @@ from ser_batch.dsp.frames import (
     frame_times,
     gaussian_taper,
 )
-from ser_batch.dsp.kernels import finite_kernel, kernel
+from ser_batch.dsp.kernels import finite_inner_kernel, inner_kernel, kernel
 from ser_batch.dsp.lanes import LANES, larger, load, log2, splat, store, workspace
 from ser_batch.dsp.transform import (
     BATCH_FRAMES,
@@ -156,13 +156,13 @@ def _measure(
         mirror(spectra[:n_back_rows], _N_QUEFRENCIES)
         cepstra, other = transform(spectra[:n_back_rows], other[:n_back_rows], plan.back_factors)
         _smooth(cepstra, other, plan.width)
-        unload_frames(cepstra, octaves.shape[1], octaves)
+        unload_frames(cepstra, octaves.shape[1], 0, octaves)
         for row in range(len(here)):
             if audible[row]:
                 cpps_db[start + row] = _prominence_db(octaves[row, : _N_QUEFRENCIES + 1], plan.step_s)
 
 
-@kernel
+@inner_kernel
 def _smooth(cepstra: Singles, scratch: Singles, width: int) -> None:
     """Replace cepstra by base-2 logarithms of their squares, averaged over `width` quefrencies, halves at the ends."""
     half = width // 2
@@ -184,7 +184,7 @@ def _smooth(cepstra: Singles, scratch: Singles, width: int) -> None:
         even, odd = next_even, next_odd
 
 
-@kernel
+@inner_kernel
 def _sums(rows: Singles, k: int, half: int) -> Any:
     """Add up `2 half` quefrencies from ``k - half`` on, mirrored at 0."""
     even, odd = splat(np.float32(0.0)), splat(np.float32(0.0))
@@ -194,7 +194,7 @@ def _sums(rows: Singles, k: int, half: int) -> Any:
     return even, odd
 
 
-@finite_kernel
+@finite_inner_kernel
 def _median(values: Singles) -> float:
     """Return the median to 1/4000 of the standard deviation, by bisection: sorting would cost many times as much."""
     total, squares = np.float32(0.0), np.float32(0.0)
@@ -218,7 +218,7 @@ def _median(values: Singles) -> float:
     return 0.5 * float(low + high)
 
 
-@kernel
+@inner_kernel
 def _prominence_db(octaves: Singles, step_s: float) -> np.floating[Any]:
     """Return the height of the peak over the trend of a smoothed cepstrum; `octaves` are base-2 logarithms of power."""
     n = len(octaves)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch.dsp.frames import Doubles, Singles, gaussian_taper
-from ser_batch.dsp.kernels import kernel
+from ser_batch.dsp.kernels import inner_kernel, kernel
 
 __all__ = ["FRAME_S", "N_FORMANTS", "burg_formants", "pre_emphasised"]
 
@@ -118,7 +118,7 @@ def _formants(
                 continue
             place = count
             while place > 0 and found[0, place - 1] > frequency:
-                found[:, place] = found[:, place - 1]
+                found[0, place], found[1, place] = found[0, place - 1], found[1, place - 1]
                 place -= 1
             found[0, place] = frequency
             found[1, place] = -math.log(radius) * sample_rate_hz / math.pi
@@ -128,7 +128,7 @@ def _formants(
             bandwidth_hz[frame, k] = found[1, k]
 
 
-@kernel
+@inner_kernel
 def _burg(forward: Singles, backward: Singles, n: int, coefficients: Doubles) -> bool:
     """Predict the `n` samples in `forward` from the ones before them; return False for an empty frame."""
     product = np.float32(0.0)
@@ -163,7 +163,7 @@ def _burg(forward: Singles, backward: Singles, n: int, coefficients: Doubles) ->
     return True
 
 
-@kernel
+@inner_kernel
 def _roots(coefficients: Doubles, poles: NDArray[np.complex128]) -> None:
     """Find all roots of ``z**n - sum(coefficients[k] z**(n - 1 - k))`` by Laguerre's method with deflation.
 
@@ -196,7 +196,7 @@ def _roots(coefficients: Doubles, poles: NDArray[np.complex128]) -> None:
             poles[degree + 1] = complex(root.real, abs(root.imag))
 
 
-@kernel
+@inner_kernel
 def _laguerre(polynomial: Doubles, degree: int, guess: complex) -> complex:
     """Find one root."""
     root = guess
@@ -228,7 +228,7 @@ def _laguerre(polynomial: Doubles, degree: int, guess: complex) -> complex:
     return root
 
 
-@kernel
+@inner_kernel
 def _square_root(value: complex) -> complex:
     size = math.sqrt(value.real**2 + value.imag**2)
     real = math.sqrt(max(0.5 * (size + value.real), 0.0))

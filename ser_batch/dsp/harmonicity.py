@@ -11,8 +11,7 @@ import numpy as np
 
 from ser_batch.dsp.autocorrelation import (
     CorrelationPlan,
-    FrameLevels,
-    correlate,
+    correlations,
     interpolate_peak,
     make_plan,
     measure_frames,
@@ -27,9 +26,7 @@ from ser_batch.dsp.frames import (
     frame_times,
     gaussian_taper,
 )
-from ser_batch.dsp.kernels import kernel
-from ser_batch.dsp.lanes import LANES, workspace
-from ser_batch.dsp.transform import BATCH_FRAMES
+from ser_batch.dsp.kernels import inner_kernel, kernel
 
 __all__ = ["Harmonicity", "harmonicity"]
 
@@ -83,8 +80,8 @@ def harmonicity(samples: Singles, sample_rate_hz: float, floor_hz: float = 75.0)
     levels = measure_frames(samples, plan, n_frames, first_s)
     # At a lower intensity "unvoiced" has a strength of at least 1, which no correlation exceeds.
     analysed = np.flatnonzero(levels.intensity > _SILENCE_THRESHOLD)
-    buffers = workspace(2 * len(plan.factors))
-    _harmonics_to_noise(samples, levels, plan, analysed, buffers, hnr_db)
+    for frames, correlation, _ in correlations(samples, levels, analysed, plan, with_power=False):
+        _harmonics_to_noise(correlation, frames, levels.intensity, plan, hnr_db)
     return Harmonicity(frame_times(n_frames, first_s), hnr_db)
 
 
@@ -99,30 +96,20 @@ def _plan(sample_rate_hz: float, floor_hz: float) -> CorrelationPlan:
 
 @kernel
 def _harmonics_to_noise(
-    samples: Singles,
-    levels: FrameLevels,
-    plan: CorrelationPlan,
-    analysed: Indices,
-    buffers: tuple[Singles, Singles],
-    hnr_db: Doubles,
+    correlation: Singles, frames: Indices, intensity: Singles, plan: CorrelationPlan, hnr_db: Doubles
 ) -> None:
-    n_lags = len(plan.correction)
-    correlation = np.empty((BATCH_FRAMES, -(-n_lags // LANES) * LANES), np.float32)
-    no_power = np.empty((0, 0), np.float32)
-    r = np.empty(n_lags, np.float32)
-    for start in range(0, len(analysed), BATCH_FRAMES):
-        frames = analysed[start : start + BATCH_FRAMES]
-        correlate(samples, levels.starts[frames], levels.means[frames], plan, buffers, correlation, no_power)
-        for row in range(len(frames)):
-            if not normalise(correlation[row], plan, r):
-                continue
-            quiet = max(0.0, 2.0 - levels.intensity[frames[row]] / _SILENCE_THRESHOLD)
-            best = _highest_peak(r, plan, quiet)
-            if best > quiet:
-                hnr_db[frames[row]] = 10.0 * math.log10(best / max(1.0 - best, 1e-15))
+    """Write the ratios of frames; row `i` of `correlation` is that of frame ``frames[i]``."""
+    r = np.empty(len(plan.correction), np.float32)
+    for row in range(len(frames)):
+        if not normalise(correlation[row], plan, r):
+            continue
+        quiet = max(0.0, 2.0 - intensity[frames[row]] / _SILENCE_THRESHOLD)
+        best = _highest_peak(r, plan, quiet)
+        if best > quiet:
+            hnr_db[frames[row]] = 10.0 * math.log10(best / max(1.0 - best, 1e-15))
 
 
-@kernel
+@inner_kernel
 def _highest_peak(r: Singles, plan: CorrelationPlan, quiet: float) -> float:
     """Return the height of the highest peak of `r`, or `quiet` if none exceeds it."""
     best = quiet

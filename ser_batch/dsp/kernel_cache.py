@@ -6,19 +6,20 @@ beside them says so, so that the parent of a scan need not load a compiler to kn
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from ser_batch.atomic import write_atomic
 
-__all__ = ["kernel_folder", "mark_warm", "not_warm", "processor_class", "unsaved"]
+__all__ = ["kernel_folder", "mark_warm", "not_warm", "processor_class", "share_out", "unsaved"]
 
 #: Kernels that this process has compiled and could not keep.
 unsaved: set[str] = set()
@@ -26,6 +27,8 @@ unsaved: set[str] = set()
 _SOURCES = Path(__file__).parent
 #: Kernels take 7 MB; a folder with less room than this is of no use.
 _ROOM_BYTES = 32 * 2**20
+#: In the file of units, in the place of one that is compiled and kept.
+_DONE = b"1"
 
 
 def kernel_folder() -> Path | None:
@@ -49,6 +52,47 @@ def mark_warm(extractors: Iterable[str]) -> None:
     if folder is not None and not unsaved:
         with suppress(OSError):
             write_atomic(_marker(folder), "\n".join(sorted({*extractors, *_marked(folder)})))
+
+
+def share_out(units: Mapping[int, Callable[[], object]]) -> None:
+    """Compile in units, each in one of the processes that are at it on this machine; return when all are done.
+
+    Units have the same numbers in all processes. One whose process dies is left to another process. Where there is no
+    folder for kernels, or no lock to be had in it, each process does all.
+    """
+    folder = kernel_folder()
+    try:
+        file = os.open(folder / f"units-{_machine()}", os.O_RDWR | os.O_CREAT, 0o666) if folder else -1
+    except OSError:
+        file = -1
+    try:
+        # First what nobody has in hand; then what others are at, or have left.
+        for has_to_wait in (False, True):
+            for place, unit in units.items():
+                _compile_unit(file, place, unit, has_to_wait)
+    finally:
+        if file >= 0:
+            os.close(file)
+
+
+def _compile_unit(file: int, place: int, unit: Callable[[], object], has_to_wait: bool) -> None:
+    """Run a unit unless it is done, or another process is at it and this one need not wait."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | (0 if has_to_wait else fcntl.LOCK_NB), 1, place)
+    except BlockingIOError:
+        return
+    except (OSError, ValueError):
+        if not has_to_wait:
+            unit()
+        return
+    try:
+        if os.pread(file, 1, place) != _DONE:
+            unit()
+            if not unsaved:
+                with suppress(OSError):
+                    os.pwrite(file, _DONE, place)
+    finally:
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, place)
 
 
 def _candidates() -> Iterator[Path]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -13,7 +14,7 @@ from numba.core.runtime.nrt import rtsys
 
 from ser_batch.dsp.kernel_cache import kernel_folder, unsaved
 
-__all__ = ["finite_kernel", "kernel", "ordered_kernel"]
+__all__ = ["finite_inner_kernel", "finite_kernel", "inner_kernel", "kernel", "ordered_kernel"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,11 +37,24 @@ def ordered_kernel(function: F) -> F:
     return _compiled(function, {"contract"})
 
 
-def _compiled(function: F, fastmath: set[str]) -> F:
+def inner_kernel(function: F) -> F:
+    """As `kernel`, for one that is called by other kernels alone: compiled without what Python would call it by."""
+    return _compiled(function, _FASTMATH, no_cpython_wrapper=True)
+
+
+def finite_inner_kernel(function: F) -> F:
+    """As `finite_kernel`, for one that is called by other kernels alone."""
+    return _compiled(function, {*_FASTMATH, "nnan", "ninf"}, no_cpython_wrapper=True)
+
+
+def _compiled(function: F, fastmath: set[str], **options: bool) -> F:
     # NUMBA_DISABLE_JIT would leave Python to do this, which lacks the vectors; numba cannot do without for some only.
     config: Any = numba.config
     config.DISABLE_JIT = 0
-    dispatcher: Any = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)(function)
+    njit: Any = numba.njit  # its types lack some of its options
+    dispatcher: Any = njit(nogil=True, error_model="numpy", fastmath=fastmath, no_cfunc_wrapper=True, **options)(
+        function
+    )
     dispatcher._cache = _KernelCache(function)  # as numba's `cache=True` does, which raises where it cannot write
     return cast(F, dispatcher)
 
@@ -75,7 +89,8 @@ class _KernelCache(caching.FunctionCache):
         try:
             # numba would load all that it compiles with, for half a second; what is compiled needs this only.
             rtsys.initialize(target)
-            return self._load_overload(signature, target)
+            with _locked(self.cache_path, fcntl.LOCK_SH):
+                return self._load_overload(signature, target)
         except Exception:  # what unpickling a damaged file raises, is anything
             with suppress(OSError):
                 self.flush()
@@ -83,6 +98,17 @@ class _KernelCache(caching.FunctionCache):
 
     def save_overload(self, signature: Any, result: Any) -> None:
         try:
-            super().save_overload(signature, result)
+            with _locked(self.cache_path, fcntl.LOCK_EX):
+                super().save_overload(signature, result)
         except OSError:
             unsaved.add(self._name)
+
+
+@contextmanager
+def _locked(folder: str, how: int) -> Iterator[None]:
+    """Keep processes apart that save kernels at the same time: numba would give two of them one name."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # nothing can be saved there, or this disk has no locks
+            file = stack.enter_context(Path(folder, "lock").open("ab"))
+            fcntl.flock(file, how)
+        yield

@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
-from numba.extending import intrinsic, models, overload, register_model
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
 from numpy.typing import NDArray
 
 __all__ = ["LANES", "aligned_rows", "larger", "load", "load_as", "log2", "splat", "store", "transposed", "workspace"]
@@ -196,20 +197,25 @@ def larger(typing_context: Any, left: Any, right: Any) -> Any:
 
 
 def _provide(python_operator: Callable[[Any, Any], Any], instruction: str) -> None:
-    """Make an operator work on lanes; multiplication and addition may be contracted to one rounding."""
+    """Make an operator work on lanes; multiplication and addition may be contracted to one rounding.
 
-    @_instruction
-    def combine(typing_context: Any, left: Any, right: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return getattr(builder, instruction)(*arguments, flags=("contract",))
+    By a template, so that it becomes the instruction where it stands: numba would make a function of an overload, and
+    a call with a check of it, to be compiled and undone for each of the hundreds of operators in a transform.
+    """
 
-        return left(left, right), generate
+    class Template(AbstractTemplate):
+        key = python_operator
 
-    @overload(python_operator)
-    def combine_lanes(left, right):  # type: ignore[no-untyped-def] # numba compares the bare signatures
-        if isinstance(left, _Lanes) and left == right:
-            return lambda left, right: combine(left, right)  # noqa: PLW0108 - numba wants Python
-        return None
+        def generic(self, arguments: Any, keywords: Any) -> Any:
+            if len(arguments) == 2 and isinstance(arguments[0], _Lanes) and arguments[0] == arguments[1]:
+                return signature(arguments[0], *arguments)
+            return None
+
+    infer_global(python_operator)(Template)
+
+    @lower_builtin(python_operator, _Lanes, _Lanes)
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return getattr(builder, instruction)(*arguments, flags=("contract",))
 
 
 _provide(operator.add, "fadd")

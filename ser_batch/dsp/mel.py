@@ -132,13 +132,15 @@ def _mel_bands(
     n_sounding = min(n_frames, (len(samples) + N_FFT // 2 + HOP - 1) // HOP) if len(samples) else 0
     n_bins = filters.first_bin[-1] + filters.first_weight[-1] - filters.first_weight[-2]
     means = np.zeros(BATCH_FRAMES)
+    starts = np.empty(BATCH_FRAMES, np.int64)
+    energy = np.empty(2 * LANES)
     for start in range(0, n_sounding, BATCH_FRAMES):
         n_here = min(BATCH_FRAMES, n_sounding - start)
-        starts = (start + np.arange(n_here)) * HOP - N_FFT // 2
-        load_frames(samples, starts, means, filters.taper, buffers[0])
+        for frame in range(n_here):
+            starts[frame] = (start + frame) * HOP - N_FFT // 2
+        load_frames(samples, starts[:n_here], means, filters.taper, buffers[0])
         power, _ = transform(buffers[0], buffers[1], factors)
         power_of_pairs(power, n_bins, power)
-        row = np.empty((2, LANES))
         for band in range(bands.shape[0]):
             even, odd = splat(0.0), splat(0.0)
             k = 2 * filters.first_bin[band]
@@ -147,9 +149,8 @@ def _mel_bands(
                 even = even + weight * load(power, k)
                 odd = odd + weight * load(power, k + 1)
                 k += 2
-            store(row, 0, even)
-            store(row, 1, odd)
-            energy = row.reshape(-1)
+            store(energy, 0, even)
+            store(energy, LANES, odd)
             for frame in range(n_here):
                 bands[band, start + frame] = max(energy[frame], FLOOR_POWER)
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from ser_batch.dsp.autocorrelation import (
     CorrelationPlan,
-    FrameLevels,
     correlate,
+    correlations,
     interpolate_peak,
     make_plan,
     measure_frames,
@@ -33,7 +33,7 @@ from ser_batch.dsp.frames import (
     frame_times,
     hann_taper,
 )
-from ser_batch.dsp.kernels import kernel
+from ser_batch.dsp.kernels import inner_kernel, kernel
 from ser_batch.dsp.lanes import LANES, workspace
 from ser_batch.dsp.transform import BATCH_FRAMES
 
@@ -109,10 +109,14 @@ def track_f0(samples: Singles, sample_rate_hz: float, floor_hz: float = 75.0, ce
     levels = measure_frames(samples, plan, n_frames, first_s)
     analysed = np.flatnonzero(levels.intensity > _LOUD_ENOUGH)
     power = np.empty((len(analysed), len(plan.factors) // 2 + 1), np.float32)
+    n_done = 0
     candidates = _Candidates(
         np.ones(n_frames, np.int64), np.zeros((n_frames, _N_CANDIDATES)), np.zeros((n_frames, _N_CANDIDATES))
     )
-    _find_candidates(samples, levels, plan, analysed, workspace(2 * len(plan.factors)), power, candidates)
+    for frames, correlation, spectra in correlations(samples, levels, analysed, plan, with_power=True):
+        power[n_done : n_done + len(frames)] = spectra[: len(frames), : power.shape[1]]
+        n_done += len(frames)
+        _find_candidates(correlation, frames, plan, candidates)
     costs = (ceiling_hz, _SILENCE_THRESHOLD, _VOICING_THRESHOLD, _OCTAVE_COST, _OCTAVE_JUMP_COST, _VOICING_COST)
     f0_hz, strength = _best_path(candidates, levels.intensity, costs)
     times_s = frame_times(n_frames, first_s)
@@ -161,31 +165,16 @@ class _Candidates(NamedTuple):
 
 
 @kernel
-def _find_candidates(
-    samples: Singles,
-    levels: FrameLevels,
-    plan: CorrelationPlan,
-    analysed: Indices,
-    buffers: tuple[Singles, Singles],
-    power: Singles,
-    candidates: _Candidates,
-) -> None:
-    """Autocorrelate the frames in `analysed`, keep their spectra and register their strongest peaks."""
-    n_lags = len(plan.correction)
-    correlation = np.empty((BATCH_FRAMES, -(-n_lags // LANES) * LANES), np.float32)
-    spectra = np.empty((BATCH_FRAMES, -(-power.shape[1] // LANES) * LANES), np.float32)
-    r = np.empty(n_lags, np.float32)
-    for start in range(0, len(analysed), BATCH_FRAMES):
-        frames = analysed[start : start + BATCH_FRAMES]
-        correlate(samples, levels.starts[frames], levels.means[frames], plan, buffers, correlation, spectra)
-        for row in range(len(frames)):
-            power[start + row] = spectra[row, : power.shape[1]]
-            if normalise(correlation[row], plan, r):
-                frame = frames[row]
-                candidates.number[frame] = _peaks(r, plan, candidates.frequency[frame], candidates.strength[frame])
+def _find_candidates(correlation: Singles, frames: Indices, plan: CorrelationPlan, candidates: _Candidates) -> None:
+    """Register the strongest peaks of autocorrelations, of which row `i` is that of frame ``frames[i]``."""
+    r = np.empty(len(plan.correction), np.float32)
+    for row in range(len(frames)):
+        if normalise(correlation[row], plan, r):
+            frame = frames[row]
+            candidates.number[frame] = _peaks(r, plan, candidates.frequency[frame], candidates.strength[frame])
 
 
-@kernel
+@inner_kernel
 def _peaks(r: Singles, plan: CorrelationPlan, frequency: Doubles, strength: Doubles) -> int:
     """Write the best peaks of `r` after the unvoiced candidate; return the number of candidates."""
     count = 1
@@ -250,7 +239,7 @@ def _best_path(candidates: _Candidates, intensity: Singles, costs: tuple[float, 
     return _follow(candidates, source, last, ceiling_hz)
 
 
-@kernel
+@inner_kernel
 def _follow(candidates: _Candidates, source: NDArray[np.int8], last: int, ceiling_hz: float) -> tuple[Doubles, Doubles]:
     """Read a path backwards from the candidate chosen in the last frame; return frequencies and strengths."""
     n_frames = len(source)

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from ser_batch.dsp.frames import HOP_S, Doubles, Singles
-from ser_batch.dsp.kernels import kernel
+from ser_batch.dsp.kernels import inner_kernel, kernel
 
 __all__ = ["find_pulses", "jitter_local", "period_amplitudes", "shimmer_local"]
 
@@ -50,7 +50,7 @@ def find_pulses(samples: Singles, sample_rate_hz: float, first_s: float, f0_hz: 
     return np.sort(_find_pulses(samples, float(sample_rate_hz), float(first_s), f0_hz))
 
 
-@kernel
+@inner_kernel
 def _f0_at(time_s: float, first_s: float, f0_hz: Doubles) -> float:
     """Interpolate F0 linearly between voiced frames, as Praat does; NaN nearer to an unvoiced one."""
     position = (time_s - first_s) / HOP_S
@@ -67,7 +67,7 @@ def _f0_at(time_s: float, first_s: float, f0_hz: Doubles) -> float:
     return f0_hz[near] + phase * (f0_hz[far] - f0_hz[near])
 
 
-@kernel
+@inner_kernel
 def _extremum(samples: Singles, sample_rate_hz: float, low_s: float, high_s: float) -> float:
     """Locate the largest deviation from zero between two times, refined by a parabola."""
     low = max(math.floor(low_s * sample_rate_hz - 0.5), 0)
@@ -91,7 +91,7 @@ def _extremum(samples: Singles, sample_rate_hz: float, low_s: float, high_s: flo
     return (place + 0.5) / sample_rate_hz
 
 
-@kernel
+@inner_kernel
 def _best_match(
     samples: Singles, sample_rate_hz: float, time_s: float, period_s: float, low_s: float, high_s: float
 ) -> tuple[float, float, float]:
@@ -187,7 +187,7 @@ def _find_pulses(samples: Singles, sample_rate_hz: float, first_s: float, f0_hz:
     return pulses[:count].copy()
 
 
-@kernel
+@inner_kernel
 def _is_period(pulses_s: Doubles, i: int) -> bool:
     """Say whether the interval from pulse `i` to the next one counts as a period."""
     n = len(pulses_s)
@@ -207,7 +207,7 @@ def _is_period(pulses_s: Doubles, i: int) -> bool:
     return n_neighbours < 2 or n_unlike < 2
 
 
-@kernel
+@inner_kernel
 def _alike(before: float, after: float) -> bool:
     """Say whether two consecutive intervals may be compared."""
     return (
@@ -253,7 +253,7 @@ def jitter_local(pulses_s: Doubles) -> float:
     return total / (n_periods - 1) / (period_total / period_count)
 
 
-@kernel
+@inner_kernel
 def _hann(place: float) -> float:
     """Return ``0.5 + 0.5 cos(pi place)`` for places in [-1, 1], to 15 digits: a library's cosine takes ten times as
     long, since no two of it are computed side by side."""

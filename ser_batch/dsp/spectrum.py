@@ -11,13 +11,13 @@ import math
 import numpy as np
 
 from ser_batch.dsp.frames import Doubles, Indices, Singles
-from ser_batch.dsp.kernels import finite_kernel, kernel
+from ser_batch.dsp.kernels import finite_inner_kernel, inner_kernel, kernel
 from ser_batch.dsp.lanes import LANES, larger, load, log2, splat, store
 
 __all__ = ["harmonic_levels", "spectral_balance"]
 
 
-@kernel
+@inner_kernel
 def _regression_db_per_khz(octaves: Singles, low_hz: float, high_hz: float, bin_hz: float) -> float:
     """Return the slope of a line through bins of a spectrum given as base-2 logarithms of power."""
     n, sum_x, sum_y, sum_xx, sum_xy = 0, 0.0, 0.0, 0.0, 0.0
@@ -32,7 +32,7 @@ def _regression_db_per_khz(octaves: Singles, low_hz: float, high_hz: float, bin_
     return 10.0 * math.log10(2.0) * (n * sum_xy - sum_x * sum_y) / spread if spread > 0.0 else math.nan
 
 
-@finite_kernel
+@finite_inner_kernel
 def _strongest(spectrum: Singles) -> np.float32:
     strongest = np.float32(0.0)
     for k in range(len(spectrum)):
@@ -40,7 +40,7 @@ def _strongest(spectrum: Singles) -> np.float32:
     return strongest
 
 
-@finite_kernel
+@finite_inner_kernel
 def _sum(spectrum: Singles) -> np.float32:
     total = np.float32(0.0)
     for k in range(len(spectrum)):
@@ -89,7 +89,7 @@ def spectral_balance(power: Singles, rows: Indices, bin_hz: float) -> Doubles:
     return balance
 
 
-@kernel
+@inner_kernel
 def _harmonic_power(spectrum: Singles, frequency_hz: float, bin_hz: float) -> float:
     """Return the strongest bin within one bin of a harmonic."""
     middle = round(frequency_hz / bin_hz)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch.dsp.frames import Doubles, Floats, Indices
-from ser_batch.dsp.kernels import kernel
+from ser_batch.dsp.kernels import inner_kernel
 from ser_batch.dsp.lanes import LANES, load, load_as, splat, store, transposed
 
 __all__ = [
@@ -50,7 +50,7 @@ def padded(taper: Doubles, dtype: type = np.float32) -> NDArray[Any]:
     return np.concatenate([taper, np.zeros(-len(taper) % LANES)]).astype(dtype)
 
 
-@kernel
+@inner_kernel
 def load_frames(samples: Floats, starts: Indices, means: Floats, taper: Floats, batch: Floats) -> None:
     """Fill a batch with tapered frames.
 
@@ -77,7 +77,7 @@ def load_frames(samples: Floats, starts: Indices, means: Floats, taper: Floats, 
     n_frame = len(taper)
     if n % LANES or n_frame % LANES or n_frame > 2 * n:
         raise ValueError("lengths of transform and taper must be multiples of 8, the taper at most twice the transform")
-    copies = np.zeros((LANES, n_frame), samples.dtype)
+    copies = np.empty(LANES * n_frame, samples.dtype)
     at = np.empty(LANES, np.int64)
     mean = np.zeros(LANES, batch.dtype)
     zero = splat(batch.dtype.type(0.0))
@@ -95,19 +95,12 @@ def load_frames(samples: Floats, starts: Indices, means: Floats, taper: Floats, 
             inside = inside and here[frame] >= 0 and here[frame] + n_frame <= len(samples)
         source = samples
         if not inside:
-            source = copies.reshape(-1)
+            source = copies
             for frame in range(LANES):
                 at[frame] = frame * n_frame
-                copies[frame] = 0.0
-                if frame < n_here:
-                    low = max(-here[frame], 0)
-                    high = max(min(n_frame, len(samples) - here[frame]), low)
-                    # Beyond the ends the signal is 0, not 0 less the mean.
-                    copies[frame, :low] = mean[frame]
-                    copies[frame, low:high] = samples[here[frame] + low : here[frame] + high]
-                    copies[frame, high:] = mean[frame]
-                else:
-                    mean[frame] = 0.0
+                mean[frame] = mean[frame] if frame < n_here else 0.0
+                begin = here[frame] if frame < n_here else len(samples)
+                _copy(samples, begin, mean[frame], copies[frame * n_frame : (frame + 1) * n_frame])
         m0, m1, m2, m3 = splat(mean[0]), splat(mean[1]), splat(mean[2]), splat(mean[3])
         m4, m5, m6, m7 = splat(mean[4]), splat(mean[5]), splat(mean[6]), splat(mean[7])
         for j in range(0, n_frame, LANES):
@@ -132,7 +125,23 @@ def load_frames(samples: Floats, starts: Indices, means: Floats, taper: Floats, 
             store(batch, 2 * i + group, zero)
 
 
-@kernel
+@inner_kernel
+def _copy(samples: Floats, begin: int, beyond: float, frame: Floats) -> None:
+    """Copy samples from `begin` on; beyond the ends the signal is 0, not 0 less the mean, which is `beyond`.
+
+    In loops: slices that are assigned take long to compile.
+    """
+    low = min(max(-begin, 0), len(frame))
+    high = max(min(len(frame), len(samples) - begin), low)
+    for i in range(low):
+        frame[i] = beyond
+    for i in range(low, high):
+        frame[i] = samples[begin + i]
+    for i in range(high, len(frame)):
+        frame[i] = beyond
+
+
+@inner_kernel
 def power_of_pairs(batch: Floats, n_bins: int, power: Floats) -> None:
     """Unpack the power spectra of a transformed batch.
 
@@ -157,7 +166,7 @@ def power_of_pairs(batch: Floats, n_bins: int, power: Floats) -> None:
         store(power, 2 * k + 1, quarter * (odd_real * odd_real + odd_imaginary * odd_imaginary))
 
 
-@kernel
+@inner_kernel
 def mirror(batch: Floats, n_bins: int) -> None:
     """Make a batch symmetric: sample n - k becomes sample k for k = 1 to n_bins - 1."""
     n = batch.shape[0] // 2
@@ -166,8 +175,8 @@ def mirror(batch: Floats, n_bins: int) -> None:
         store(batch, 2 * (n - k) + 1, load(batch, 2 * k + 1))
 
 
-@kernel
-def unload_frames(batch: Floats, n_values: int, frames: Floats) -> None:
+@inner_kernel
+def unload_frames(batch: Floats, n_values: int, first: int, frames: Floats) -> None:
     """Write the first samples of the frames of a batch to rows.
 
     Parameters
@@ -175,10 +184,11 @@ def unload_frames(batch: Floats, n_values: int, frames: Floats) -> None:
     batch : float32 (2 n, LANES)
     n_values : int
         How many samples; a multiple of `LANES`, at most n.
-    frames : float32 (BATCH_FRAMES, n_columns)
-        Contiguous; the rest of each row is left as it is.
+    first : int
+        Row of the first frame.
+    frames : float32 (first + BATCH_FRAMES or more, n_columns)
+        `n_columns` is a multiple of `LANES`; the rest of each row is left as it is.
     """
-    flat = frames.reshape(-1)
     for group in range(2):
         for j in range(0, n_values, LANES):
             row = 2 * j + group
@@ -195,10 +205,10 @@ def unload_frames(batch: Floats, n_values: int, frames: Floats) -> None:
                 )
             )
             for i in range(LANES):
-                store(flat, (LANES * group + i) * frames.shape[1] + j, block[i])
+                store(frames, ((first + LANES * group + i) * frames.shape[1] + j) // LANES, block[i])
 
 
-@kernel
+@inner_kernel
 def transform(batch: Floats, scratch: Floats, factors: Floats) -> tuple[Floats, Floats]:
     """Transform a batch; of real symmetric frames, this is also the inverse times n.
 
@@ -230,7 +240,7 @@ def transform(batch: Floats, scratch: Floats, factors: Floats) -> tuple[Floats, 
     return source, target
 
 
-@kernel
+@inner_kernel
 def _pass_of_4(source: Floats, target: Floats, factors: Floats, m: int) -> None:
     stride = source.shape[0] // (2 * 4 * m)
     apart, together = 2 * stride * m, 2 * stride
@@ -260,7 +270,7 @@ def _pass_of_4(source: Floats, target: Floats, factors: Floats, m: int) -> None:
             store(target, o + 3 * together + 1, t_re * sin_3 + t_im * cos_3)
 
 
-@kernel
+@inner_kernel
 def _pass_of_3(source: Floats, target: Floats, factors: Floats, m: int) -> None:
     stride = source.shape[0] // (2 * 3 * m)
     apart, together = 2 * stride * m, 2 * stride
@@ -287,7 +297,7 @@ def _pass_of_3(source: Floats, target: Floats, factors: Floats, m: int) -> None:
             store(target, o + 2 * together + 1, t_re * sin_2 + t_im * cos_2)
 
 
-@kernel
+@inner_kernel
 def _pass_of_2(source: Floats, target: Floats, factors: Floats, m: int) -> None:
     stride = source.shape[0] // (2 * 2 * m)
     apart, together = 2 * stride * m, 2 * stride

@@ -14,6 +14,7 @@ from ser_batch.run.steps import reached
 from ser_batch.stages.ingredients import Ingredients, Setup
 from ser_batch.stages.pool import Extraction
 from ser_batch.stages.predict import predict_outcomes
+from ser_batch.stages.processes import Ahead
 from ser_batch.stages.progress import Progress
 from ser_batch.stages.reach import Archive, can_be_read, is_out_of_reach
 
@@ -59,6 +60,8 @@ class Line:
     archive : Archive
         Watched, so that nothing is made of an archive that is gone.
     progress : Progress
+    ahead : Ahead, optional
+        Workers that have begun.
     """
 
     def __init__(
@@ -69,11 +72,12 @@ class Line:
         folder: Path,
         archive: Archive,
         progress: Progress,
+        ahead: Ahead | None = None,
     ) -> None:
         self._setup = ingredients.setup(predict=classifier is None)
         self._classifier, self._folder, self._archive, self._progress = classifier, folder, archive, progress
         self._silenced: set[str] = set()
-        self._extraction = Extraction(self._setup, n_jobs, folder, progress)
+        self._extraction = Extraction(self._setup, n_jobs, folder, progress, ahead)
 
     def __enter__(self) -> Line:
         self._extraction.__enter__()

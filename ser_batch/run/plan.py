@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ser_batch.audio.formats import PYAV, pyav_reader
 from ser_batch.records import ClipRef, Status
+from ser_batch.run.columns import large_strings, numbers_of
 from ser_batch.run.store import INDEX_COLUMNS, RunStore
 from ser_batch.segments.marked import state_key
 from ser_batch.stages.discover import NOT_SEEN_NS, Found
@@ -96,10 +97,10 @@ class IndexedRows:
         etags = table.column("etag").to_pylist() if "etag" in table.column_names else [""] * len(table)
         return cls(
             clip_ids=table.column("clip_id").combine_chunks(),
-            size_bytes=_numbers(table.column("size_bytes"), pa.int64()),
-            mtime_ns=_numbers(table.column("modified"), pa.int64()),
+            size_bytes=numbers_of(table.column("size_bytes"), pa.int64()),
+            mtime_ns=numbers_of(table.column("modified"), pa.int64()),
             status=_words(table, "status"),
-            vanished=_numbers(table.column("vanished"), pa.uint8()).astype(bool),
+            vanished=numbers_of(table.column("vanished"), pa.uint8()).astype(bool),
             reader=_words(table, "reader"),
             out_of_reach=out_of_reach(*(_words(table, name) for name in ("status", "stage", "error_type"))),
             segments_key=_keys(table),
@@ -334,10 +335,10 @@ class _Comparison:
         if not active:
             return Spans(positions)
         rows = IndexedRows.together([part.rows for part in active])
-        place = pc.index_in(_strings(chunk.clip_ids), value_set=rows.clip_ids.cast(pa.large_string()))
-        is_known = _numbers(place.is_valid(), pa.uint8()).astype(bool)
+        place = pc.index_in(large_strings(chunk.clip_ids), value_set=rows.clip_ids.cast(pa.large_string()))
+        is_known = numbers_of(place.is_valid(), pa.uint8()).astype(bool)
         known = np.flatnonzero(is_known)
-        row = _numbers(place, pa.int64())[known]
+        row = numbers_of(place, pa.int64())[known]
         is_seen = np.frombuffer(chunk.mtimes_ns, np.int64)[known] != NOT_SEEN_NS
         starts = np.cumsum([0, *(len(part.rows) for part in active)])
         is_current = np.repeat([part.about.is_current for part in active], np.diff(starts))
@@ -386,7 +387,7 @@ class _Comparison:
         number, rows, is_gone = part.about.part, part.rows, part.is_gone
         for prefix in self._found.unlisted:
             # What is in a folder that could not be listed may be there or not: it stays as it was.
-            below = _numbers(pc.starts_with(rows.clip_ids, prefix), pa.uint8()).astype(bool)
+            below = numbers_of(pc.starts_with(rows.clip_ids, prefix), pa.uint8()).astype(bool)
             is_gone[below] &= rows.vanished[below]
         again = Spans.joined(part.again)
         is_touched = len(again) > 0 or bool((is_gone != rows.vanished).any())
@@ -406,23 +407,12 @@ def _etag_keys(etags: Sequence[str | None]) -> NDArray[np.int64]:
     return np.fromiter((state_key(etag) if etag else 0 for etag in etags), np.int64, len(etags))
 
 
-# pyarrow imports pandas, half a second, as soon as it converts from or to numpy by itself: too much for a scan that may
-# have nothing to do. The two functions below do without.
-
-
-def _numbers(column: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> NDArray[Any]:
-    """Return a column as numpy; what it has at nulls is undefined."""
-    array = column.cast(kind)
-    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-    return np.frombuffer(array.buffers()[1] or b"", kind.to_pandas_dtype(), len(array), array.offset * kind.byte_width)
-
-
 def _keys(table: pa.Table) -> NDArray[np.int64]:
     """Return what the segments of each file came from; 0 for nothing, or where an older run does not say."""
     if "segments_key" not in table.column_names:
         return np.zeros(len(table), np.int64)
     column = table.column("segments_key")
-    return np.where(_numbers(column.is_valid(), pa.uint8()), _numbers(column, pa.int64()), 0)
+    return np.where(numbers_of(column.is_valid(), pa.uint8()), numbers_of(column, pa.int64()), 0)
 
 
 def _words(table: pa.Table, name: str) -> NDArray[np.str_]:
@@ -430,14 +420,6 @@ def _words(table: pa.Table, name: str) -> NDArray[np.str_]:
     if name not in table.column_names:
         return np.full(len(table), "")
     column = table.column(name).combine_chunks()
-    is_word = _numbers(column.is_valid(), pa.uint8()).astype(bool)
-    places = np.where(is_word, _numbers(column.indices, pa.int64()), -1)
+    is_word = numbers_of(column.is_valid(), pa.uint8()).astype(bool)
+    places = np.where(is_word, numbers_of(column.indices, pa.int64()), -1)
     return np.array([*column.dictionary.to_pylist(), ""])[places]
-
-
-def _strings(texts: Sequence[str]) -> pa.LargeStringArray:
-    """Return texts as Arrow."""
-    encoded = [text.encode() for text in texts]
-    offsets = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
-    return pa.LargeStringArray.from_buffers(len(encoded), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ser_batch.records import ClipOutcome, FeatureSpec, SegmentOutcome
+from ser_batch.run.columns import as_column
 from ser_batch.run.layout import TABLES, TableName, tables_of
 from ser_batch.run.schema import Contents, schema_of
 from ser_batch.stages.discover import NOT_SEEN_NS
@@ -181,13 +182,13 @@ class RowMaker:
         """What the network heard in each segment, window by window: null where it has no label."""
         heard = [item for item in items if item.prediction is not None]
         counts = [len(item.weights) if item.prediction is not None else 0 for item in items]
-        ends = pa.array(np.cumsum([0, *counts]), pa.int32())
-        missing = pa.array([item.prediction is None for item in items], pa.bool_())
+        ends = as_column(np.cumsum([0, *counts]), pa.int32())
+        missing = as_column([item.prediction is None for item in items], pa.bool_())
         numbers = _stacked((item.embeddings for item in heard), self.n_embedding, np.float16)
         weights = np.concatenate([np.zeros(0, np.float32), *(item.weights for item in heard)])
-        rows = pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), self.n_embedding)
+        rows = pa.FixedSizeListArray.from_arrays(as_column(numbers.ravel(), pa.float16()), self.n_embedding)
         return {
-            "weights": pa.ListArray.from_arrays(ends, pa.array(weights), mask=missing),
+            "weights": pa.ListArray.from_arrays(ends, as_column(weights, pa.float32()), mask=missing),
             "embeddings": pa.ListArray.from_arrays(ends, rows, mask=missing),
         }
 
@@ -199,7 +200,7 @@ class RowMaker:
         columns = {
             **_window_keys(analysed, counts),
             "weight": np.concatenate([np.zeros(0, np.float32), *(outcome.weights for outcome in analysed)]),
-            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), self.n_embedding),
+            "embedding": pa.FixedSizeListArray.from_arrays(as_column(numbers.ravel(), pa.float16()), self.n_embedding),
         }
         return _table(columns, self._schemas["embeddings"])
 
@@ -252,7 +253,7 @@ def _channels(outcome: ClipOutcome) -> Sequence[int | None]:
 
 def _window_keys(analysed: Sequence[ClipOutcome], counts: Sequence[int]) -> dict[str, Any]:
     return {
-        "clip_id": np.repeat(np.array([outcome.ref.clip_id for outcome in analysed], object), counts),
+        "clip_id": np.repeat(np.array([outcome.ref.clip_id for outcome in analysed], object), counts).tolist(),
         "window_index": np.concatenate([np.arange(n) for n in counts] or [np.zeros(0, np.int64)]),
     }
 
@@ -266,18 +267,12 @@ def _float_columns(
 ) -> dict[str, pa.Array]:
     """Columns of a matrix: NaN stays NaN, undefined; rows that were never analysed are null."""
     columns = np.ascontiguousarray(values.T)
-    mask = missing if missing.any() else None
-    return {name: pa.array(column, mask=mask) for name, column in zip(names, columns, strict=True)}
+    return {name: as_column(column, pa.float32(), missing) for name, column in zip(names, columns, strict=True)}
 
 
 def _table(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
     arrays = []
     for field in schema:
         values = columns[field.name]
-        if not isinstance(values, pa.Array):
-            kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-            values = pa.array(values, type=kind)
-        if pa.types.is_dictionary(field.type):
-            values = pc.dictionary_encode(values)
-        arrays.append(values.cast(field.type))
+        arrays.append(values.cast(field.type) if isinstance(values, pa.Array) else as_column(values, field.type))
     return pa.table(arrays, schema=schema)

@@ -91,10 +91,14 @@ def sums_of(table: pa.Table) -> dict[str, dict[str, Any]]:
         statuses of all rows; emotions, failures and needs_media of the files that were found; and totals: vanished,
         segments, with_segments, duration_s, and the columns of times.
     """
-    import pyarrow.compute as pc  # noqa: PLC0415 - not needed to hold a summary
+    import pyarrow as pa  # noqa: PLC0415 - not needed to hold a summary
+    import pyarrow.compute as pc  # noqa: PLC0415
 
+    from ser_batch.run.columns import as_column  # noqa: PLC0415
     from ser_batch.run.schema import TIMING_COLUMNS  # noqa: PLC0415
 
+    # Not as Python values, which would cost the import of pandas.
+    none, pyav = as_column([0], pa.int32())[0], as_column([PYAV], pa.string())[0]
     sums: dict[str, Counter[str]] = {name: Counter() for name in _SUMS}
     totals = sums["totals"]
     sums["statuses"].update(table.column("status").to_pylist())
@@ -103,13 +107,13 @@ def sums_of(table: pa.Table) -> dict[str, dict[str, Any]]:
     reasons = (f"{stage}: {error}" for status, stage, error in zip(*ends, strict=True) if status == "failed")
     sums["failures"].update(reasons)
     if "reader" in table.column_names:
-        waiting = present.filter(pc.equal(present.column("reader"), PYAV)).column("clip_id").to_pylist()
+        waiting = present.filter(pc.equal(present.column("reader"), pyav)).column("clip_id").to_pylist()
         sums["needs_media"].update(PurePosixPath(clip_id).suffix.lower() for clip_id in waiting)
     totals["vanished"] += pc.sum(table.column("vanished")).as_py() or 0
     if "n_segments" in table.column_names:
-        counted = pc.fill_null(present.column("n_segments"), 0)
+        counted = pc.fill_null(present.column("n_segments"), none)
         totals["segments"] += pc.sum(counted).as_py() or 0
-        totals["with_segments"] += pc.sum(pc.greater(counted, 0)).as_py() or 0
+        totals["with_segments"] += pc.sum(pc.greater(counted, none)).as_py() or 0
     for name in ("duration_s", *TIMING_COLUMNS):
         totals[name] += round(pc.sum(table.column(name)).as_py() or 0, 6)
     if "emotion" in table.column_names:

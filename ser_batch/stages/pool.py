@@ -28,7 +28,7 @@ from ser_batch.errors import RunError
 from ser_batch.records import ClipOutcome, ClipRef, Status
 from ser_batch.stages.ingredients import Setup
 from ser_batch.stages.limits import refused
-from ser_batch.stages.processes import WORKER_ENVIRONMENT, WorkerProcesses, is_broken
+from ser_batch.stages.processes import WORKER_ENVIRONMENT, Ahead, WorkerProcesses, is_broken
 from ser_batch.stages.progress import Progress
 from ser_batch.stages.worker import Answer
 from ser_batch.text import message_of, shortened
@@ -108,11 +108,14 @@ class Extraction:
         An empty folder of this work's own, for spools, heartbeats and logs.
     progress : Progress
         Told of finished files as they come in, in no particular order.
+    ahead : Ahead, optional
+        Workers that have begun.
     """
 
-    def __init__(self, setup: Setup, n_jobs: int, folder: Path, progress: Progress) -> None:
+    def __init__(self, setup: Setup, n_jobs: int, folder: Path, progress: Progress, ahead: Ahead | None = None) -> None:
         # Absolute, since a plugin may change the working directory.
         self._setup, self._n_jobs, self._folder, self._progress = setup, n_jobs, folder.absolute(), progress
+        self._ahead = ahead
         self._environment = dict(WORKER_ENVIRONMENT)
         self._begin_s = time.monotonic()
         #: Whether nothing has come back yet, and nothing was said about it.
@@ -199,7 +202,7 @@ class Extraction:
     def _submit(self, job: Job, first: int, last: int) -> None:
         if self._pool is None:
             if self._n_pools == 0:
-                self._compile_kernels()
+                self._look_for_kernels()
             self._pool = self._new_pool(self._n_jobs)
         self._give(self._pool, job, first, last)
 
@@ -219,7 +222,8 @@ class Extraction:
 
     def _new_pool(self, n_workers: int) -> WorkerProcesses:
         self._n_pools += 1
-        pool = WorkerProcesses(self._setup, n_workers, self._folder / f"pool-{self._n_pools}", self._environment)
+        folder, ahead, self._ahead = self._folder / f"pool-{self._n_pools}", self._ahead, None
+        pool = WorkerProcesses(self._setup, n_workers, folder, self._environment, ahead)
         self._pools.append(pool)
         return pool
 
@@ -230,26 +234,19 @@ class Extraction:
         if pool is self._pool:
             self._pool = None
 
-    def _compile_kernels(self) -> None:
-        """On a machine that has no kernels yet, let one worker compile them before all others start."""
+    def _look_for_kernels(self) -> None:
+        """On a machine that has no kernels yet, say that the workers compile them first, and where they are kept."""
         if not kernel_cache.not_warm(self._setup.built_in_extractors):
             return
-        said = "Compiling the voice analyses for this machine, which takes about half a minute, once."
+        said = "Compiling the voice analyses for this machine, which takes some seconds, once."
         if kernel_cache.kernel_folder() is None:
             self._environment["NUMBA_CACHE_DIR"] = str(self._folder / "kernels")
             said = (
-                "Compiling the voice analyses, which takes about half a minute, for this time only: no folder to keep "
-                "them in can be written. Set NUMBA_CACHE_DIR to one that can."
+                "Compiling the voice analyses, which takes some seconds, for this time only: no folder to keep them in "
+                "can be written. Set NUMBA_CACHE_DIR to one that can."
             )
         self._progress.say(said)
-        pool = self._new_pool(1)
-        future = self._handed(pool, 0, ())
-        while future is not None and not future.done():
-            self._wait()
-        if future is not None and not is_broken(_error_of(future)):
-            self._checked(future)
-        self._end(pool)
-        self._begin_s = time.monotonic()
+        self._is_starting = False
 
     def _take(self) -> None:
         """Collect what is done, and see to pools that have died or can do no more."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
@@ -21,12 +22,15 @@ from ser_batch.stages.blame import Cause, cause_of, innermost_lines, last_words
 from ser_batch.stages.ingredients import Setup
 from ser_batch.stages.limits import starting
 from ser_batch.stages.watch import Watchdog, beats, end_left_behind
-from ser_batch.stages.worker import Answer, Beat, read_spool, run_chunk, start_worker
+from ser_batch.stages.worker import Answer, Beat, read_spool, run_chunk, start_ahead, start_worker
 
 if TYPE_CHECKING:
     from joblib.externals.loky import ProcessPoolExecutor
 
-__all__ = ["WORKER_ENVIRONMENT", "WorkerProcesses", "is_broken", "worker_count"]
+    from ser_batch.config import Config
+    from ser_batch.plugins import PluginRecipe
+
+__all__ = ["WORKER_ENVIRONMENT", "Ahead", "WorkerProcesses", "is_broken", "worker_count"]
 
 #: One thread per worker, whatever library computes. glibc: keep freed blocks instead of returning them to the system
 #: and faulting the pages in again for the next clip; see docs/performance.md for what it brings.
@@ -65,7 +69,9 @@ def worker_count(n_jobs: int, n_files: int) -> int:
 class WorkerProcesses:
     """Workers of one generation, with a folder of their own and a watchdog."""
 
-    def __init__(self, setup: Setup, n_workers: int, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, setup: Setup, n_workers: int, folder: Path, environment: Mapping[str, str], ahead: Ahead | None = None
+    ) -> None:
         self._n_workers, self._folder = n_workers, folder
         self._watchdog = Watchdog(folder, setup.config.extract.memory_limit_mb)
         #: Exit codes of the workers that had died before loky killed all others; None while it sees none dead.
@@ -79,15 +85,13 @@ class WorkerProcesses:
         except OSError as error:
             raise RunError(f"Workers need a folder, and {folder} cannot be made: {error.strerror}.") from error
         with starting(n_workers), _quietly():
-            from joblib.externals.loky import ProcessPoolExecutor  # noqa: PLC0415
             from joblib.externals.loky.backend import reduction  # noqa: PLC0415 - as in `worker_count`
 
             #: Pickled once and not for each task, by what loky would pickle it with.
             self._setup: bytes = bytes(reduction.dumps(setup))
-            _start_trackers()
-            self._executor: ProcessPoolExecutor | None = ProcessPoolExecutor(
-                n_workers, initializer=start_worker, initargs=(folder, os.getpid()), env=environment
-            )
+            self._executor: ProcessPoolExecutor | None = ahead.take(n_workers, environment) if ahead else None
+            if self._executor is None:
+                self._executor = _executor(n_workers, environment, start_worker, folder, os.getpid())
             self._watchdog.start()
         # loky exchanges workers that have grown by 300 MB, which is nothing to tell people.
         warnings.filterwarnings("ignore", "A worker stopped while some jobs", module=r"joblib\.externals\.loky")
@@ -173,18 +177,91 @@ class WorkerProcesses:
         self._watchdog.stop()
         self._is_ending = True
         if self._executor is not None:
-            # loky leaves this to a thread of its own, which may not have been started.
-            for process in list(self._processes.values()):
-                if process.exitcode is None:
-                    with suppress(ProcessLookupError):
-                        os.kill(process.pid, signal.SIGKILL)
-            with suppress(RuntimeError):
-                self._executor.shutdown(wait=True, kill_workers=True)
+            _kill(self._executor, self._processes)
             self._executor = None
             end_left_behind(self._folder)
 
     def forget(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class Ahead:
+    """Workers that begin while the parent still plans, for whichever pool is the first; use as a context manager.
+
+    A second of a core is loaded and built in each: nobody need wait for it once it is known what is to be done.
+    """
+
+    def __init__(self) -> None:
+        self._executor: ProcessPoolExecutor | None = None
+        self._n_workers = 0
+        self._processes: Mapping[int, Any] = {}
+        #: Whether workers were started.
+        self.has_begun = False
+        #: Whether a thread of loky has ended, without which no task would ever be done.
+        self._is_broken = False
+
+    def __enter__(self) -> Ahead:
+        self._old_hook, threading.excepthook = threading.excepthook, self._note_thread
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+        threading.excepthook = self._old_hook
+
+    def _end(self) -> None:
+        if self._executor is not None:
+            _kill(self._executor, self._processes)
+            self._executor = None
+
+    def _note_thread(self, args: threading.ExceptHookArgs) -> None:
+        if type(args.thread).__module__.startswith("joblib."):
+            self._is_broken = True
+        else:
+            self._old_hook(args)
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that were started."""
+        return list(self._processes)
+
+    def start(self, n_workers: int, recipe: PluginRecipe, config: Config) -> None:
+        """Start workers, if the machine lets us: if not, whoever wants them then will say so."""
+        self.has_begun, ingredients = True, pickle.dumps((recipe, config))
+        try:
+            with starting(n_workers):
+                self._executor = _executor(n_workers, WORKER_ENVIRONMENT, start_ahead, os.getpid(), ingredients)
+                self._n_workers, self._processes = n_workers, self._executor._processes
+                self._executor.submit(int)  # the first task starts them
+        except (RunError, RuntimeError):
+            self._end()
+
+    def take(self, n_workers: int, environment: Mapping[str, str]) -> ProcessPoolExecutor | None:
+        """Give them away, if there are any, and they are as they are wanted."""
+        if self._is_broken or n_workers != self._n_workers or environment != WORKER_ENVIRONMENT:
+            self._end()
+            return None
+        taken, self._executor = self._executor, None
+        return taken
+
+
+def _executor(
+    n_workers: int, environment: Mapping[str, str], initializer: Callable[..., None], *arguments: Any
+) -> ProcessPoolExecutor:
+    with _quietly():
+        from joblib.externals.loky import ProcessPoolExecutor  # noqa: PLC0415 - as in `worker_count`
+
+        _start_trackers()
+        return ProcessPoolExecutor(n_workers, initializer=initializer, initargs=arguments, env=environment)
+
+
+def _kill(executor: ProcessPoolExecutor, processes: Mapping[int, Any]) -> None:
+    # loky leaves this to a thread of its own, which may not have been started.
+    for process in list(processes.values()):
+        if process.exitcode is None:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+    with suppress(RuntimeError):
+        executor.shutdown(wait=True, kill_workers=True)
 
 
 def is_broken(error: BaseException | None) -> bool:

@@ -33,7 +33,7 @@ from ser_batch.errors import PluginError, SerBatchError
 from ser_batch.records import Clip, ClipOutcome, ClipRef, Status
 from ser_batch.stages.analyse import Observer, analyse_clip, select_extractors
 from ser_batch.stages.fetch import Fetched
-from ser_batch.stages.ingredients import Setup, differences, ingredients_of
+from ser_batch.stages.ingredients import Setup, differences, gather, ingredients_of
 from ser_batch.text import message_of
 from ser_batch.windows import plan_windows
 
@@ -50,6 +50,7 @@ __all__ = [
     "read_beat",
     "read_spool",
     "run_chunk",
+    "start_ahead",
     "start_worker",
 ]
 
@@ -92,7 +93,7 @@ class Workshop:
 
     def __init__(self, setup: Setup) -> None:
         self.config = setup.config
-        self._setup = setup
+        self.setup = setup
         self.manager: pluggy.PluginManager = setup.recipe.build()
         offered = hooks.register_extractors(self.manager, setup.config)
         # Where the parent predicts, long recordings are predicted here all the same.
@@ -105,7 +106,6 @@ class Workshop:
         self.classifier = self._model if setup.predict else None
         #: Whether a file has been analysed here.
         self.is_used = False
-        self._is_warm = False
         self._check_promise()
         self._warm_up()
 
@@ -117,10 +117,10 @@ class Workshop:
         PluginError
             It has not; says which.
         """
-        if not self._setup.promise:
+        if not self.setup.promise:
             return
-        own = ingredients_of(self.manager, self._setup.recipe, self.config, self.extractors, self._model).promise()
-        differing = differences(json.loads(self._setup.promise), json.loads(own))
+        own = ingredients_of(self.manager, self.setup.recipe, self.config, self.extractors, self._model).promise()
+        differing = differences(json.loads(self.setup.promise), json.loads(own))
         if differing:
             raise PluginError(
                 f"they have other ingredients than the scan that starts them: {'; '.join(differing)}. Was a plugin or "
@@ -130,8 +130,8 @@ class Workshop:
     def _warm_up(self) -> None:
         """Analyse a made-up clip, so that no file pays for loading libraries or, once per machine, compiling kernels.
 
-        That can take minutes, and would run into the time limit of whichever file came first. A model that cannot
-        label it will label no file.
+        That can take minutes, and would run into the time limit of whichever file came first; workers share it out. A
+        model that cannot label the clip will label no file.
 
         Raises
         ------
@@ -145,32 +145,38 @@ class Workshop:
         samples = synthetic_voice(audio.window_s + 0.5, audio.sample_rate_hz)
         clip = Clip(samples, audio.sample_rate_hz, audio.sample_rate_hz, 1)
         windows_s = plan_windows(clip.duration_s, audio.window_s, audio.window_hop_s)
+        own = self.setup.built_in_extractors
+        if is_cold := bool(kernel_cache.not_warm(own)):
+            from ser_batch.extractors.units import units  # noqa: PLC0415 - once per machine
+
+            kernel_cache.share_out(units(clip, windows_s, own))
         HighPass(clip.sample_rate_hz)(samples)
         voice_spans(clip)
         try:
             blocks = {name: extractor.extract(clip, windows_s) for name, (_, extractor) in self.extractors.items()}
         except SerBatchError:
             return  # an extractor that fails here fails on the first file too, where it has a row to say so
-        self._is_warm = True
+        if is_cold:
+            kernel_cache.mark_warm(own)
         if self.classifier is not None:
             self.classifier.pool(*self.classifier.predict(blocks))
 
-    def keep_compiled(self) -> None:
-        """Say to later scans that the kernels of the built-in extractors are compiled, if they could be kept."""
-        if self._is_warm:
-            kernel_cache.mark_warm(self._setup.built_in_extractors)
-
     def analyse(self, ref: ClipRef, observe: Observer) -> ClipOutcome:
         model = self._model
-        keep = self._setup.keep_tensors or (model is not None and (lambda: model))
+        keep = self.setup.keep_tensors or (model is not None and (lambda: model))
         return analyse_clip(
-            ref, self.config, self.extractors, self.classifier, self.manager, observe, keep, self._setup.change
+            ref, self.config, self.extractors, self.classifier, self.manager, observe, keep, self.setup.change
         )
 
 
 @functools.lru_cache(maxsize=1)
 def _workshop(setup: bytes) -> Workshop:
-    return Workshop(pickle.loads(setup))
+    wanted: Setup = pickle.loads(setup)
+    return _ahead if _ahead is not None and _ahead.setup == wanted else Workshop(wanted)
+
+
+#: Built before anybody has told what is wanted.
+_ahead: Workshop | None = None
 
 
 class _Heart:
@@ -191,12 +197,51 @@ _reserve: list[int] = []
 
 
 def start_worker(folder: Path, parent: int) -> None:
-    """Prepare a fresh worker: signals, input and output, heartbeat, and an end with its parent."""
-    global _heart  # noqa: PLW0603 - one heart per process
+    """Prepare a fresh worker: signals, an end with its parent, input and output, heartbeat."""
+    _begin()
+    _settle(folder)
+    _live(parent)
+
+
+def start_ahead(parent: int, ingredients: bytes) -> None:
+    """Prepare a worker that has no folder yet, and build what it will most likely be asked for.
+
+    Parameters
+    ----------
+    parent : int
+    ingredients : bytes
+        A pickled `PluginRecipe`, of built-in plugins alone, and a `Config`.
+    """
+    global _ahead  # noqa: PLW0603 - one per process
+    _begin()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    _live(parent)
+    # What fails here is tried again once there is somebody to tell.
+    with suppress(Exception):
+        recipe, config = pickle.loads(ingredients)
+        _ahead = Workshop(gather(recipe.build(), recipe, config).setup(predict=True))
+
+
+def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     # A group of its own, so that what a plugin starts can be ended together with the worker.
     with suppress(OSError):
         os.setpgid(0, 0)
+
+
+def _live(parent: int) -> None:
+    """Live as long as the parent; begun last, since a thread may be refused, and nothing may be said of it aloud."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    # Arrays are freed by counting; what the collector would walk through are the plugins, loaded once.
+    gc.freeze()
+
+
+def _settle(folder: Path) -> None:
+    """Open what a worker writes into the folder of its pool."""
+    global _heart  # noqa: PLW0603 - one heart per process
     try:
         # Codecs write warnings and plugins print: neither belongs between the lines of a progress bar.
         log = os.open(folder / f"{LOG_PREFIX}{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -209,9 +254,6 @@ def start_worker(folder: Path, parent: int) -> None:
         _reserve.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(4))
     except OSError:
         os._exit(1)  # where the folder is gone, the parent knows better what to say
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    # Arrays are freed by counting; what the collector would walk through are the plugins, loaded once.
-    gc.freeze()
 
 
 def _end_with(parent: int) -> None:
@@ -239,6 +281,8 @@ def run_chunk(setup: bytes, folder: Path, chunk: int, refs: Sequence[ClipRef]) -
     OSError
         An outcome cannot be spooled.
     """
+    if _heart is None:
+        _settle(folder)
     heart = _heart
     assert heart is not None
     heart.beat(chunk, 0, "start", time.monotonic(), _START_LIMIT_S)
@@ -250,9 +294,6 @@ def run_chunk(setup: bytes, folder: Path, chunk: int, refs: Sequence[ClipRef]) -
             return Answer(name, message_of(error))
         is_machine = isinstance(error, OSError | MemoryError)
         return Answer("RunError" if is_machine else "PluginError", f"{name}: {message_of(error)}")
-    if not refs:
-        workshop.keep_compiled()
-        return Answer("done")
     if workshop.is_used and _is_exhausted():
         return Answer("tired", _held_open())
     timeout_s = workshop.config.extract.timeout_s

@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from repository import REPOSITORY
 
+from ser_batch.dsp import kernel_cache
 from ser_batch.dsp.contour import means_of_parts
 
 PROGRAM = """
@@ -119,3 +121,115 @@ def mounted(folder: Path, options: str) -> tuple[str, ...]:
     remount = f"mount -o remount,{options} {folder} &&" if "bind" in options else ""
     options = "bind" if "bind" in options else options
     return ("unshare", "-rm", "sh", "-c", f'mount -o {options} {kind} {folder} && {remount} exec "$@"', "sh")
+
+
+SHARING = """
+import os, sys, time
+from pathlib import Path
+from ser_batch.dsp.kernel_cache import share_out
+
+log = Path(sys.argv[1])
+
+def unit(number):
+    def compile():
+        with log.open("a") as lines:
+            lines.write(f"{number} {os.getpid()} {time.monotonic()}\\n")
+        if number == 2 and sys.argv[2:] == ["dies"]:
+            os._exit(9)
+        time.sleep(0.2)
+    return compile
+
+print("ready", flush=True)
+sys.stdin.readline()
+share_out({number: unit(number) for number in (0, 2, 5, 7)})
+done = [line.split()[0] for line in log.read_text().splitlines()]
+assert {"0", "2", "5", "7"} <= set(done), done
+"""
+
+
+@pytest.mark.parametrize("fate", ["lives", "dies"])
+def test_processes_share_out_what_is_to_be_compiled_and_finish_what_one_leaves(tmp_path, fate):
+    log = tmp_path / "log"
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(REPOSITORY)}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARING, str(log), *more],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+        for more in ([fate], [])
+    ]
+    for worker in workers:
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    codes = [worker.wait(30) for worker in workers]
+    for worker in workers:
+        worker.stdin.close()
+        worker.stdout.close()
+    lines = [line.split() for line in log.read_text().splitlines()]
+    assert codes[1] == 0 and codes[0] in (0, 9)
+    assert sorted(number for number, *_ in lines) == ["0", "2", *(["2"] if 9 in codes else []), "5", "7"]
+    assert len({pid for _, pid, _ in lines}) == 2, "each did some"
+    # Who comes later finds all done.
+    code = "from ser_batch.dsp.kernel_cache import share_out; share_out({2: lambda: 1 / 0})"
+    subprocess.run([sys.executable, "-c", code], env=environment, timeout=30, check=True)
+
+
+def test_without_a_folder_for_kernels_each_process_compiles_all(monkeypatch):
+    done = []
+    monkeypatch.setattr(kernel_cache, "kernel_folder", lambda: None)
+    kernel_cache.share_out({number: partial(done.append, number) for number in (3, 1)})
+    assert done == [3, 1]
+
+
+SAVING = """
+import sys, time
+import numpy as np
+from numba.core import caching
+from ser_batch.dsp.kernels import kernel
+
+save = caching.IndexDataCacheFile._save_index
+
+def slowly(self, overloads):
+    time.sleep(0.3)
+    save(self, overloads)
+
+caching.IndexDataCacheFile._save_index = slowly
+
+@kernel
+def first(values):
+    return values[0]
+
+print("ready", flush=True)
+sys.stdin.readline()
+assert first(np.ones(1, sys.argv[1])) == 1
+"""
+
+
+def test_kernels_that_are_saved_at_the_same_time_are_not_mixed_up(tmp_path):
+    """numba finds a free name for a kernel, and then writes it: two processes would find the same one."""
+    program = tmp_path / "saving.py"
+    program.write_text(SAVING)
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(REPOSITORY)}
+    kinds = ("f4", "f8", "i4")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(program), kind],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+        for kind in kinds
+    ]
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.communicate("go\n", timeout=60)
+        assert process.returncode == 0
+    kept = tmp_path / "cache/ser-batch"
+    assert len(list(kept.glob("*.nbc"))) == len(kinds)

@@ -11,12 +11,31 @@ from ser_batch.dsp.frames import fast_length
 from ser_batch.dsp.lanes import LANES, aligned_rows, load, log2, store
 
 
+# They are called by kernels alone.
+@numba.njit
+def load_frames(samples, starts, means, taper, batch):
+    t.load_frames(samples, starts, means, taper, batch)
+
+
+@numba.njit
+def powers(batch, scratch, factors):
+    spectra, other = t.transform(batch, scratch, factors)
+    t.power_of_pairs(spectra, len(factors) // 2 + 1, spectra)
+    return spectra, other
+
+
+@numba.njit
+def autocorrelations(batch, scratch, factors, frames):
+    spectra, other = powers(batch, scratch, factors)
+    t.mirror(spectra, len(factors) // 2 + 1)
+    result, _ = t.transform(spectra, other, factors)
+    t.unload_frames(result, frames.shape[1], 0, frames)
+
+
 def spectra_of(samples, starts, means, taper, n, dtype):
     first, second = aligned_rows(2 * n, dtype), aligned_rows(2 * n, dtype)
-    t.load_frames(samples.astype(dtype), np.array(starts), np.array(means, dtype), t.padded(taper, dtype), first)
-    result, _ = t.transform(first, second, t.twiddles(n, dtype))
-    power = aligned_rows(2 * n, dtype)
-    t.power_of_pairs(result, n // 2 + 1, power)
+    load_frames(samples.astype(dtype), np.array(starts), np.array(means, dtype), t.padded(taper, dtype), first)
+    power, _ = powers(first, second, t.twiddles(n, dtype))
     return power[: 2 * (n // 2 + 1)].reshape(-1, t.BATCH_FRAMES).T
 
 
@@ -53,7 +72,7 @@ def test_zeros_count_beyond_the_ends_and_absent_frames_are_empty():
 def test_lengths_that_do_not_fit_are_refused():
     for n, n_frame in [(12, 8), (16, 12), (16, 40)]:
         with pytest.raises(ValueError, match="multiples of 8"):
-            t.load_frames(np.zeros(99), np.array([0]), np.zeros(1), np.ones(n_frame), aligned_rows(2 * n, np.float64))
+            load_frames(np.zeros(99), np.array([0]), np.zeros(1), np.ones(n_frame), aligned_rows(2 * n, np.float64))
 
 
 def test_transforming_an_even_spectrum_gives_the_autocorrelation():
@@ -61,13 +80,9 @@ def test_transforming_an_even_spectrum_gives_the_autocorrelation():
     n = 256
     frame = np.concatenate([rng.standard_normal(128), np.zeros(128)])
     first, second = aligned_rows(2 * n, np.float64), aligned_rows(2 * n, np.float64)
-    t.load_frames(frame, np.array([0]), np.zeros(1), np.ones(n), first)
-    spectra, other = t.transform(first, second, t.twiddles(n, np.float64))
-    t.power_of_pairs(spectra, n // 2 + 1, spectra)
-    t.mirror(spectra, n // 2 + 1)
-    result, _ = t.transform(spectra, other, t.twiddles(n, np.float64))
+    load_frames(frame, np.array([0]), np.zeros(1), np.ones(n), first)
     frames = np.empty((t.BATCH_FRAMES, 128))
-    t.unload_frames(result, 128, frames)
+    autocorrelations(first, second, t.twiddles(n, np.float64), frames)
     expected = [np.dot(frame[: n - lag], frame[lag:]) for lag in range(128)]
     np.testing.assert_allclose(frames[0] / n, expected, atol=1e-9)
 

@@ -95,6 +95,17 @@ def test_a_finished_scan_again_loads_no_runtime_and_computes_nothing(run, audio,
     assert done.stdout.splitlines()[-1] == "1 []"
 
 
+def test_a_scan_of_few_files_loads_no_pandas_and_no_runtime(audio, model, tmp_path):
+    """That would take longer than the files."""
+    command = ["scan", str(audio / "two_windows.flac"), "-o", str(tmp_path), "--model", str(model), "--no-report"]
+    code = (
+        f"import sys; from ser_batch.cli.main import main; main({command!r}); "
+        "print(sorted({'torch', 'onnx', 'onnxruntime', 'numba', 'librosa', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_one_short_file_gives_the_numbers_of_the_predictor(run, audio, model):
     from ser_batch import EmotionPredictor  # noqa: PLC0415
 

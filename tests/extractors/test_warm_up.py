@@ -14,7 +14,10 @@ from ser_batch.stages.ingredients import Setup
 from ser_batch.stages.worker import Workshop
 assert "numba" not in sys.modules, "importing loads numba"
 config = Config()
-Workshop(Setup(PluginRecipe(entry_points=()), config, config.extract.extractors, model="", predict=True))
+import numpy as np
+from ser_batch.dsp.voice import synthetic_voice
+from ser_batch.records import Clip
+from ser_batch.windows import plan_windows
 
 def compiled():
     from numba.core.registry import CPUDispatcher
@@ -26,10 +29,15 @@ def compiled():
         for signature in kernel.signatures
     }
 
+from ser_batch.extractors.units import units
+
+clip = Clip(synthetic_voice(3.5), 22_050, 22_050, 1)
+for unit in units(clip, plan_windows(clip.duration_s), config.extract.extractors).values():
+    unit()
+in_units = compiled()
+Workshop(Setup(PluginRecipe(entry_points=()), config, config.extract.extractors, model="", predict=True))
 before = compiled()
-import numpy as np
-from ser_batch.records import Clip
-from ser_batch.windows import plan_windows
+assert in_units == before, f"no unit compiles {before - in_units}, or no clip needs {in_units - before}"
 
 samples = (0.3 * np.sin(np.arange(80_000) * 0.05) ** 5).astype(np.float32)
 for kind in (samples, samples[:100], samples * 0):

@@ -15,11 +15,11 @@ from harness import CONFIG, LONG, PLUGIN, assert_same, results
 from ser_batch.config import Config
 from ser_batch.plugins import PluginRecipe
 from ser_batch.stages.discover import discover
-from ser_batch.stages.ingredients import Setup
+from ser_batch.stages.ingredients import Setup, gather
 from ser_batch.stages.pool import Extraction
-from ser_batch.stages.processes import worker_count
+from ser_batch.stages.processes import Ahead, worker_count
 from ser_batch.stages.progress import Progress
-from ser_batch.stages.watch import Watchdog
+from ser_batch.stages.watch import Watchdog, beats
 
 
 @pytest.fixture
@@ -234,3 +234,39 @@ def test_no_more_workers_are_started_than_there_are_files():
     assert worker_count(2, 3) == 2
     assert worker_count(8, 0) == 1
     assert 1 <= worker_count(0, 10_000) <= (os.cpu_count() or 1)
+
+
+def built_in(audio: Path, work: Path, ahead: Ahead, n_jobs: int = 2):
+    """What workers make of some recordings with what is built in, and which processes these were."""
+    found = discover([audio], (), ())
+    setup = gather(BUILT_IN.build(), BUILT_IN, MEASURING).setup(predict=True)
+    with Extraction(setup, n_jobs, work, Progress(), ahead) as extraction:
+        outcomes = extraction.finish(extraction.start([found.ref(index) for index in range(len(found))]))
+        assert [str(outcome.status) for outcome in outcomes] == ["ok"] * len(found), outcomes
+        return {beat.pid for beat in beats(work)}
+
+
+BUILT_IN = PluginRecipe(entry_points=())
+MEASURING = Config().with_values({"predict": {"model": ""}, "extract": {"extractors": ["quality"]}})
+
+
+def test_workers_that_began_ahead_are_those_of_the_scan(voices, tmp_path):
+    with Ahead() as ahead:
+        ahead.start(2, BUILT_IN, MEASURING)
+        began = set(ahead.pids)
+        assert len(began) == 2
+        assert built_in(voices, tmp_path / "work", ahead) <= began
+    assert not [pid for pid in began if psutil.pid_exists(pid)]
+
+
+def test_workers_that_began_ahead_and_are_not_wanted_or_dead_cost_nothing(voices, tmp_path):
+    with Ahead() as ahead:
+        ahead.start(1, BUILT_IN, MEASURING)
+        (spare,) = ahead.pids
+        assert spare not in built_in(voices, tmp_path / "more", ahead)
+    assert not psutil.pid_exists(spare)
+    with Ahead() as ahead:
+        ahead.start(2, BUILT_IN, MEASURING)
+        victim, *_ = ahead.pids
+        psutil.Process(victim).kill()
+        assert victim not in built_in(voices, tmp_path / "work", ahead)
