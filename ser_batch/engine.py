@@ -113,7 +113,7 @@ def scan(
                 with suppress(RunError):
                     reporter.start()
 
-        if not isinstance(inputs, FileList) and all(map(os.path.isfile, inputs)):
+        if not isinstance(inputs, FileList) and inputs and all(map(os.path.isfile, inputs)):
             early(len(inputs))
         manager, found, about, ingredients, told = prepare(inputs, config, plugins, metadata, early)
         from ser_batch.run.open import open_run  # noqa: PLC0415 - loads pyarrow
@@ -177,7 +177,7 @@ def prepare(
 
 
 def _lasting(config: Config) -> Config:
-    """Return a configuration that means the same anywhere: for a later `retry`, and for nodes, which begin elsewhere."""
+    """Return a configuration that means the same anywhere, for a later `retry`, and for nodes, which begin elsewhere."""
     kept: dict[str, dict[str, str]] = {"predict": {"model": lasting_name(config.predict.model)}}
     if config.segments.is_table:
         kept["segments"] = {"source": os.path.abspath(config.segments.source)}  # noqa: PTH100 - it would follow links
