@@ -177,7 +177,7 @@ def prepare(
 
 
 def _lasting(config: Config) -> Config:
-    """Return a configuration that means the same anywhere, for a later `retry`, and for nodes, which begin elsewhere."""
+    """Return a configuration that means the same anywhere: for a later `retry`, and nodes, which begin elsewhere."""
     kept: dict[str, dict[str, str]] = {"predict": {"model": lasting_name(config.predict.model)}}
     if config.segments.is_table:
         kept["segments"] = {"source": os.path.abspath(config.segments.source)}  # noqa: PTH100 - it would follow links

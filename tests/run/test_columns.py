@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ser_batch.run.columns import as_column, large_strings, numbers_of
+from ser_batch.run.parquet import as_parquet
 
 WORDS = pa.dictionary(pa.int32(), pa.string())
 
@@ -58,3 +62,14 @@ def test_texts_and_numbers_come_back_as_they_were():
     assert large_strings(texts).to_pylist() == texts
     column = pa.chunked_array([[1, 2], [3]], pa.int32())
     np.testing.assert_array_equal(numbers_of(column, pa.int64()), [1, 2, 3])
+
+
+def test_dictionaries_are_kept_of_texts_alone():
+    """Of numbers that do not repeat, they would take more room than these."""
+    numbers = np.arange(300, dtype=np.float32)
+    texts = as_column(["ok", None, "failed"] * 100, WORDS)
+    table = pa.table({"x": as_column(numbers, pa.float32()), "status": texts})
+    data = as_parquet(table)
+    assert pq.read_table(io.BytesIO(data)).equals(table)
+    columns = [pq.read_metadata(io.BytesIO(data)).row_group(0).column(place) for place in range(2)]
+    assert [column.has_dictionary_page for column in columns] == [False, True]
