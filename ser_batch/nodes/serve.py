@@ -10,10 +10,10 @@ import json
 import os
 import queue
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from io import RawIOBase
 from typing import Any, BinaryIO
 
 from ser_batch.errors import SerBatchError
@@ -54,7 +54,9 @@ def do_bundle(node: Node, first: int, last: int) -> dict[str, Any]:
 def main() -> None:
     """Serve until standard input ends."""
     orders: queue.Queue[dict[str, Any] | None] = queue.Queue()
-    threading.Thread(target=_read, args=(sys.stdin.buffer, orders), daemon=True).start()
+    # Without a buffer, whose lock a thread that waits would hold as the interpreter ends.
+    stream = os.fdopen(os.dup(0), "rb", buffering=0)
+    threading.Thread(target=_read, args=(stream, orders), daemon=True).start()
     with suppress(KeyboardInterrupt), Interruptions() as interruptions, _only_answers() as answers:
         options = orders.get()
         if options is None:
@@ -79,7 +81,7 @@ def _asked(orders: queue.Queue[dict[str, Any] | None]) -> Iterator[dict[str, Any
             yield order
 
 
-def _read(stream: BinaryIO, orders: queue.Queue[dict[str, Any] | None]) -> None:
+def _read(stream: RawIOBase, orders: queue.Queue[dict[str, Any] | None]) -> None:
     for line in stream:
         orders.put(json.loads(line))
     orders.put(None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -132,6 +134,19 @@ def test_a_clock_that_is_set_makes_no_node_dead(run: Path, monkeypatch: pytest.M
         assert node.node_id in node.attempts.living()
     with pytest.raises(psutil.NoSuchProcess):
         born_s(2**22 - 3)
+
+
+def test_a_node_that_a_driver_asks_to_end_ends_in_order(run: Path) -> None:
+    """While it waits to be asked for more."""
+    options = {"run_dir": str(run), "plan_id": plan_of(run).plan_id, "trust_plugins": True}
+    command = [sys.executable, "-m", "ser_batch.nodes.serve"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as node:
+        assert node.stdin and node.stdout and node.stderr
+        node.stdin.write(json.dumps(options).encode() + b"\n")
+        node.stdin.flush()
+        assert b"node" in node.stdout.readline()
+        node.terminate()
+        assert (node.wait(60), node.stderr.read()) == (0, b"")
 
 
 @contextmanager

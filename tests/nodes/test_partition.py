@@ -32,7 +32,8 @@ class Link(NamedTuple):
     there: str
 
     def set(self, state: str) -> None:
-        subprocess.run(["ip", "link", "set", f"{self.namespace}h", state], check=True)
+        # On its side, since the address of this side goes with a link that is set down.
+        subprocess.run(["ip", "-n", self.namespace, "link", "set", f"{self.namespace}n", state], check=True)
 
 
 @pytest.fixture
