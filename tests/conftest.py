@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from repository import REPOSITORY
@@ -17,6 +20,26 @@ def corpora_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("the real corpora are not here; set SER_CORPORA to their folder")
     return folder
+
+
+#: Without these, Chromium calls its maker at every start.
+_QUIET = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required", "--mute-audio",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A headless browser. Skips where there is none, or nothing to drive it by."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=list(_QUIET))
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

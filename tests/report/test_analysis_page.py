@@ -20,7 +20,7 @@ PAGE = (REPOSITORY / "docs/analysis.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 #: Speakers of each corpus in the short scan, and files of each emotion of theirs.
-N_SPEAKERS, N_FILES = 7, 2
+N_SPEAKERS, N_FILES = 7, 1
 
 
 def few_of(about: pd.DataFrame) -> pd.DataFrame:

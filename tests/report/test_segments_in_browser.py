@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import soundfile
-from test_browser import Visit, axe, chromium  # noqa: F401 - a fixture
+from test_browser import Visit, axe
 
 import ser_batch
 from ser_batch.config import Config
@@ -18,7 +18,7 @@ TURNS = ("SPEAKER one 1 0.5 1.0 <NA> <NA> anna <NA> <NA>\n", "SPEAKER one 1 3.0 
 
 
 @pytest.fixture(scope="module")
-def visit(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Visit:  # noqa: F811
+def visit(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Visit:
     folder = tmp_path_factory.mktemp("segments")
     (folder / "calls").mkdir()
     soundfile.write(folder / "calls/one.wav", synthetic_voice(6.0), 22_050)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from test_server import tone
 
 from ser_batch.reviews.answers import read_answers
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
 axe = pytest.importorskip(
     "axe_playwright_python.sync_playwright", reason="the browser tests need axe-playwright-python"
 )
@@ -29,18 +27,6 @@ pytestmark = pytest.mark.browser
 
 N_FILES = 44
 HOSTILE = "<img src=x onerror=\"document.title='taken'\">\u202egpj.wav"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        quiet = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--mute-audio"]
-        browser = driver.chromium.launch(executable_path=path, args=quiet)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
