@@ -21,7 +21,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -115,7 +115,7 @@ def study(archive: Archive, n_draws: int, sizes: Sequence[int] = N_ANSWERS) -> I
     """Yield what so many answers are worth on speakers that were put aside."""
     choices: dict[str, Callable[[Mask, int, int], Mask]] = {
         "at random": _some,
-        "for adapt": lambda others, n_answers, _: _telling(archive, others, n_answers),
+        "for adapt": partial(_telling, archive),
     }
     for (choice, choose), n_answers in product(choices.items(), sizes):
         found = [
@@ -216,17 +216,12 @@ def _some(others: Mask, n_answers: int, seed: int) -> Mask:
     return chosen
 
 
-def _telling(archive: Archive, others: Mask, n_answers: int) -> Mask:
+def _telling(archive: Archive, others: Mask, n_answers: int, seed: int) -> Mask:
     """Choose files as `tasks_for_adapt` does, of those of some speakers."""
-    examples, places = archive.examples, np.flatnonzero(others)
-    ranked = np.sort(said := examples.said_by(archive.head)[places], axis=1)
-    sums = np.column_stack([np.bincount(examples.of, column, len(examples)) for column in examples.inputs.T])[places]
-    vectors = (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
-    margin = (ranked[:, -1] - ranked[:, -2]).astype(np.float32)
+    places = np.flatnonzero(others)
+    label = archive.examples.said_by(archive.head)[places].argmax(axis=1).astype(np.int16)
     chosen = np.zeros_like(others)
-    chosen[places[choose_for_adapt(said.argmax(axis=1).astype(np.int16), margin, vectors.__getitem__, n_answers)]] = (
-        True
-    )
+    chosen[places[choose_for_adapt(label, n_answers, seed)]] = True
     return chosen
 
 

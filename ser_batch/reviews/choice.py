@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,6 @@ from ser_batch.reviews.sample import (
     choose_unit,
     draw_sample,
     load_sample,
-    margins_of,
     names_of,
     population_of,
     save_sample,
@@ -44,8 +43,6 @@ Floats = NDArray[np.float32]
 
 #: Most tasks of a visit, besides those of an audit.
 _MOST_TASKS = 500
-#: The most doubtful units, among which those for `adapt` are spread.
-_N_DOUBTFUL = 3_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,72 +133,40 @@ def _places_of(run: Run, unit: UnitKind, clip_ids: dict[str, int]) -> NDArray[np
 
 
 def tasks_for_adapt(run: Run) -> list[Task]:
-    """Return units from which a model would learn most: doubtful ones, unlike each other.
+    """Return units from which a model learns most: at random, the labels that were given in turn.
 
-    Of the units whose two most probable labels are nearest, the same number for each label, those are taken first that
-    are furthest in embedding space from all taken before (farthest-first traversal, Gonzalez 1985). Without stored
-    embeddings, the most doubtful come first, label by label.
+    Choices by doubt and by distance in embedding space did no better on whole archives; docs/own-archive.md has the
+    figures.
     """
     unit = choose_unit(run)
-    label, margin = margins_of(run, unit)
+    label = population_of(run, unit).label
     if not len(label):
         raise DataError(f"{run.folder} holds no labelled {unit[:-1]}, so there is nothing to ask about.")
-    units: dict[int, Unit] = {}
-
-    def vectors_of(places: NDArray[np.int64]) -> Floats | None:
-        found = units_of(run, unit, places)
-        units.update(zip(places.tolist(), found, strict=True))
-        return _vectors_of(run, found)
-
-    chosen = choose_for_adapt(label, margin, vectors_of, _MOST_TASKS)
-    return [Task(units[place], "adapt") for place in chosen.tolist()]
+    return [Task(item, "adapt") for item in units_of(run, unit, choose_for_adapt(label, _MOST_TASKS))]
 
 
-def choose_for_adapt(
-    label: NDArray[np.int16],
-    margin: NDArray[np.float32],
-    vectors_of: Callable[[NDArray[np.int64]], Floats | None],
-    n: int,
-) -> NDArray[np.int64]:
+def choose_for_adapt(label: NDArray[np.int16], n: int, seed: int = 0) -> NDArray[np.int64]:
     """Choose units as `tasks_for_adapt` does.
 
     Parameters
     ----------
     label : int16 (n_units,)
         Place of the label of each unit among those of the model.
-    margin : float32 (n_units,)
-        Of its most probable label before the second.
-    vectors_of : callable
-        Gives the embeddings (n_places, n_numbers) of units at some places, of length 1; None where there are none.
     n : int
         How many, at most.
+    seed : int
 
     Returns
     -------
     places : int64 (n_chosen,)
         In the order in which they are asked about.
     """
-    order = np.argsort(margin, kind="stable")
+    order = np.random.default_rng(seed).permutation(len(label))
     rank = np.empty(len(order), np.int64)
     for number in np.unique(label):
         of_label = order[label[order] == number]
         rank[of_label] = np.arange(len(of_label))
-    doubtful = np.lexsort((margin, rank))[:_N_DOUBTFUL]
-    vectors = vectors_of(doubtful)
-    return np.asarray(doubtful[:n] if vectors is None else doubtful[_spread(vectors, n)])
-
-
-def _spread(vectors: Floats, n: int) -> list[int]:
-    """Return `n` places, each the furthest from all before; the first is the most doubtful."""
-    chosen = [0]
-    nearest = np.linalg.norm(vectors - vectors[0], axis=1)
-    while len(chosen) < min(n, len(vectors)):
-        place = int(nearest.argmax())
-        if not nearest[place] > 0:
-            break
-        chosen.append(place)
-        nearest = np.minimum(nearest, np.linalg.norm(vectors - vectors[place], axis=1))
-    return chosen
+    return np.asarray(np.lexsort((label, rank))[:n])
 
 
 def tasks_like(run: Run, clip_id: str) -> list[Task]:
@@ -263,28 +228,6 @@ def _windows_of(run: Run, clip_ids: Collection[str]) -> dict[str, dict[int, tupl
     for name, index, start_s, end_s, channel in zip(*told, channels_of(rows).tolist(), strict=True):
         found.setdefault(name, {})[index] = (start_s, end_s, channel)
     return found
-
-
-def _vectors_of(run: Run, units: Sequence[Unit]) -> Floats | None:
-    """Return the embedding of each unit, of length 1, the mean over its windows; None where a run has none."""
-    if not run.has_table("embeddings"):
-        return None
-    names = {item.clip_id for item in units}
-    where = [("clip_id", "in", sorted(names))]
-    rows = run.read("embeddings", ["clip_id", "window_index", "embedding"], where, metadata=False)
-    matrix = matrix_of(rows.column("embedding")).astype(np.float32)
-    place = {key: i for i, key in enumerate(zip(*(rows.column(i).to_pylist() for i in (0, 1)), strict=True))}
-    windows = _windows_of(run, names)
-    vectors = np.zeros((len(units), matrix.shape[1]), np.float32)
-    for number, item in enumerate(units):
-        inside = [
-            place[item.clip_id, index]
-            for index, window in windows.get(item.clip_id, {}).items()
-            if _overlap(item, *window) and (item.clip_id, index) in place
-        ]
-        if inside:
-            vectors[number] = matrix[inside].mean(axis=0)
-    return _unit_length(vectors)
 
 
 def _unit_length(vectors: Floats) -> Floats:

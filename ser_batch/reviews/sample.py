@@ -45,7 +45,6 @@ __all__ = [
     "draw",
     "draw_sample",
     "load_sample",
-    "margins_of",
     "names_of",
     "population_of",
     "save_sample",
@@ -224,16 +223,6 @@ def population_of(run: Run, unit: UnitKind) -> Population:
         total += rows.probabilities.sum(axis=0, dtype=np.float64)
     label = np.concatenate(labels)
     return Population(unit, run.labels, label, np.concatenate(confidences), total / max(len(label), 1))
-
-
-def margins_of(run: Run, unit: UnitKind) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
-    """Return the place of the predicted label of each unit, and how far it is ahead of the second; both (n_units,)."""
-    labels, margins = [np.zeros(0, np.int16)], [np.zeros(0, np.float32)]
-    for rows in _labelled(run, unit):
-        ranked = np.sort(rows.probabilities, axis=1)
-        labels.append(rows.probabilities.argmax(axis=1).astype(np.int16))
-        margins.append(ranked[:, -1] - ranked[:, -2] if ranked.shape[1] > 1 else ranked[:, -1])
-    return np.concatenate(labels), np.concatenate(margins)
 
 
 def names_of(run: Run, unit: UnitKind) -> Iterator[list[str]]:

@@ -23,7 +23,7 @@ from ser_batch.reviews.choice import (
     tasks_for_label,
     tasks_like,
 )
-from ser_batch.reviews.sample import choose_unit, margins_of
+from ser_batch.reviews.sample import choose_unit, population_of
 from ser_batch.run.read import Run, open_run
 from ser_batch.run.schema import Contents, schema_of
 
@@ -75,10 +75,9 @@ def test_only_one_label(run: Run) -> None:
         tasks_for_label(run, "feer")
 
 
-def test_for_adapt_doubtful_clips_come_first_unlike_each_other_and_of_all_labels(run: Run) -> None:
+def test_for_adapt_labels_take_turns(run: Run) -> None:
     tasks = tasks_for_adapt(run)
-    first = tasks[:24]
-    assert {task.unit.model_label for task in first} == set(LABELS)
+    assert [task.unit.model_label for task in tasks[:24]] == [*LABELS] * 4
     assert len({(task.unit.clip_id, task.unit.start_s) for task in tasks}) == len(tasks)
 
 
@@ -143,13 +142,9 @@ def test_segments_are_asked_about_where_a_run_has_some_but_no_whole_channels(
     assert (found.unit, found.n_answers, found.accuracy.value) == ("segments", 40, 1.0)
 
 
-def test_without_embeddings_doubt_alone_decides_and_likeness_is_refused(tmp_path: Path) -> None:
+def test_without_embeddings_likeness_is_refused(tmp_path: Path) -> None:
     made = open_run(make_run(tmp_path / "run", 200))
-    tasks = tasks_for_adapt(made)
-    margin = load_results(made.folder).set_index("clip_id").margin
-    first = [margin[task.unit.clip_id] for task in tasks[:6]]
-    assert {task.unit.model_label for task in tasks[:6]} == set(LABELS)
-    assert max(first) < margin.median()
+    assert {task.unit.model_label for task in tasks_for_adapt(made)[:6]} == set(LABELS)
     with pytest.raises(RunError, match=r"has no embeddings: "):
         tasks_like(made, "a.wav")
 
@@ -162,18 +157,18 @@ def test_a_sample_of_another_run_is_refused(tmp_path: Path) -> None:
         tasks_for_audit(made)
 
 
-def test_units_of_some_alone_are_chosen_as_those_of_a_run_are(run: Run) -> None:
-    label, margin = margins_of(run, choose_unit(run))
-    asked: list[np.ndarray] = []
+def test_labels_take_turns_until_nothing_of_one_is_left() -> None:
+    label = np.array([0] * 60 + [1] * 17 + [2] * 3, np.int16)
+    chosen = choose_for_adapt(label, 40)
+    assert len(set(chosen.tolist())) == 40
+    assert label[chosen[:9]].tolist() == [0, 1, 2] * 3
+    assert label[chosen[9:15]].tolist() == [0, 1] * 3 and np.bincount(label[chosen]).tolist() == [20, 17, 3]
+    # At random within each, and another time the same.
+    assert chosen.tolist() == choose_for_adapt(label, 40).tolist() != choose_for_adapt(label, 40, seed=1).tolist()
+    assert chosen[label[chosen] == 0].tolist() != sorted(chosen[label[chosen] == 0].tolist())
 
-    def vectors_of(places: np.ndarray) -> np.ndarray:
-        asked.append(places)
-        return np.eye(len(places), dtype=np.float32)
 
-    chosen = choose_for_adapt(label, margin, vectors_of, 12)
-    # All are equally far from each other: the most doubtful of each label come first, in turn.
-    assert chosen.tolist() == asked[0][:12].tolist()
-    assert len({*label[chosen[: len(LABELS)]].tolist()}) == len(LABELS)
-    assert choose_for_adapt(label, margin, lambda places: None, 12).tolist() == chosen.tolist()
+def test_tasks_for_adapt_are_each_of_another_unit(run: Run) -> None:
+    label = population_of(run, choose_unit(run)).label
     units = [task.unit for task in tasks_for_adapt(run)]
     assert len(set(units)) == len(units) == min(500, len(label))
