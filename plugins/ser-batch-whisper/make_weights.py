@@ -14,7 +14,6 @@ import argparse
 import datetime
 import json
 import struct
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,22 +23,21 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from ser_batch_whisper import MODELS
-from ser_batch_whisper.classifier import STEP_S, WEIGHTS, WhisperClassifier, audible_stretch, summarised
-from ser_batch_whisper.encoder import N_LAYERS, N_STEPS, weight_shapes
-from ser_batch_whisper.mel import WhisperMelExtractor
+from ser_batch_whisper.classifier import WEIGHTS
+from ser_batch_whisper.encoder import N_LAYERS, N_STEPS, WIDTH, weight_shapes
 from sklearn.linear_model import LogisticRegression
 
-from ser_batch import Config, hooks
+from ser_batch import hooks
 from ser_batch._version import __version__
 from ser_batch.corpora.reading import read_corpus
 from ser_batch.plugins import PluginRecipe
-from ser_batch.records import Clip, ClipRef, Corpus, LabelledClip
+from ser_batch.records import Corpus
+from ser_batch.stages.progress import Progress
 from ser_batch.training import metrics
-from ser_batch.training.augment import augment, clip_generator
 from ser_batch.training.dataset import Dataset, content_hashes, cross_validation_folds, speaker_key
 from ser_batch.training.evaluate import HASH_DIGITS, Predictions, score_table
+from ser_batch.training.teacher import windows_heard
 from ser_batch.training.train_config import AugmentConfig, DataConfig
-from ser_batch.windows import plan_windows
 
 LABELS = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 #: Corpora that are strangers to each other in language, room and speakers: each left out once.
@@ -119,52 +117,25 @@ def _read_ctranslate2(path: Path) -> Arrays:
     return found
 
 
-class Summaries:
-    """What the encoder hears in each window of each clip, and of one changed copy of each; kept in a folder."""
+def hold(encoder: Arrays) -> None:
+    """Put the encoder into the package, with a layer that says nothing, unless it is there."""
+    if WEIGHTS.exists():
+        known = load_file(WEIGHTS)
+        if all(name in known and np.array_equal(known[name], array) for name, array in encoder.items()):
+            return
+    n_heard = 2 * WIDTH * N_LAYERS
+    blank = {"summary.mean": np.zeros(n_heard, np.float32), "summary.std": np.ones(n_heard, np.float32)}
+    blank |= {"head.weight": np.zeros((len(LABELS), n_heard), np.float32)}
+    blank |= {"head.bias": np.zeros(len(LABELS), np.float32)}
+    meta = {"name": "ser7-large", "labels": LABELS, "temperatures": dict.fromkeys(MODELS, 1.0), "training": {}}
+    save_file(encoder | blank, WEIGHTS, metadata={"ser_batch": json.dumps(meta)})
 
-    def __init__(self, encoder: Arrays, clips: list[LabelledClip], hashes: list[str], cache: Path) -> None:
-        self._clips, self._hashes, self._cache = clips, hashes, cache
-        weights = {name: array.astype(np.float32) for name, array in encoder.items()}
-        weights |= {f"summary.{part}": np.zeros(1, np.float32) for part in ("mean", "std")}
-        weights |= {"head.weight": np.zeros((1, 1), np.float32), "head.bias": np.zeros(1, np.float32)}
-        self._classifier = WhisperClassifier(
-            "encoder", weights, {"labels": ["-"], "temperatures": {"encoder": 1}}, [0], ""
-        )
-        self._extractor, self._config = WhisperMelExtractor(), Config()
-        self._manager = PluginRecipe(entry_points=()).build()
 
-    def rows(self, copy: int) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
-        """Return summaries (n, 1536), the clip of each and its audible seconds; silent windows are left out."""
-        self._cache.mkdir(parents=True, exist_ok=True)
-        parts = []
-        for start in range(0, len(self._clips), 200):
-            path = self._cache / f"copy{copy}-{start:06d}.npz"
-            if not path.exists():
-                found = [
-                    row for index in range(start, min(start + 200, len(self._clips))) for row in self._of(index, copy)
-                ]
-                values, clips, seconds = zip(*found, strict=True)
-                np.savez(path, values=np.array(values, np.float16), clips=np.array(clips), seconds=np.array(seconds))
-                print(f"copy {copy}: {start + 200:,} of {len(self._clips):,} clips", file=sys.stderr)
-            with np.load(path) as stored:
-                parts.append((stored["values"].astype(np.float32), stored["clips"], stored["seconds"]))
-        return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))  # type: ignore[return-value]
-
-    def _of(self, index: int, copy: int) -> Any:
-        audio, path = self._config.audio, self._clips[index].path
-        generator = clip_generator(0, self._hashes[index], copy)
-        for clip in hooks.read_clip(self._manager, ClipRef(path, path, 0, 0), audio.sample_rate_hz, audio.piece_s, 0.0):
-            samples = clip.samples
-            if copy:
-                samples = augment(samples, clip.sample_rate_hz, CHANGES, generator)
-            clip = Clip(np.array(samples), clip.sample_rate_hz, clip.source_rate_hz, 1)  # noqa: PLW2901
-            block = self._extractor.extract(clip, plan_windows(clip.duration_s))
-            assert block.tensor is not None
-            for mel in block.tensor:
-                if (stretch := audible_stretch(mel)) is not None:
-                    cut, audible = stretch
-                    heard = summarised(self._classifier.encode(cut), audible)
-                    yield heard, index, STEP_S * np.count_nonzero(audible)
+def summaries(rows: Any, copy: int) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
+    """Return what is heard in windows (n, 1536), the clip of each and its audible seconds."""
+    inside = rows.copy == copy
+    values, seconds = rows.arrays["embedding"][inside], rows.arrays["seconds"][inside]
+    return values.astype(np.float32), rows.clip[inside], seconds.astype(np.float64)
 
 
 CHANGES = AugmentConfig(copies=1, speed=0.12, pitch_probability=0.25, pitch_st=1.5, stretch_probability=0.25)
@@ -275,8 +246,11 @@ def main() -> None:
     clips = list(read_corpus(options.corpora, corpora).clips)
     hashes = content_hashes([clip.path for clip in clips])
     dataset = Dataset.build(clips, DataConfig(labels=LABELS, merge=("calm=neutral",)))
-    summaries = Summaries(encoder, clips, hashes, options.cache)
-    study = Study(dataset, summaries.rows(0), summaries.rows(1))
+    hold(encoder)
+    paths = [clip.path for clip in clips]
+    how: Any = {"cache_dir": options.cache, "recipe": PluginRecipe(), "changes": CHANGES, "progress": Progress()}
+    rows = windows_heard("ser7-large", paths, hashes, **how)
+    study = Study(dataset, summaries(rows, 0), summaries(rows, 1))
     everything = np.arange(len(dataset))
     folds = {
         "speakers": [fold[1:] for fold in cross_validation_folds(dataset, corpora, "given")],

@@ -28,11 +28,11 @@ from ser_batch.records import ClipOutcome
 from ser_batch.stages.ingredients import gather
 from ser_batch.stages.progress import Progress
 from ser_batch.training.augment import AugmentConfig
-from ser_batch.training.buckets import Task, compute
+from ser_batch.training.buckets import Rows, Task, compute
 from ser_batch.training.dataset import NO_TARGET, Dataset
 from ser_batch.training.features import WEIGHT_COLUMN
 
-__all__ = ["Embeddings", "embeddings_of", "soft_labels"]
+__all__ = ["Embeddings", "embeddings_of", "soft_labels", "windows_heard"]
 
 #: float16 (n_clips, n_embedding); NaN where a clip gave nothing.
 Embeddings = NDArray[np.float16]
@@ -44,19 +44,26 @@ _PENALTY = 0.03
 _N_ITERATIONS = 60
 
 
-def embeddings_of(
+def windows_heard(
     model: str,
     paths: Sequence[str],
     hashes: Sequence[str],
     *,
     cache_dir: Path,
     recipe: PluginRecipe,
-    jobs: int,
+    changes: AugmentConfig,
+    jobs: int = 0,
     progress: Progress,
-) -> Embeddings:
-    """Return what a model hears in each clip: means over windows, weighted by audible seconds.
+) -> Rows:
+    """Return what a model hears in each window, of clips and of changed copies of them.
 
     Arguments are those of `features.extract_features`. The model hears by the settings that it was trained with.
+
+    Returns
+    -------
+    Rows
+        With ``embedding``, float16 (n_rows, n_embedding), and ``seconds``, float32 (n_rows,): those that are audible,
+        more than 0. Silence has nothing to teach, and gives no row.
 
     Raises
     ------
@@ -77,28 +84,33 @@ def embeddings_of(
     if not ingredients.n_embedding:
         raise ConfigError(f"--teacher: model {model!r} gives labels alone; a teacher must tell what it hears, too.")
     (quality,) = (spec for spec in ingredients.specs if spec.extractor == "quality")
-    place = quality.columns.index(WEIGHT_COLUMN)
     task = Task(
         setup=ingredients.setup(predict=True),
-        depends=[ingredients.settings(), __version__, "teacher"],
-        arrays={"embedding": (np.float16, (ingredients.n_embedding,))},
-        rows_of=partial(_mean, place=place),
+        depends=[ingredients.settings(), __version__, "windows heard"],
+        arrays={"embedding": (np.float16, (ingredients.n_embedding,)), "seconds": (np.float32, ())},
+        rows_of=partial(_audible, place=quality.columns.index(WEIGHT_COLUMN)),
     )
     progress.say(f"What the teacher {model} hears:")
-    rows = compute(task, paths, hashes, cache_dir, AugmentConfig(copies=0), jobs, progress)
-    heard = np.full((len(paths), ingredients.n_embedding), np.nan, np.float16)
-    heard[rows.clip] = rows.arrays["embedding"]
-    return heard
+    return compute(task, paths, hashes, cache_dir, changes, jobs, progress)
 
 
-def _mean(outcome: ClipOutcome, place: int) -> dict[str, NDArray]:
+def _audible(outcome: ClipOutcome, place: int) -> dict[str, NDArray]:
     (seconds,) = (block.scalars[:, place] for block in outcome.blocks if block.extractor == "quality")
-    weights = np.nan_to_num(seconds.astype(np.float64)).clip(min=0)
-    if not weights.any():
-        # Silence has nothing to teach.
-        return {"embedding": np.zeros((0, outcome.embeddings.shape[1]), np.float16)}
-    mean = weights @ outcome.embeddings.astype(np.float64) / weights.sum()
-    return {"embedding": mean[None].astype(np.float16)}
+    inside = np.nan_to_num(seconds) > 0
+    return {"embedding": outcome.embeddings[inside].astype(np.float16), "seconds": seconds[inside].astype(np.float32)}
+
+
+def embeddings_of(model: str, paths: Sequence[str], hashes: Sequence[str], **how: Any) -> Embeddings:
+    """Return what a model hears in each clip: means over windows, weighted by audible seconds.
+
+    Arguments and errors are those of `windows_heard`, without changes.
+    """
+    rows = windows_heard(model, paths, hashes, changes=AugmentConfig(copies=0), **how)
+    seconds = rows.arrays["seconds"].astype(np.float64)
+    total = np.bincount(rows.clip, seconds, minlength=len(paths))
+    mean = np.zeros((len(paths), rows.arrays["embedding"].shape[1]))
+    np.add.at(mean, rows.clip, seconds[:, None] * rows.arrays["embedding"])
+    return np.divide(mean, total[:, None], out=np.full_like(mean, np.nan), where=total[:, None] > 0).astype(np.float16)
 
 
 def soft_labels(heard: Embeddings, dataset: Dataset, clips: NDArray[np.int64], balance: float) -> NDArray[np.float32]:
