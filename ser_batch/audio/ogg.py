@@ -24,6 +24,8 @@ _SLACK_S = 0.01
 @dataclass(frozen=True, slots=True)
 class _Page:
     serial: bytes
+    #: In its stream, from 0.
+    number: int
     is_first: bool
     is_last: bool
     body: int
@@ -46,7 +48,7 @@ def decode(source: Source, start: int, account: Account) -> Generator[Block, Non
         account.note("no page is marked as the last: the recording was cut off, or went on")
     for first, last in links:
         if source.at(first, _HEADER_BYTES + 6)[-5:] == b"\x7fFLAC":
-            yield from flac.decode(Joined(source, _bodies(source, first, last)), 0, account)
+            yield from flac.decode(Joined(source, _bodies(source, first, last, account)), 0, account)
             continue
         try:
             sound = Sound(source if (first, last) == (0, source.size_bytes) else Joined(source, [(first, last)]))
@@ -89,10 +91,10 @@ def _links(source: Source, start: int) -> Iterator[tuple[int, int]]:
     yield begin, source.size_bytes
 
 
-def _bodies(source: Source, start: int, end: int) -> list[bytes | tuple[int, int]]:
+def _bodies(source: Source, start: int, end: int, account: Account) -> list[bytes | tuple[int, int]]:
     """Return what is inside the pages of the first stream, which is FLAC, without the words that Ogg puts before it."""
     stretches: list[bytes | tuple[int, int]] = []
-    serial, place = b"", start
+    serial, place, n_seen, last_number = b"", start, 0, -1
     while place < end:
         page = _page(source, place)
         if page is None:
@@ -100,8 +102,11 @@ def _bodies(source: Source, start: int, end: int) -> list[bytes | tuple[int, int
             continue
         serial = serial or page.serial
         if page.serial == serial:
+            n_seen, last_number = n_seen + 1, max(last_number, page.number)
             stretches.append((page.body + (0 if stretches else 9), min(page.end, end)))
         place = page.end
+    if last_number >= n_seen:
+        account.unread.append(f"{last_number + 1 - n_seen:,} of {last_number + 1:,} Ogg pages are missing")
     return stretches
 
 
@@ -111,5 +116,10 @@ def _page(source: Source, place: int) -> _Page | None:
         return None
     body = _HEADER_BYTES + head[26]
     return _Page(
-        head[14:18], bool(head[5] & 2), bool(head[5] & 4), place + body, place + body + sum(head[_HEADER_BYTES:body])
+        head[14:18],
+        int.from_bytes(head[18:22], "little"),
+        bool(head[5] & 2),
+        bool(head[5] & 4),
+        place + body,
+        place + body + sum(head[_HEADER_BYTES:body]),
     )

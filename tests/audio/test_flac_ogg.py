@@ -165,3 +165,10 @@ def test_junk_around_ogg_is_said(tmp_path, streams, kind):
     assert reading.error == "" and "3,000 bytes in front of the audio were skipped" in reading.note
     assert read_bytes(tmp_path, streams[kind] + junk, "x.ogg").error == "3,000 bytes behind the audio were not read"
     assert reading.duration_s == pytest.approx(SECONDS[kind], abs=1e-3)
+
+
+def test_flac_in_ogg_with_a_page_missing_says_so(tmp_path, streams):
+    data = streams["flac"]
+    first, second = data.find(b"OggS", 70_000), data.find(b"OggS", 140_000)
+    reading = read_bytes(tmp_path, data[:first] + data[second:], "x.oga")
+    assert reading.error == "1 of 6 Ogg pages are missing"
