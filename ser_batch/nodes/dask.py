@@ -336,7 +336,11 @@ class _Work:
         from distributed import KilledWorker  # noqa: PLC0415 - an extra
 
         if task.status == "finished":
-            answer: dict[str, Any] = task.result()
+            try:
+                answer: dict[str, Any] = task.result(timeout=_ANSWER_S)
+            except Exception:  # it lies with the worker, which may have died with it
+                self._forget(task)
+                return {"is_lost": True}
             task.release()
             return answer
         error = task.exception() if task.status == "error" else None
