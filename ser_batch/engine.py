@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +18,7 @@ from ser_batch.nodes.outcomes import Line, choose_device
 from ser_batch.plugins import PluginRecipe
 from ser_batch.report.apart import ReportProcess, refresh_report
 from ser_batch.resources import lasting_name
+from ser_batch.run.place import FolderPlace, Place, place_of
 from ser_batch.run.summary import RunSummary
 from ser_batch.stages.discover import FileList, Found, discover
 from ser_batch.stages.ingredients import Ingredients, gather
@@ -60,7 +62,7 @@ def scan(
     ----------
     inputs : path, sequence of paths, or FileList
         Directories and files; or addresses of objects and what is below them, all of one bucket.
-    run_dir : path
+    run_dir : path, or address in a bucket
         Folder of the run; made where it does not exist.
     config : Config, optional
         The defaults, unless given.
@@ -96,15 +98,14 @@ def scan(
     begin = time.monotonic()
     if mode not in MODES:
         raise ConfigError(f"Unknown mode {mode!r}; it must be one of {', '.join(MODES)}.")
-    folder = on_disk(run_dir)
     if isinstance(inputs, str | os.PathLike):
         inputs = [inputs]
     config, plugins, progress = config or Config(), plugins or PluginRecipe(), progress or Progress()
-    with Interruptions() as interruptions, ReportProcess() as reporter, Ahead() as ahead:
+    with Interruptions() as interruptions, place_of(run_dir) as place, ReportProcess() as reporter, Ahead() as ahead:
 
         def early(n_files: int) -> None:
             """Let others load what they need meanwhile, unless there may be nothing to do."""
-            if ahead.has_begun or os.path.exists(folder / "run.json"):  # noqa: PTH110 - a folder that is not to be seen
+            if ahead.has_begun or os.path.exists(place.folder / "run.json"):  # noqa: PTH110 - a folder that is not to be seen
                 return
             # Plugins of others may hang, and nobody watches these workers yet.
             recipe = plugins if plugins.is_built_in else PluginRecipe((), (), plugins.built_in)
@@ -118,7 +119,7 @@ def scan(
         manager, found, about, ingredients, told = prepare(inputs, config, plugins, metadata, early)
         from ser_batch.run.open import open_run  # noqa: PLC0415 - loads pyarrow
 
-        with open_run(folder, ingredients, found, mode, interruptions) as run:
+        with open_run(place, ingredients, found, mode, interruptions) as run:
             unlisted = (f"Cannot list {folder}" for folder in found.unreadable)
             for notice in [*unlisted, *run.notices, *told]:
                 progress.say(notice)
@@ -135,9 +136,21 @@ def scan(
                 run.complete(time.monotonic() - begin)
             summary = run.summary(n_processed=0 if nothing_new else run.plan.n_files)
         # The run is let go of before: whatever its report does, others may use it.
-        if report:
-            refresh_report(reporter, summary.run_dir, plugins, len(found), progress.say)
-        return summary
+        has_report = report and _report(place, reporter, plugins, len(found), progress)
+        return replace(summary, has_report=has_report)
+
+
+def _report(place: Place, reporter: ReportProcess, plugins: PluginRecipe, n_files: int, progress: Progress) -> bool:
+    """See to the report of a run, and tell whether there is one now."""
+    if place.has_report():
+        return True
+    try:
+        place.fetch_for_report()
+        refresh_report(reporter, place.folder, plugins, n_files, lambda text: progress.say(place.told(text)))
+        return place.publish_report()
+    except RunError as error:  # of a bucket: it costs the report, never the run
+        progress.say(place.told(f"{error} The results are whole; `ser-batch report {place.name}` tries again."))
+        return False
 
 
 class Prepared(NamedTuple):
@@ -304,7 +317,7 @@ def planned_run(
     config, plugins, progress = config or Config(), plugins or PluginRecipe(), progress or Progress()
     with Interruptions() as interruptions:
         manager, found, about, ingredients, told = prepare(inputs, config, plugins, metadata)
-        with open_run(folder, ingredients, found, mode, interruptions) as run:
+        with open_run(FolderPlace(folder), ingredients, found, mode, interruptions) as run:
             unlisted = (f"Cannot list {unlisted}" for unlisted in found.unreadable)
             for notice in [*unlisted, *run.notices, *told]:
                 progress.say(notice)

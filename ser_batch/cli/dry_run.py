@@ -13,6 +13,7 @@ from ser_batch.cli.progress import hours_text, make_progress
 from ser_batch.engine import prepare
 from ser_batch.errors import ExitCode
 from ser_batch.run.open import preview_run
+from ser_batch.run.place import place_of
 from ser_batch.stages.measure import estimate_audio_s, measure_speed, sample_refs
 from ser_batch.stages.processes import worker_count
 from ser_batch.text import printable
@@ -31,7 +32,7 @@ _SAMPLE_PER_WORKER = 12
 
 def show_plan(
     inputs: tuple[str, ...] | FileList,
-    run_dir: Path,
+    run_dir: Path | str,
     mode: str,
     config: Config,
     recipe: PluginRecipe,
@@ -39,7 +40,9 @@ def show_plan(
 ) -> int:
     """Print the plan of a scan, which is checked as the scan would be; nothing is written."""
     _, found, _, ingredients, notices = prepare(inputs, config, recipe, metadata)
-    plan = preview_run(run_dir, ingredients, found, mode)
+    with place_of(run_dir) as place:
+        place.look()
+        plan = preview_run(place.folder, ingredients, found, mode)
     for notice in (*(f"Cannot list {folder}" for folder in found.unreadable), *notices):
         click.echo(printable(notice))
     click.echo(f"{len(found):,} files below {printable(found.root)}, {plan.n_files:,} of them to do.")

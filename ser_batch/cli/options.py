@@ -173,7 +173,13 @@ analysis_options = _together(
 #: Where it goes, and what to do with what is there.
 run_options = _together(
     click.option(
-        "-o", "--output", "run_dir", required=True, metavar="RUN", type=click.Path(), help="Folder of the run."
+        "-o",
+        "--output",
+        "run_dir",
+        required=True,
+        metavar="RUN",
+        type=click.Path(),
+        help="Folder of the run, or its address in a bucket.",
     ),
     click.option(
         "--dry-run",

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ser_batch.cli.options import limit_options, plugin_option, quiet_option, run_argument, trust_option
+from ser_batch.cli.options import limit_options, plugin_option, quiet_option, readable_run_argument, trust_option
 from ser_batch.errors import ConfigError
 from ser_batch.text import printable
 
@@ -16,13 +16,13 @@ __all__ = ["command"]
 
 
 @click.command("retry")
-@run_argument
+@readable_run_argument
 @plugin_option
 @trust_option
 @limit_options
 @quiet_option
 def command(run_dir: str, **options: Any) -> int:
-    """Process the failed files of RUN again, with the settings of the run and nothing else of it.
+    """Process the failed files of RUN again, with its settings and nothing else of it; it may be in a bucket.
 
     A run that was made with --plugin FILE needs the file again. RUN says where it was, but a run folder may come from
     anywhere, and a plugin may do anything: give the file once more, or --trust-plugins.
@@ -34,9 +34,10 @@ def command(run_dir: str, **options: Any) -> int:
     from ser_batch.cli.summary import told  # noqa: PLC0415
     from ser_batch.engine import scan  # noqa: PLC0415
     from ser_batch.plugins import PluginRecipe  # noqa: PLC0415
-    from ser_batch.run.manifest import config_of_run, inputs_of_run, read_manifest  # noqa: PLC0415
+    from ser_batch.run.copy import manifest_of  # noqa: PLC0415
+    from ser_batch.run.manifest import config_of_run, inputs_of_run  # noqa: PLC0415
 
-    manifest = read_manifest(Path(run_dir))
+    manifest = manifest_of(run_dir)
     limits = {name: options[name] for name in ("jobs", "timeout_s", "memory_limit_mb") if options[name] is not None}
     files = _plugin_files(manifest.get("plugin_files", ()), options["plugins"], options["trust_plugins"])
     with interruptible(f"What is committed stays in {printable(run_dir)}."):

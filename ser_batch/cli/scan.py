@@ -70,9 +70,9 @@ __all__ = ["command", "run_scan"]
 def command(**options: Any) -> int:
     """Label every audio file below the INPUTs: directories, single files, or addresses such as s3://bucket/prefix.
 
-    Results go to the folder RUN: one row per file in RUN/files, one per window in RUN/windows and RUN/embeddings
-    (Parquet), and RUN/report.html. The same command again goes on where it ended, whatever ended it, and does only what
-    is new.
+    Results go to the folder RUN, or to a bucket (s3://bucket/run): one row per file in RUN/files, one per window in
+    RUN/windows and RUN/embeddings (Parquet), and RUN/report.html. The same command again goes on where it ended,
+    whatever ended it, and does only what is new.
 
     Exit codes: 0 all files are labelled, 1 some failed (their rows say why), 4 no audio files were found, 7 the run
     folder cannot be used or the cluster cannot do it, 130 interrupted.
@@ -112,7 +112,7 @@ def run_scan(options: dict[str, Any], **fixed: Any) -> int:
     return told(summary, options["quiet"])
 
 
-def _tell(planned: Planned, run_dir: Path) -> int:
+def _tell(planned: Planned, run_dir: Path | str) -> int:
     where = printable(run_dir)
     with suppress(OutputLostError):
         click.echo(f"{planned.n_files:,} files found, {planned.n_files - planned.n_done:,} of them to do.")
@@ -124,8 +124,8 @@ def _tell(planned: Planned, run_dir: Path) -> int:
     return ExitCode.OK
 
 
-def _target(options: dict[str, Any]) -> tuple[Path, str]:
-    """Return the run folder and what to do with a run that is there."""
+def _target(options: dict[str, Any]) -> tuple[Path | str, str]:
+    """Return where the run is, its folder or its address, and what to do with one that is there."""
     mode: str = options["mode"]
     if options["recompute"]:
         if mode == "restart":
@@ -133,14 +133,13 @@ def _target(options: dict[str, Any]) -> tuple[Path, str]:
                 "--restart and --recompute exclude each other: one deletes results, the other keeps some."
             )
         mode = "recompute"
-    from ser_batch.storage.address import on_disk  # noqa: PLC0415 - imports for a call, not for --help
+    from ser_batch.run.place import has_run  # noqa: PLC0415 - imports for a call, not for --help
+    from ser_batch.storage.address import is_url, local_or_url  # noqa: PLC0415
 
-    if not options["new_run"]:
-        return on_disk(options["run_dir"]), mode
-    folder = on_disk(options["new_run"])
-    if (folder / "run.json").exists():
-        raise ConfigError(f"--new-run {folder}: there is a run already. Name a new folder, or give it as -o.")
-    return folder, mode
+    name = local_or_url(options["new_run"] or options["run_dir"])
+    if options["new_run"] and has_run(name):
+        raise ConfigError(f"--new-run {name}: there is a run already. Name a new folder, or give it as -o.")
+    return name if is_url(name) else Path(name), mode
 
 
 def _inputs_of(options: dict[str, Any]) -> tuple[str, ...] | FileList:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ser_batch.cli.options import run_argument
+from ser_batch.cli.options import readable_run_argument
 from ser_batch.cli.progress import hours_text
 from ser_batch.cli.streams import as_far_as_read
 from ser_batch.cli.summary import counts_text, failure_lines, gap_lines
@@ -21,28 +21,32 @@ _LONGEST_S = 3e8
 
 
 @click.command("status")
-@run_argument
+@readable_run_argument
 def command(run_dir: str) -> int:
-    """Say what RUN has done, what failed and why, and what is left; also while it is being written.
+    """Say what RUN has done, what failed and why, and what is left; also while it is being written, or in a bucket.
 
     Exit codes: 0 complete, 1 complete with failed files or folders that
     could not be listed, 7 not complete or no run.
     """
-    code, lines = _looked(Path(run_dir))
+    from ser_batch.run.copy import readable  # noqa: PLC0415 - imports for a call, not for --help
+    from ser_batch.run.place import holder_at  # noqa: PLC0415
+
+    with readable(run_dir, []) as run:
+        code, lines = _looked(run.folder, holder_at(run_dir))
+        lines = [run.told(line) for line in lines]
     with as_far_as_read():
         click.echo("\n".join(lines))
     return code
 
 
-def _looked(folder: Path) -> tuple[ExitCode, list[str]]:
+def _looked(folder: Path, holder: str) -> tuple[ExitCode, list[str]]:
     """Return the exit code, and what there is to say."""
-    from ser_batch.run.lock import holder_of  # noqa: PLC0415 - imports for a call, not for --help
     from ser_batch.run.manifest import read_manifest  # noqa: PLC0415
     from ser_batch.run.store import RunStore  # noqa: PLC0415
     from ser_batch.run.summary import gaps_of, summarise  # noqa: PLC0415
 
     lines: list[str] = []
-    manifest, holder = read_manifest(folder), holder_of(folder)
+    manifest = read_manifest(folder)
     store = RunStore(folder)
     store.look(manifest.get("replaces", ""))
     visit = manifest.get("visit", {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import click
 
@@ -47,7 +48,7 @@ def _print(summary: RunSummary) -> None:
     click.echo("")
     more = f", {run_dir}/segments" if n_segments else ""
     click.echo(f"Tables: {run_dir}/files, {run_dir}/windows{more}, for pandas.read_parquet or ser_batch.load_results")
-    if (summary.run_dir / "report.html").exists():
+    if summary.has_report or (isinstance(summary.run_dir, Path) and (summary.run_dir / "report.html").exists()):
         click.echo(f"Report: {run_dir}/report.html")
     if summary.failures:
         click.echo(f"Next:   ser-batch show {run_dir}, or ser-batch retry {run_dir} once the files are mended")

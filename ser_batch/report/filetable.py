@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from ser_batch.report.survey import Survey
 from ser_batch.report.tallies import Chunk
+from ser_batch.run.copy import is_copy
 from ser_batch.run.read import Run
 from ser_batch.storage.address import is_url
 
@@ -67,6 +68,10 @@ def find_audio(run: Run, report_folder: Path, root: Path | None, sample: pa.Tabl
     if is_url(told):
         notice = f"The recordings are in {told}, from where a page cannot play them."
         return AudioPlace("", f"{notice} `ser-batch report --audio FOLDER` says where a copy of them is.")
+    if is_copy(report_folder):
+        return AudioPlace(
+            "", f"The recordings are in {told}, and this page in a bucket, from where it cannot play them."
+        )
     folder = Path(told).absolute()
     # os.path and not Path, which raises where a folder may not be looked into or has a name that none can have.
     if not os.path.isdir(folder):  # noqa: PTH112

@@ -6,7 +6,7 @@ import errno
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ser_batch.run.lock import LOCK_FILE
 from ser_batch.run.parquet import openable
 from ser_batch.stages.watch import end_orphans
 
-__all__ = ["check_ours", "claim", "clear_scratch", "scratch_folder", "writing"]
+__all__ = ["check_ours", "claim", "clear_scratch", "refuse_foreign", "scratch_folder", "writing"]
 
 #: What a scan makes before its ``run.json``, once it holds the lock.
 _BEGINNINGS = {*TABLES, "metadata.csv", "metadata.parquet", "files-from.list", "plan.json"}
@@ -60,6 +60,17 @@ def check_ours(run_dir: Path) -> None:
         raise RunError(f"{run_dir} is a file. Give a folder that is new, empty or a run.") from None
     except OSError as error:
         raise RunError(f"{run_dir} cannot be used for a run: {error.strerror}.") from None
+    refuse_foreign(run_dir, names)
+
+
+def refuse_foreign(run_dir: Path, names: Collection[str]) -> None:
+    """Do what `check_ours` does, for a folder that holds these names.
+
+    Raises
+    ------
+    RunError
+        It holds something else than a run.
+    """
     visible = {name for name in names if not name.startswith(".")}
     foreign = visible - _BEGINNINGS if LOCK_FILE in names else visible
     if "run.json" in names or (JOURNAL in names and _is_journal(run_dir / JOURNAL)) or not foreign:
@@ -75,9 +86,11 @@ def _is_journal(path: Path) -> bool:
     try:
         with path.open("rb") as lines:
             line = lines.readline(10_000)
+            is_begun = is_reign(line)
             while is_reign(line):
                 line = lines.readline(10_000)
-            Entry.parse(line)
+            if line or not is_begun:
+                Entry.parse(line)
     except (OSError, ValueError):
         return False
     return True
@@ -133,7 +146,9 @@ def writing(what: str) -> Iterator[None]:
         elif error.errno in _NOT_OURS:
             cure = "Something else stands in its place: move it away"
         else:
-            cure = "Free some space" if error.errno in _FULL else "Mend the disk"
+            # Errors of stores of objects have no number, and say more.
+            cure = "Mend that" if error.errno is None else "Mend the disk"
+            cure = "Free some space" if error.errno in _FULL else cure
         raise RunError(
             f"Cannot write {what} of the run: {error.strerror or error}. What was committed is whole. {cure}, and give "
             f"the same command again: it goes on from there."

@@ -109,6 +109,25 @@ class Filesystem:
         """Put a file in the place of another, at once for whoever looks."""
         source.replace(target)
 
+    def remove(self, path: Path) -> None:
+        """Delete a file, if it is there."""
+        path.unlink(missing_ok=True)
+
+    def size_bytes(self, path: Path) -> int:
+        """Return the length of a file; raises `FileNotFoundError` where there is none."""
+        return path.stat().st_size
+
+    def names(self, folder: Path) -> list[str]:
+        """Return the names of the files in a folder; none where there is no folder."""
+        return [path.name for path in folder.glob("*")]
+
+    def is_far(self, path: Path) -> bool:
+        """Tell whether a file must be fetched before it can be opened."""
+        return False
+
+    def fetch(self, path: Path) -> None:
+        """See to it that a file can be opened here, if it is there at all."""
+
     def flush(self, descriptor: int) -> None:
         """Wait until a file is on disk."""
         os.fsync(descriptor)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import tempfile
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +17,14 @@ from ser_batch import hooks
 from ser_batch._version import __version__
 from ser_batch.atomic import read_file
 from ser_batch.config import Config
-from ser_batch.errors import RunError
+from ser_batch.errors import InputError, RunError
 from ser_batch.kinds import problem_with, read_json
 from ser_batch.plugins import describe_plugins
 from ser_batch.run.fields import FIELDS
 from ser_batch.run.layout import tables_of
 from ser_batch.stages.discover import FileList, read_file_list
+from ser_batch.storage.address import Address, is_url
+from ser_batch.storage.places import bucket_of
 
 if TYPE_CHECKING:
     import pluggy
@@ -185,7 +189,20 @@ def inputs_of_run(manifest: Mapping[str, Any]) -> list[str] | FileList:
         The list of files cannot be read.
     """
     if "files_from" in manifest:
-        return read_file_list(Path(manifest["files_from"]))
+        source = manifest["files_from"]
+        return _kept_list(source) if is_url(source) else read_file_list(Path(source))
     if not manifest.get("inputs"):
         raise RunError("The run.json of the run names no inputs. Give the scan command with its inputs instead.")
     return list(manifest["inputs"])
+
+
+def _kept_list(url: str) -> FileList:
+    """Return the list of files that was piped to the scan of a run in a bucket, and kept with it."""
+    address = Address.of(url)
+    with tempfile.NamedTemporaryFile() as file:
+        try:
+            file.write(bucket_of(address).read(address.key))
+        except OSError as error:
+            raise InputError(f"The list of files {address.url} cannot be read: {error}.") from None
+        file.flush()
+        return replace(read_file_list(Path(file.name)), source="-")

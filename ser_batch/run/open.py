@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +15,20 @@ import pyarrow.compute as pc
 from ser_batch.errors import RunError
 from ser_batch.interrupt import Interruptions
 from ser_batch.records import ClipOutcome, Status
-from ser_batch.run.folder import check_ours, claim, clear_scratch, writing
+from ser_batch.run.folder import check_ours, clear_scratch, writing
 from ser_batch.run.journal import Filesystem
 from ser_batch.run.layout import tables_of
-from ser_batch.run.lock import lock_for_writing, refuse_if_written
+from ser_batch.run.lock import refuse_if_written
 from ser_batch.run.manifest import manifest_so_far, new_manifest
 from ser_batch.run.metadata import FileTable
+from ser_batch.run.place import Place
 from ser_batch.run.plan import Plan, Shard, make_plan, part_size, read_index
 from ser_batch.run.planned import PlanFile, plan_of, read_plan, remove_plan, write_plan
 from ser_batch.run.published import Collector, belongs, n_not_taken_in, refuse_if_worked_on
 from ser_batch.run.shards import make_part, row_maker
 from ser_batch.run.steps import reached
 from ser_batch.run.store import RunStore
+from ser_batch.run.summary import RunSummary
 from ser_batch.run.writer import Census, RunWriter
 from ser_batch.stages.discover import NOT_SEEN_NS, FileList, Found
 from ser_batch.stages.ingredients import Ingredients, differences
@@ -39,13 +42,13 @@ __all__ = ["OpenRun", "open_run", "preview_run"]
 
 @contextmanager
 def open_run(
-    run_dir: Path, ingredients: Ingredients, found: Found, mode: str, interruptions: Interruptions
+    place: Place, ingredients: Ingredients, found: Found, mode: str, interruptions: Interruptions
 ) -> Iterator[OpenRun]:
     """Open a run for writing, or begin one.
 
     Parameters
     ----------
-    run_dir : Path
+    place : Place
     ingredients : Ingredients
         What this scan is made of.
     found : Found
@@ -60,10 +63,9 @@ def open_run(
     RunError
         The folder holds something else, is in use, or was made from other audio or with other settings.
     """
-    claim(run_dir)
+    run_dir = place.folder
     with ExitStack() as stack:
-        with writing("the lock"):
-            filesystem = stack.enter_context(lock_for_writing(run_dir))
+        filesystem = stack.enter_context(place.held())
         reached("locked")
         refuse_if_worked_on(run_dir)
         collected = _collected(run_dir, mode, filesystem, interruptions)
@@ -88,7 +90,7 @@ def open_run(
                 f"{len(plan.held):,} parts that were made with other settings stay as they are: some of their files "
                 f"cannot be looked at now. The next scan tries again."
             )
-        run = OpenRun(run_dir, store, ingredients, plan, manifest, list(dict.fromkeys([*collected, *notices])))
+        run = OpenRun(place, store, ingredients, plan, manifest, list(dict.fromkeys([*collected, *notices])))
         run.interruptions = interruptions
         try:
             yield run
@@ -207,15 +209,16 @@ class OpenRun(RunWriter):
 
     def __init__(
         self,
-        run_dir: Path,
+        place: Place,
         store: RunStore,
         ingredients: Ingredients,
         plan: Plan,
         manifest: dict[str, Any],
         notices: Sequence[str],
     ) -> None:
-        super().__init__(run_dir, store, manifest)
-        self.plan, self.notices = plan, tuple(notices)
+        super().__init__(place.folder, store, manifest)
+        self._place = place
+        self.plan, self.notices = plan, tuple(map(place.told, notices))
         self.config = ingredients.config
         self._ingredients = ingredients
         #: The first of the files that could not be looked at.
@@ -249,7 +252,9 @@ class OpenRun(RunWriter):
             manifest["files_from"] = os.path.abspath(inputs.source)  # noqa: PTH100 - resolve() would follow links
         else:
             # Kept for a later `retry`.
-            manifest["files_from"] = os.path.abspath(self.run_dir / "files-from.list")  # noqa: PTH100
+            name = self._place.name
+            here = os.path.abspath(self.run_dir / "files-from.list")  # noqa: PTH100 - resolve() would follow links
+            manifest["files_from"] = f"{name}/files-from.list" if is_url(name) else here
             self.put_beside("files-from.list", b"\0".join(os.fsencode(name) for name in inputs.paths) + b"\0")
         manifest["root"] = self.plan.found.root
         manifest["shard_size"] = self.plan.shard_size
@@ -299,6 +304,9 @@ class OpenRun(RunWriter):
     def complete(self, wall_s: float) -> None:
         """Write down what the run has come to."""
         self.finish(Census.of(self.plan.found), wall_s)
+
+    def summary(self, n_processed: int) -> RunSummary:
+        return replace(super().summary(n_processed), run_dir=self._place.name)
 
     def leave_to_nodes(self, manager: pluggy.PluginManager) -> PlanFile:
         """Write the plan for nodes, which do the work; see `ser_batch.run.planned`."""

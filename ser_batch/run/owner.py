@@ -16,7 +16,7 @@ import platform
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -30,7 +30,7 @@ from ser_batch.errors import RunError
 from ser_batch.kinds import AMOUNT, COUNT, TEXT, Kind, problem_with, read_json
 from ser_batch.run.journal import JOURNAL, Filesystem, Journal, highest_generation, reign
 
-__all__ = ["FencedFilesystem", "in_use", "living_owner", "newest_owner", "owned"]
+__all__ = ["FencedFilesystem", "Owner", "in_use", "is_alive", "living_owner", "newest_owner", "owned"]
 
 _NAME = re.compile(r"\.owner-(\d{8})")
 _LAST = 99_999_999
@@ -42,7 +42,7 @@ _SILENCE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Owner:
+class Owner:
     """What a file says of its maker."""
 
     process: int = 0
@@ -52,26 +52,38 @@ class _Owner:
     began_s: float = 0.0
     beat: int = 0
     is_done: bool = False
+    #: Of an owner that is an object: one above that of the owner before.
+    generation: int = 0
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}" if self.process else "another process"
 
     @classmethod
-    def read(cls, path: Path) -> _Owner:
-        """Read a file; one that is still empty says nothing of its maker."""
+    def of_this_process(cls) -> Owner:
+        return cls(os.getpid(), platform.node()[:100], _machine(), born_s(os.getpid()))
+
+    @classmethod
+    def parse(cls, data: bytes) -> Owner:
+        """Take what an owner has written; what is not whole says nothing of its maker."""
         try:
-            values = read_json(read_file(path, NO_FOLLOW))
+            values = read_json(data)
         except ValueError:
             return cls()
         is_one = isinstance(values, dict) and values.keys() <= _FIELDS.keys() and not problem_with(values, _FIELDS)
         return cls(**values) if is_one else cls()
 
+    @classmethod
+    def read(cls, path: Path) -> Owner:
+        return cls.parse(read_file(path, NO_FOLLOW))
+
     def record(self) -> bytes:
+        """Return what `parse` takes, of one length."""
         return json.dumps(asdict(self)).encode().ljust(_RECORD_BYTES - 1) + b"\n"
 
 
 _FIELDS = {
     "process": COUNT,
+    "generation": COUNT,
     "host": TEXT,
     "machine": TEXT,
     "began_s": AMOUNT,
@@ -100,9 +112,9 @@ class FencedFilesystem(Filesystem):
         if not newest:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._run_dir)
         if newest != self._generation:
-            owner = _Owner()
+            owner = Owner()
             with suppress(OSError):
-                owner = _Owner.read(_path(self._run_dir, newest))
+                owner = Owner.read(_path(self._run_dir, newest))
             raise RunError(
                 f"{self._run_dir} was taken over by {owner}, since nothing was heard of this process for a while. What "
                 f"it had committed is whole; nothing more is written by it."
@@ -140,7 +152,7 @@ def owned(run_dir: Path) -> Iterator[FencedFilesystem]:
     """
     generation = _claim(run_dir)
     path = _path(run_dir, generation)
-    me = _Owner(os.getpid(), platform.node()[:100], _machine(), born_s(os.getpid()))
+    me = Owner.of_this_process()
     ended = threading.Event()
 
     def beat() -> None:
@@ -176,13 +188,14 @@ def living_owner(run_dir: Path) -> str:
     if not generation:
         return ""
     try:
-        owner = _Owner.read(_path(run_dir, generation))
-        return str(owner) if _is_alive(_path(run_dir, generation), owner) else ""
+        owner = Owner.read(_path(run_dir, generation))
+        path = _path(run_dir, generation)
+        return str(owner) if is_alive(owner, lambda: Owner.read(path)) else ""
     except FileNotFoundError:
         # Succeeded this moment.
         return living_owner(run_dir)
     except OSError:
-        return str(_Owner())
+        return str(Owner())
 
 
 def newest_owner(run_dir: Path) -> int:
@@ -198,7 +211,7 @@ def _newest(run_dir: Path) -> int:
     return max((int(found[1]) for name in names if (found := _NAME.fullmatch(name))), default=0)
 
 
-def in_use(run_dir: Path, holder: str) -> RunError:
+def in_use(run_dir: Path | str, holder: str) -> RunError:
     """Return the error that says who writes a run."""
     return RunError(f"{run_dir} is being written by {holder}. Wait for it or stop it, or use another run folder.")
 
@@ -229,7 +242,16 @@ def _claim(run_dir: Path) -> int:
     return generation
 
 
-def _is_alive(path: Path, owner: _Owner) -> bool:
+def is_alive(owner: Owner, again: Callable[[], Owner]) -> bool:
+    """Tell whether an owner lives: by its process on this machine, by its beats on another, listened to for a while.
+
+    Parameters
+    ----------
+    owner : Owner
+        As it was read.
+    again : callable
+        Reads it once more.
+    """
     if owner.is_done:
         return False
     if owner.machine == _machine():
@@ -240,7 +262,7 @@ def _is_alive(path: Path, owner: _Owner) -> bool:
     deadline = time.monotonic() + _SILENCE_S
     while time.monotonic() < deadline:
         time.sleep(min(_BEAT_S, _SILENCE_S) / 4)
-        now = _Owner.read(path)
+        now = again()
         if now != owner:
             return not now.is_done
     return False
@@ -250,7 +272,7 @@ def _path(run_dir: Path, generation: int) -> Path:
     return run_dir / f".owner-{generation:08d}"
 
 
-def _write(path: Path, owner: _Owner) -> None:
+def _write(path: Path, owner: Owner) -> None:
     # Opened anew each time, which is when network file systems look and show.
     descriptor = os.open(path, os.O_WRONLY | NO_FOLLOW)
     try:

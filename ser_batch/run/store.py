@@ -87,8 +87,10 @@ class RunStore:
         return self.run_dir / table / f"part-{part:05d}.parquet"
 
     def where(self, table: TableName, part: int) -> Path:
-        """Return where a committed part is: in its place, or still under its hidden name."""
-        return self._unrenamed.get((table, part)) or self.path(table, part)
+        """Return where a committed part can be opened: in its place, or still under its hidden name."""
+        path = self._unrenamed.get((table, part)) or self.path(table, part)
+        self._filesystem.fetch(path)
+        return path
 
     def _staged(self, table: TableName, part: int, attempt: str) -> Path:
         if attempt:
@@ -292,12 +294,12 @@ class RunStore:
         for name, written in entry.tables.items():
             path = self.path(name, entry.part)
             try:
-                n_bytes = path.stat().st_size
+                n_bytes = self._filesystem.size_bytes(path)
             except FileNotFoundError:
                 return f"is missing {name}/{path.name}"
             if n_bytes != written.n_bytes:
                 return f"has a damaged {name}/{path.name} ({n_bytes} bytes)"
-            if not self._has_footer(path, written):
+            if not self._filesystem.is_far(path) and not self._has_footer(path, written):
                 return f"has a damaged {name}/{path.name} (footer)"
         return ""
 
@@ -317,7 +319,7 @@ class RunStore:
         known: list[pa.Array] | None = None
         for part in sorted(self.parts_on_disk() - set(self._journal.entries)):
             try:
-                provenance = read_metadata(pq.read_schema(self.path("files", part)))
+                provenance = read_metadata(pq.read_schema(self.where("files", part)))
                 written = {name: self._written(name, part) for name in _tables_of(provenance)}
                 clip_ids = self._clip_ids(part)
             except (OSError, ValueError, pa.ArrowException) as error:
@@ -359,7 +361,7 @@ class RunStore:
         return ""
 
     def _written(self, name: TableName, part: int) -> Written:
-        path = self.path(name, part)
+        path = self.where(name, part)
         with open_file(path) as file:
             crc32 = footer_crc32(file)
         return Written(pq.read_metadata(path).num_rows, path.stat().st_size, sha256_of(path), crc32)
@@ -375,26 +377,26 @@ class RunStore:
 
     def parts_on_disk(self) -> set[int]:
         """Return the parts of which a table is there by name, whatever it holds."""
-        names = (path.name for name in TABLES for path in (self.run_dir / name).glob("part-*"))
+        names = (name for table in TABLES for name in self._filesystem.names(self.run_dir / table))
         return {int(found[1]) for name in names if (found := _PART_NAME.fullmatch(name))}
 
     def _drop(self, part: int) -> None:
         # files/ first: a row there promises its windows.
         for name in reversed(TABLES):
-            self.path(name, part).unlink(missing_ok=True)
+            self._filesystem.remove(self.path(name, part))
 
     def _drop_beside(self, entry: Entry) -> None:
         """Delete what a part has of tables that its last commit left out."""
         for name in TABLES:
             if name not in entry.tables:
-                self.path(name, entry.part).unlink(missing_ok=True)
+                self._filesystem.remove(self.path(name, entry.part))
 
     def _tidy(self) -> None:
         """Delete what commits that did not come about have staged."""
         for name in TABLES:
             for path in (self.run_dir / name).glob(".part-*"):
                 if _STAGED_NAME.fullmatch(path.name):
-                    path.unlink()
+                    self._filesystem.remove(path)
 
     def read(self, name: TableName, part: int) -> pa.Table:
         """Return a part of a table.

@@ -27,6 +27,8 @@ class RunSummary:
 
     Attributes
     ----------
+    run_dir : Path or str
+        Its folder, or the address of one in a bucket.
     counts : mapping
         found, ok, partial, skipped, failed, vanished, hidden_skipped, unmatched, system_skipped and unlisted (folders),
         segments and with_segments (files that have any).
@@ -41,11 +43,13 @@ class RunSummary:
         Files that this scan worked on.
     audio_s, wall_s : float
         Audio of all rows; time spent on the run by all scans together.
+    has_report : bool
+        Whether a report was built of what it is now; of a run on a disk its folder says so, too.
     doubts : tuple of str
         What speaks against the labels, one line each.
     """
 
-    run_dir: Path
+    run_dir: Path | str
     run_id: str
     counts: Mapping[str, int]
     emotions: Mapping[str, int] = field(default_factory=dict)
@@ -55,6 +59,7 @@ class RunSummary:
     audio_s: float = 0.0
     wall_s: float = 0.0
     doubts: tuple[str, ...] = ()
+    has_report: bool = False
 
     @property
     def exit_code(self) -> ExitCode:

@@ -78,8 +78,8 @@ def on_disk(run_dir: str | os.PathLike[str]) -> Path:
         path = local_or_url(run_dir)
         if is_url(path):
             raise RunError(
-                f"{printable(path)}: a run is not written into a bucket. Give a folder, and copy it there once "
-                f"it is done, for instance by `aws s3 sync`."
+                f"{printable(path)}: into a bucket a run is written by a plain scan of one machine, and nothing else. "
+                f"Give a folder, and copy it there once it is done, for instance by `aws s3 sync`."
             )
         return Path(path)
     return Path(run_dir)
@@ -96,8 +96,8 @@ def run_on_disk(run: str | os.PathLike[str]) -> Path:
     path = local_or_url(run) if isinstance(run, str) else run
     if isinstance(path, str) and is_url(path):
         raise RunError(
-            f"{printable(path)} is in a bucket, where show, verify, report and load_results read it, and nothing else. "
-            f"Copy it to a disk, for instance by `aws s3 sync`."
+            f"{printable(path)} is in a bucket, where scan, retry, status, show, verify, report and load_results work. "
+            f"For all else copy it to a disk, for instance by `aws s3 sync`."
         )
     return Path(path)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -26,7 +27,7 @@ from ser_batch.text import message_of
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-__all__ = ["Bucket", "Listed", "Unlisted"]
+__all__ = ["Bucket", "Listed", "Present", "Unlisted", "Version"]
 
 #: Objects are fetched in stretches of this size, each a request with its own time limit.
 _RANGE_BYTES = 8 * 2**20
@@ -39,6 +40,8 @@ _LOOKS_AHEAD = 10_000
 #: How long a request may take, and be repeated.
 _PATIENT: dict[str, Any] = {"max_retries": 10, "retry_timeout": timedelta(seconds=60)}
 _IMPATIENT: dict[str, Any] = {"max_retries": 1, "retry_timeout": timedelta(seconds=5)}
+#: Between two tries of a request whose answer was lost, in s.
+_PAUSE_S = 0.5
 _BACKOFF: dict[str, Any] = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2}
 _TIMEOUTS = {"patient": "60 seconds", "impatient": "10 seconds"}
 
@@ -83,8 +86,35 @@ class Unlisted(NamedTuple):
     error: OSError
 
 
+class Version(NamedTuple):
+    """What tells one content of an object from all others; which of the two a store gives is its business."""
+
+    etag: str | None
+    version: str | None
+
+    def is_that_of(self, other: Version) -> bool:
+        both = self.etag and other.etag
+        return self.etag == other.etag if both else self.version == other.version
+
+    def condition(self) -> dict[str, str]:
+        """Return what the library takes to mean this version."""
+        known = {"e_tag": self.etag, "version": self.version}
+        return {name: value for name, value in known.items() if value is not None}
+
+
+class Present(NamedTuple):
+    """An object as it was read."""
+
+    data: bytes
+    version: Version
+
+
 class _KeyError(OSError):
     """An object has a key that the library does not read; a page of a listing with it is lost as a whole."""
+
+
+class _NoBucketError(FileNotFoundError):
+    """There is not even a bucket."""
 
 
 class Bucket:
@@ -213,6 +243,12 @@ class Bucket:
         """Return the objects of one folder, without those of the folders in it. Raises as `objects`."""
         return self._within(prefix)[0]
 
+    def names(self, prefix: str) -> set[str]:
+        """Return the names of what is directly below a prefix, objects and folders. Raises as `objects`."""
+        here, folders = self._within(prefix)
+        depth = len(prefix) + 1 if prefix else 0
+        return {name[depth:].strip("/") for name in (*(item.key for item in here), *folders)} - {""}
+
     def _within(self, prefix: str) -> tuple[list[Listed], list[str]]:
         try:
             found = self._obstore.list_with_delimiter(self._patient, prefix=prefix or None)
@@ -299,6 +335,94 @@ class Bucket:
         """
         return b"".join(self._stretches(key, 0, ""))
 
+    def get(self, key: str) -> Present | None:
+        """Return a whole object, None where there is none. Raises as `read`."""
+        try:
+            result = self._obstore.get(self._patient, key)
+            return Present(bytes(result.bytes()), _version(result.meta))
+        except Exception as error:
+            reason = self._as_os_error(error)
+        if isinstance(reason, FileNotFoundError) and not isinstance(reason, _NoBucketError):
+            return None
+        raise reason
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        """Write a whole object, whatever is there.
+
+        Raises
+        ------
+        OSError
+            It cannot be written.
+        """
+        self._insist(lambda: self._obstore.put(self._patient, key, bytes(data), use_multipart=False))
+
+    def swap(self, key: str, data: bytes, known: Version | None) -> Version:
+        """Write an object in the place of one version of it and of no other, or, with None, where there is none.
+
+        Where the answer of the store was lost, what is there says whether it was done: nobody else may write the same.
+
+        Returns
+        -------
+        version : Version
+            The one that it has now.
+
+        Raises
+        ------
+        FileExistsError
+            Something else is there.
+        OSError
+            It cannot be written, or nobody knows whether it was.
+        """
+        mode: Any = "create" if known is None else known.condition()
+        deadline_s = time.monotonic() + _PATIENT["retry_timeout"].total_seconds()
+        while True:
+            try:
+                return _version(self._obstore.put(self._patient, key, data, mode=mode))
+            except Exception as error:
+                reason = self._why_not_swapped(error)
+            there = self.get(key)
+            if there is not None and there.data == data:
+                return there.version
+            is_as_known = there is None if known is None else there is not None and there.version.is_that_of(known)
+            if not is_as_known:
+                raise FileExistsError("another process has written the object")
+            if time.monotonic() > deadline_s:
+                raise reason
+            time.sleep(_PAUSE_S)
+
+    def _why_not_swapped(self, error: Exception) -> OSError:
+        """Return why a conditional request failed; raise where asking again leads nowhere."""
+        from obstore import exceptions  # noqa: PLC0415
+
+        if isinstance(error, exceptions.AlreadyExistsError | exceptions.PreconditionError):
+            return FileExistsError("another process has written the object")
+        reason = self._as_os_error(error)
+        if not isinstance(reason, ConnectionError | FileNotFoundError) or isinstance(reason, _NoBucketError):
+            raise reason from None
+        return reason
+
+    def copy(self, source: str, target: str) -> None:
+        """Put an object in the place of another, within the store. Raises as `put`."""
+        self._insist(lambda: self._obstore.copy(self._patient, source, target))
+
+    def delete(self, key: str) -> None:
+        """Delete an object, if it is there. Raises as `put`."""
+        with suppress(FileNotFoundError):
+            self._insist(lambda: self._obstore.delete(self._patient, key))
+
+    def _insist(self, request: Callable[[], object]) -> None:
+        """Make a request that may be made twice: where an answer was lost, the library does not ask again."""
+        deadline_s = time.monotonic() + _PATIENT["retry_timeout"].total_seconds()
+        while True:
+            try:
+                request()
+                return
+            except Exception as error:
+                reason = self._as_os_error(error)
+            if not isinstance(reason, ConnectionError) or time.monotonic() > deadline_s:
+                raise reason
+            time.sleep(_PAUSE_S)
+
     def _stretches(self, key: str, size_bytes: int, etag: str) -> Iterator[memoryview]:
         """Yield the bytes of an object, all of the same version of it."""
         # A weak tag never matches, by the rules of HTTP.
@@ -335,7 +459,7 @@ class Bucket:
         if isinstance(error, exceptions.PreconditionError):
             return _replaced()
         if code == "NoSuchBucket" or (status == "404" and "ListRequest" in text):
-            return FileNotFoundError("there is no such bucket")
+            return _NoBucketError("there is no such bucket")
         if isinstance(error, FileNotFoundError):
             return FileNotFoundError("there is no such object, or no longer")
         is_refused = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
@@ -361,6 +485,10 @@ class Bucket:
 
     def _no_credentials(self) -> PermissionError:
         return PermissionError(f"no credentials were found. {_CREDENTIALS[self._scheme]}")
+
+
+def _version(meta: Mapping[str, Any]) -> Version:
+    return Version(meta.get("e_tag"), meta.get("version"))
 
 
 def _listed(meta: Mapping[str, Any]) -> Listed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -28,10 +29,22 @@ class Front(ThreadingHTTPServer):
     def __init__(self, behind: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.behind = behind
-        #: Method and path -> a status to answer with, or None to pass the request on.
-        self.answer: Callable[[str, str], int | None] = lambda method, path: None
         #: (method, path with query) of all requests.
         self.seen: list[tuple[str, str]] = []
+        self.behave()
+
+    def behave(self) -> None:
+        """Pass on all that comes."""
+        #: Method and path -> a status to answer with, or None to pass the request on.
+        self.answer: Callable[[str, str], int | None] = lambda method, path: None
+        #: Method and path of a request that was passed on -> a status to answer with in place of the true one; 0 for no
+        #: answer at all.
+        self.then: Callable[[str, str], int | None] = lambda method, path: None
+        #: Whether the store knows nothing of If-Match and If-None-Match.
+        self.ignores_conditions = False
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: clients of these tests are killed while they wait."""
 
     @property
     def url(self) -> str:
@@ -45,16 +58,27 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_on(self) -> None:
         self.server.seen.append((self.command, self.path))
         data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        status = self.server.answer(self.command, urlsplit(self.path).path)
+        path = urlsplit(self.path).path
+        status = self.server.answer(self.command, path)
         headers, body = {}, b""
         if status is None:
-            given = {name: value for name, value in self.headers.items() if name.lower() != "host"}
-            request = urllib.request.Request(self.server.behind + self.path, data or None, given, method=self.command)
+            left_out = {"host", *(("if-match", "if-none-match") if self.server.ignores_conditions else ())}
+            given = {name: value for name, value in self.headers.items() if name.lower() not in left_out}
+            if self.command == "PUT":
+                given.setdefault("Content-Type", "application/octet-stream")
+            sent = data if self.command == "PUT" else data or None
+            request = urllib.request.Request(self.server.behind + self.path, sent, given, method=self.command)
             try:
                 with urllib.request.urlopen(request, timeout=30) as answer:
                     status, headers, body = answer.status, dict(answer.headers), answer.read()
             except HTTPError as error:
                 status, headers, body = error.code, dict(error.headers), error.read()
+            instead = self.server.then(self.command, path)
+            if instead == 0:
+                self.close_connection = True
+                return
+            if instead is not None:
+                status, headers, body = instead, {}, b""
         self.send_response(status)
         for name, value in headers.items():
             if name.lower() not in ("connection", "content-length", "date", "server", "transfer-encoding"):
@@ -64,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_HEAD = do_PUT = do_DELETE = _pass_on
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass_on
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -89,6 +113,21 @@ class Store:
 
     def delete(self, key: str) -> None:
         self._request("DELETE", key)
+
+    def objects(self) -> dict[str, bytes]:
+        """Return all objects."""
+        url = f"{self.front.behind}/{self.bucket}?list-type=2"
+        headers = {"Authorization": f"AWS {ACCESS_KEY}:signature"}
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+            names = re.findall(r"<Key>(.*?)</Key>", answer.read().decode())
+        return {name: self.get(name) for name in names}
+
+    def get(self, key: str) -> bytes:
+        url = f"{self.front.behind}/{self.bucket}/{quote(key)}"
+        headers = {"Authorization": f"AWS {ACCESS_KEY}:signature"}
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+            data: bytes = answer.read()
+        return data
 
     def put_folder(self, folder: Path, prefix: str) -> None:
         for path in sorted(folder.rglob("*")):

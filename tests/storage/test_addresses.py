@@ -54,6 +54,6 @@ def test_messages_of_libraries_lose_their_secrets() -> None:
     assert without_secrets(text) == "GET https://host/box/a.wav in 3 ms, and s3://bucket/what?.wav"
 
 
-def test_a_run_is_not_written_into_a_bucket() -> None:
-    with pytest.raises(RunError, match=r"s3://bucket/run: a run is not written into a bucket\. .*aws s3 sync"):
+def test_only_a_plain_scan_writes_a_run_into_a_bucket() -> None:
+    with pytest.raises(RunError, match=r"s3://bucket/run: into a bucket a run is written by a plain scan .*sync"):
         on_disk("s3://bucket/run/")

@@ -1,4 +1,4 @@
-"""A run that was copied to a bucket is read from there as from a disk, and nothing is written into a copy of it."""
+"""A run that lies in a bucket is read from there as from a disk, and nothing is written into a copy of it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from random_model import store_random_model
 from s3_server import Store
 from synthetic_run import RunPlan, make_run
 
-from ser_batch import label, load_results
+from ser_batch import load_results
 from ser_batch.cli.main import main
 from ser_batch.errors import RunError
 from ser_batch.run.load import RunWarning
@@ -65,7 +64,7 @@ def test_only_what_is_needed_is_fetched(url: str, copied: Store) -> None:
     fetched = {path.partition("letters/")[2] for method, path in copied.front.seen if "list-type" not in path}
     copied.delete("runs/letters/embeddings/part-00000.parquet")
     parts = (f"{table}/part-{part:05d}.parquet" for table in ("files", "windows") for part in range(3))
-    assert fetched == {"run.json", *parts}
+    assert fetched == {"run.json", "journal.jsonl", *parts}
 
 
 def test_show_says_the_same_under_the_name_of_the_bucket(
@@ -107,22 +106,10 @@ def test_what_is_no_run_is_one_line_that_names_the_address(url: str, copied: Sto
         load_results(url)
 
 
-@pytest.mark.parametrize("command", ["status", "retry", "review", "audit", "export", "diff"])
+@pytest.mark.parametrize("command", ["work", "complete", "slurm", "review", "audit", "export", "diff"])
 def test_what_needs_the_run_in_place_says_so(
     url: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = {"export": ["--to", "csv", "-o", str(tmp_path / "x.csv")], "diff": [url]}.get(command, [])
     assert main([command, url, *more]) == 7
-    assert capsys.readouterr().err.startswith(f"Error: {url} is in a bucket, where show, verify, report")
-
-
-def test_nothing_writes_a_run_into_a_bucket(
-    run: Path, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model = store_random_model(tmp_path / "random.safetensors")
-    with pytest.raises(RunError, match="a run is not written into a bucket"):
-        label(run, url, model=str(model))
-    for option in (["-o", url], ["-o", str(tmp_path / "run"), "--new-run", url], ["-o", url, "--dry-run"]):
-        assert main(["scan", str(run), *option]) == 7
-        assert f"{url}: a run is not written into a bucket." in capsys.readouterr().err
-    assert not (Path.cwd() / "s3:").exists()
+    assert capsys.readouterr().err.startswith(f"Error: {url} is in a bucket, where scan, retry, status, show")
