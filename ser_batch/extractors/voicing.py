@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ser_batch.dsp.contour import describe
 from ser_batch.dsp.frames import HOP_S
+from ser_batch.dsp.intensity import intensity
 from ser_batch.dsp.level import first_without_gap
 from ser_batch.extractors.analyses import f0_semitones, level, pitch, signal
 from ser_batch.records import Clip
@@ -26,6 +27,8 @@ _HELD_ST: Final = 0.03
 _HELD_FRAMES: Final = 10
 #: Voices are voiced with a moving pitch for most of the time: of 2,200 clips none holds it for more than 0.17 of it.
 _MOST_HELD: Final = 0.4
+#: Where fewer frames are voiced, these may be chance, too: noise has such frames where it is strongest at about 100 Hz.
+_RARELY_VOICED: Final = 0.1
 #: Levels that vary less than this among active frames are of stationary noise; no gasp or whisper is so even.
 _EVEN_DB: Final = 3.0
 _ACTIVE_RANGE_DB: Final = 35.0
@@ -62,6 +65,8 @@ def _spans(clip: Clip) -> NDArray[np.float64]:
     semitones = f0_semitones(clip)
     voiced = ~np.isnan(semitones)
     stretches = _stretches(voiced, _FEWEST_FRAMES)
+    if (not len(stretches) or voiced.mean() < _RARELY_VOICED) and _is_even(clip):
+        return np.zeros((0, 2))
     if len(stretches):
         held = _stretches(np.abs(np.diff(semitones)) < _HELD_ST, _HELD_FRAMES - 1)
         if (held[:, 1] - held[:, 0] + 1).sum() > _MOST_HELD * voiced.sum():
@@ -71,11 +76,7 @@ def _spans(clip: Clip) -> NDArray[np.float64]:
         nearest = np.rint((middles_s - levels.times_s[0]) / HOP_S).astype(np.int64).clip(0, len(levels.times_s) - 1)
         loudness_db = float(describe(levels.level_db[nearest])[0])
     else:
-        loudest_db = np.nanmax(levels.level_db)
-        active_db = levels.level_db[levels.level_db > loudest_db - _ACTIVE_RANGE_DB]
-        usual_db, loudness_db = np.percentile(active_db, [20, 95])
-        if loudness_db - usual_db < _EVEN_DB:
-            return np.zeros((0, 2))
+        _, loudness_db = _usual_and_loud(levels.level_db)
         times_s = levels.times_s
         stretches = _stretches(levels.level_db > loudness_db - _LOUD_RANGE_DB, 1)
     spans_s = times_s[stretches - [0, 1]]
@@ -88,6 +89,22 @@ def _spans(clip: Clip) -> NDArray[np.float64]:
         for start_s, end_s in _joined(spans_s, _PAUSE_S).tolist()
     ]
     return clip.start_s + _joined(np.array(edges_s), _PAUSE_S)
+
+
+def _is_even(clip: Clip) -> bool:
+    """Say whether a recording is stationary noise.
+
+    Of noise that is strongest where it is lowest few bands make the level, and it wanders; that of its slope is even.
+    """
+    slope = intensity(np.diff(signal(clip)), float(clip.sample_rate_hz))
+    spreads_db = [np.diff(_usual_and_loud(level_db)) for level_db in (level(clip).level_db, slope.level_db)]
+    return bool(min(spreads_db) < _EVEN_DB)
+
+
+def _usual_and_loud(level_db: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the levels below which a fifth of the active frames lie, and all but a twentieth."""
+    active_db = level_db[level_db > np.nanmax(level_db) - _ACTIVE_RANGE_DB]
+    return np.percentile(active_db, [20, 95])
 
 
 def _stretches(inside: NDArray[np.bool_], n_fewest: int) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ def spans(samples: np.ndarray, start_s: float = 0.0) -> np.ndarray:
 
 
 def noise(exponent: float = 0.0) -> np.ndarray:
-    """White (0) or pink (1)."""
+    """White (0), pink (1), brown (2) and between."""
     spectrum = np.fft.rfft(np.random.default_rng(1).standard_normal(len(TIMES_S)))
     spectrum /= np.maximum(np.fft.rfftfreq(len(TIMES_S), 1 / RATE_HZ), 30) ** (exponent / 2)
     samples = np.fft.irfft(spectrum, len(TIMES_S))
@@ -44,6 +44,8 @@ def held_notes() -> np.ndarray:
         np.full(400, 0.1),
         noise(),
         noise(1.0),
+        noise(1.5),
+        noise(2.0),
         1e-3 * noise(),
         np.concatenate([noise(), np.zeros(5 * RATE_HZ)]),
         tone(1_000),
