@@ -251,7 +251,7 @@ class Ring:
     def _node_below(self, dask: int) -> psutil.Process | None:
         with suppress(psutil.Error):
             for child in psutil.Process(dask).children():
-                if "ser_batch.nodes.serve" in child.cmdline():
+                if "ser_batch.nodes.serve" in " ".join(child.cmdline()):
                     return child
         return None
 
