@@ -11,6 +11,8 @@ __all__ = ["LEAD_S", "VoiceGrid", "piece_windows", "plan_windows", "whole_pieces
 
 #: What a window shows before the first voice in it, and behind the last; less voice is no reason for a window.
 LEAD_S = 0.25
+#: Less than a sample: what is no longer than this is the rounding of sums.
+_ROUNDING_S = 1e-7
 
 
 def plan_windows(duration_s: float, window_s: float = 3.0, hop_s: float = 3.0) -> NDArray[np.float64]:
@@ -109,7 +111,7 @@ class VoiceGrid:
         begins_s: list[float] = []
         earliest_s = start_s if start_s > 0 else -self._lead_s
         for span_start_s, span_end_s in spans_s:
-            while span_end_s > self._next_s - self._hop_s + self._window_s + self._lead_s:
+            while span_end_s > self._next_s - self._hop_s + self._window_s + self._lead_s + _ROUNDING_S:
                 begin_s = max(span_start_s - self._lead_s, self._next_s, earliest_s)
                 if not is_last and begin_s + self._window_s > end_s:
                     return self._ended(begins_s, spans_s)

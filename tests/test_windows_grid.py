@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ser_batch.windows import LEAD_S, VoiceGrid, piece_windows, plan_windows, whole_pieces
@@ -77,6 +77,8 @@ def test_windows_on_voice_cover_it_and_begin_where_it_begins(spans_s, hop_s):
         assert not is_covered or is_voice or near <= LEAD_S or len(spans_s) > 1, "silence around it is not"
 
 
+# What is left behind the last whole window is just too short for one, and is so by rounding alone when it is moved.
+@example(spans_s=np.array([[1.80937934, 16.80937934]]), hop_s=3.0, shift_s=0.1)
 @given(spans_s=voices(), hop_s=st.sampled_from([3.0, 1.0]), shift_s=st.floats(0.0, 100.0))
 def test_silence_in_front_moves_windows_by_its_length(spans_s, hop_s, shift_s):
     plain, moved = (VoiceGrid(3.0, hop_s).lay(spans_s + by_s, 0.0, 1_000.0) for by_s in (0.0, shift_s))

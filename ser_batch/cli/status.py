@@ -41,6 +41,7 @@ def command(run_dir: str) -> int:
 
 def _looked(folder: Path, holder: str) -> tuple[ExitCode, list[str]]:
     """Return the exit code, and what there is to say."""
+    from ser_batch.run.copy import is_copy  # noqa: PLC0415
     from ser_batch.run.manifest import read_manifest  # noqa: PLC0415
     from ser_batch.run.store import RunStore  # noqa: PLC0415
     from ser_batch.run.summary import gaps_of, summarise  # noqa: PLC0415
@@ -53,6 +54,9 @@ def _looked(folder: Path, holder: str) -> tuple[ExitCode, list[str]]:
     commits = store.commits[visit.get("n_commits_before", 0) :]
     n_done = sum(commit.n_processed for commit in commits)
     n_left = visit.get("n_files", 0) - n_done
+    if not is_copy(folder):
+        for part in store.entries:
+            store.require("files", part)
     totals = summarise(store, tuple(manifest.get("labels") or ()))
     state = manifest.get("state", "of unknown state")
     if state == "running":

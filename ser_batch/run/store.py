@@ -420,6 +420,13 @@ class RunStore:
         with _readable(self.path(name, part)):
             return self._file(name, part).read(columns=list(columns), use_threads=False)
 
+    def require(self, name: TableName, part: int) -> None:
+        """See that a part of a table is there. Raises as `read`."""
+        with _readable(self.path(name, part)):
+            # A rename that comes in between is followed.
+            if not self.where(name, part).exists():
+                self.path(name, part).stat()
+
     def ends(self, part: int) -> tuple[str, str] | None:
         """Return the first and the last clip_id of a part, None where its footer does not say. Raises as `read`."""
         with _readable(self.path("files", part)), self._file("files", part) as file:

@@ -49,7 +49,9 @@ def peak_of_one_file(path: Path, minutes: int, *turns_s: float) -> int:
     return peak
 
 
-@pytest.mark.parametrize("turns_s", [(), (7.0, 3_600.0)], ids=["plain", "segments"])
+@pytest.mark.parametrize(
+    "turns_s", [(), pytest.param((7.0, 3_600.0), marks=pytest.mark.reliability)], ids=["plain", "segments"]
+)
 def test_memory_does_not_grow_with_the_length_of_a_recording(tmp_path, turns_s):
     short, long = (peak_of_one_file(tmp_path / f"{minutes}.flac", minutes, *turns_s) for minutes in (2, 20))
     assert long < 1.2 * short

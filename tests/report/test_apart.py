@@ -227,7 +227,7 @@ def test_the_command_insists_on_the_plugins_that_it_was_given(tmp_path: Path) ->
 def test_the_command_says_in_one_line_what_a_plugin_did(
     run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (plugin,) = with_section(tmp_path, "print('looking')\nos.abort()").files
+    (plugin,) = with_section(tmp_path, "print('looking', flush=True)\nos.abort()").files
     assert main(["report", str(run), "--plugin", plugin]) == ExitCode.RUN
     told = capfd.readouterr().err.splitlines()
     assert told == ["looking", "Error: The report could not be built: its process was ended by SIGABRT in the section "

@@ -151,7 +151,10 @@ def one_epoch(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[float], by
     return losses(fit(*make(), plan(state), replace(CONFIG, epochs=1))), state.read_bytes()
 
 
-@pytest.mark.parametrize("damage", ["", "cut", "empty", "text", "other"])
+@pytest.mark.parametrize(
+    "damage",
+    ["cut", "other", *(pytest.param(damage, marks=pytest.mark.reliability) for damage in ("", "empty", "text"))],
+)
 def test_a_damaged_state_means_from_the_beginning(
     tmp_path: Path, damage: str, one_epoch: tuple[list[float], bytes]
 ) -> None:
