@@ -263,7 +263,10 @@ class Ring:
         assert not left, left
 
     def _left(self) -> list[str]:
-        found = [f"{item.pid} {' '.join(item.cmdline())}" for item in processes_with(self._token)]
+        found = []
+        for item in processes_with(self._token):
+            with suppress(psutil.Error):  # it ends in this moment
+                found.append(f"{item.pid} {' '.join(item.cmdline())}")
         return [*found, *map(str, self._scratch.glob("ser-batch-*"))]
 
 
