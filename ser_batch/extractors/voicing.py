@@ -65,7 +65,7 @@ def _spans(clip: Clip) -> NDArray[np.float64]:
     semitones = f0_semitones(clip)
     voiced = ~np.isnan(semitones)
     stretches = _stretches(voiced, _FEWEST_FRAMES)
-    if (not len(stretches) or voiced.mean() < _RARELY_VOICED) and _is_even(clip):
+    if (not len(stretches) or voiced.mean() < _RARELY_VOICED) and _is_even(clip, is_voiced=bool(len(stretches))):
         return np.zeros((0, 2))
     if len(stretches):
         held = _stretches(np.abs(np.diff(semitones)) < _HELD_ST, _HELD_FRAMES - 1)
@@ -91,14 +91,16 @@ def _spans(clip: Clip) -> NDArray[np.float64]:
     return clip.start_s + _joined(np.array(edges_s), _PAUSE_S)
 
 
-def _is_even(clip: Clip) -> bool:
+def _is_even(clip: Clip, *, is_voiced: bool) -> bool:
     """Say whether a recording is stationary noise.
 
-    Of noise that is strongest where it is lowest few bands make the level, and it wanders; that of its slope is even.
+    Of noise that is strongest where it is lowest few bands make the level, and it wanders; that of its slope is even,
+    to its loudest frame, since a short voice in a long noise is no more than that.
     """
-    slope = intensity(np.diff(signal(clip)), float(clip.sample_rate_hz))
-    spreads_db = [np.diff(_usual_and_loud(level_db)) for level_db in (level(clip).level_db, slope.level_db)]
-    return bool(min(spreads_db) < _EVEN_DB)
+    if not is_voiced and np.diff(_usual_and_loud(level(clip).level_db)) < _EVEN_DB:
+        return True
+    slope_db = intensity(np.diff(signal(clip)), float(clip.sample_rate_hz)).level_db
+    return bool(np.nanmax(slope_db) - _usual_and_loud(slope_db)[0] < _EVEN_DB)
 
 
 def _usual_and_loud(level_db: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -73,6 +73,12 @@ def test_voices_and_whispers_are_found_where_they_are(gain):
     assert begin_s < 0.1 and end_s > 3.9
 
 
+def test_a_short_voice_in_long_noise_of_a_room_is_found():
+    samples = 5e-4 * np.random.default_rng(3).standard_normal(14 * RATE_HZ)
+    samples[11 * RATE_HZ :][: round(0.6 * RATE_HZ)] += synthetic_voice(0.6, RATE_HZ)
+    assert [round(begin_s) for begin_s, _ in spans(samples)] == [11]
+
+
 def test_pauses_part_spans_and_short_ones_do_not():
     voice = synthetic_voice(1.4, RATE_HZ)
     apart = [spans(np.concatenate([voice, np.zeros(round(pause_s * RATE_HZ)), voice])) for pause_s in (0.2, 0.5)]
