@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import os
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import pluggy
@@ -174,18 +175,31 @@ class PluginRecipe:
             yield name, found[name].load
 
 
+class _FromSource(importlib.machinery.SourceFileLoader):
+    """Loads what the file says now, and leaves nothing beside it.
+
+    Byte code in a ``__pycache__`` is told from other byte code by the second and the size of its source alone: it may be
+    of what was there before, or of somebody else, and the version of a plugin is a hash of its source.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise PluginError(f"Plugin file {path} does not exist.")
     # The stem alone would let two files of one name replace each other in sys.modules.
     module_name = f"ser_batch_plugin_file_{zlib.crc32(str(path.resolve()).encode()):08x}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
+    if path.suffix not in importlib.machinery.SOURCE_SUFFIXES:
         raise PluginError(f"Plugin file {path} is not a Python file; its name must end in .py.")
+    loader = _FromSource(module_name, str(path))
+    spec = importlib.util.spec_from_file_location(module_name, path, loader=loader)
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except BaseException:
         del sys.modules[module_name]
         raise

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import py_compile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -134,6 +136,20 @@ def test_where_the_first_answer_wins_the_order_is_pluggys(write: Write) -> None:
         left = [path for path in paths if Path(path).stem in sorted("badc", key="cadb".index)[:n_left]]
         with pytest.raises(PluginError, match=f"'{winner}.py': read_clip must give Clips, not str"):
             next(read_clip(build(*left).build(), ClipRef("x", "x", 1, 1), 22_050, 60.0, 0.0))
+
+
+def test_a_file_is_run_as_it_reads_whatever_byte_code_lies_beside_it(write: Write, tmp_path: Path) -> None:
+    """Of another state with as many bytes in the same second, or from whoever the file was copied from."""
+    code = "from ser_batch import hookimpl\nREADER_VERSION = {}\n@hookimpl\ndef read_clip(ref): return None\n"
+    path = Path(write("mine.py", code.format(7)))
+    py_compile.compile(str(path), doraise=True)
+    written = path.stat()
+    path.write_text(code.format(8))
+    os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns))
+    assert reader_versions(build(str(path)).build()) == {"mine.py": 8}
+    other = write("other/mine.py", code.format(9))
+    assert reader_versions(build(other).build()) == {"mine.py": 9}
+    assert not (tmp_path / "other/__pycache__").exists()
 
 
 def test_the_same_file_twice_is_one_plugin(write: Write) -> None:

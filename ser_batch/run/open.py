@@ -92,6 +92,9 @@ def open_run(
             )
         run = OpenRun(place, store, ingredients, plan, manifest, list(dict.fromkeys([*collected, *notices])))
         run.interruptions = interruptions
+        if run.is_complete:
+            # Of a restart that was planned: whoever scans the run as it is has thought better of it.
+            remove_plan(run_dir)
         try:
             yield run
         except BaseException:

@@ -25,7 +25,7 @@ from ser_batch.nodes.work import work
 from ser_batch.run.compare import compare_runs
 from ser_batch.run.journal import Filesystem
 from ser_batch.run.manifest import read_manifest
-from ser_batch.run.planned import plan_of
+from ser_batch.run.planned import plan_of, read_plan
 from ser_batch.run.store import RunStore
 from ser_batch.run.summary import summarise
 from ser_batch.run.verify import check_run
@@ -222,6 +222,7 @@ def test_a_restart_that_is_planned_changes_nothing_before_its_first_part_is_take
     assert plan_here(archive, run, mode="restart", config=other) == 7
     assert machines.run("complete", run) == 7
     assert [path.read_bytes() for path in kept] == before
-    # Whoever thinks better of it goes on with the run as it was.
+    # Whoever thinks better of it goes on with the run as it was, and no node that comes late begins it anew.
     assert scan(archive, run, config=CONFIG, plugins=RECIPE, report=False).n_processed == 0
+    assert read_plan(run) is None and not list((run / ".attempts").iterdir())
     assert compare_runs(run, local, tolerance=0.0).is_equal and check_run(run) == []
