@@ -178,8 +178,8 @@ class PluginRecipe:
 class _FromSource(importlib.machinery.SourceFileLoader):
     """Loads what the file says now, and leaves nothing beside it.
 
-    Byte code in a ``__pycache__`` is told from other byte code by the second and the size of its source alone: it may be
-    of what was there before, or of somebody else, and the version of a plugin is a hash of its source.
+    Byte code in a ``__pycache__`` is told from other byte code by the second and the size of its source alone: it may
+    be of what was there before, or of somebody else, and the version of a plugin is a hash of its source.
     """
 
     def get_code(self, fullname: str) -> CodeType:
