@@ -157,12 +157,14 @@ def _fit_normalisation(network: HybridCNN, rows: Rows, weights: Tensor, generato
     index = torch.multinomial(weights, 4096, replacement=True, generator=generator).to(rows.device)
     norm = network.mel_norm
     sums = torch.zeros(3, norm.band_mean.numel(), dtype=torch.float64, device=rows.device)
-    for part in index.split(512):
+    # Of few windows each is drawn often.
+    drawn, times = index.unique(return_counts=True)
+    for part, count in zip(drawn.split(512), times.split(512), strict=True):
         below, audible = norm.relative(rows.mel(part))
-        below, audible = below.double(), audible.double()[:, None, :]
-        sums[0] += audible.sum()
-        sums[1] += (below * audible).sum(dim=(0, 2))
-        sums[2] += (below * below * audible).sum(dim=(0, 2))
+        below, weight = below.double(), (audible.double() * count[:, None])[:, None, :]
+        sums[0] += weight.sum()
+        sums[1] += (below * weight).sum(dim=(0, 2))
+        sums[2] += (below * below * weight).sum(dim=(0, 2))
     mean = sums[1] / sums[0]
     norm.band_mean.copy_(mean)
     norm.band_std.copy_((sums[2] / sums[0] - mean * mean).clamp(min=1.0).sqrt())

@@ -21,6 +21,8 @@ from ser_batch.config import Config
 from ser_batch.errors import ConfigError, ExitCode
 from ser_batch.training.train_config import TrainConfig
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 TOML = """
 [audio]
 window_s = 2

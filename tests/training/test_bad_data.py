@@ -14,6 +14,8 @@ from labelled_clips import LABELS, write_clip, write_folder
 from ser_batch.cli.main import main
 from ser_batch.errors import ExitCode
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 #: One epoch, no copies: what must be trained at all is trained in seconds.
 TINY = """
 [data]

@@ -17,6 +17,8 @@ from ser_batch.classifier import checkpoint
 from ser_batch.cli.main import main
 from ser_batch.errors import ExitCode
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 LABELS = ("anger", "fear", "sadness")
 TOML = """
 [data]

@@ -20,6 +20,8 @@ from ser_batch import load_results
 from ser_batch.cli.main import main
 from ser_batch.errors import ExitCode
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 READER = str(Path(__file__).parent / "odd_reader.py")
 LABELS = ("anger", "fear")
 #: One epoch of a few clips, whatever comes of it.

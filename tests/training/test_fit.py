@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from ser_batch.classifier.network_config import N_DENSE
+from ser_batch.classifier.network import HybridCNN
+from ser_batch.classifier.network_config import N_DENSE, NetworkConfig
 from ser_batch.records import LabelledClip
 from ser_batch.training.dataset import Dataset
 from ser_batch.training.features import FeatureTable
-from ser_batch.training.fit import FitPlan, FitResult, fit
+from ser_batch.training.fit import FitPlan, FitResult, _fit_normalisation, fit
 from ser_batch.training.rows import Rows
 from ser_batch.training.train_config import DataConfig, FitConfig
 
@@ -74,6 +75,20 @@ def test_a_branch_that_was_not_trained_has_no_say() -> None:
     mel, features = torch.rand(2, 4, N_BANDS, N_FRAMES) * -50, torch.randn(4, N_DENSE)
     with torch.inference_mode():
         torch.testing.assert_close(network(mel[0], features), network(mel[1], features))
+
+
+def test_statistics_of_inputs_are_those_of_windows_as_often_as_they_are_drawn() -> None:
+    rows, dataset = make()
+    network = HybridCNN(NetworkConfig(n_labels=2, n_bands=N_BANDS, n_frames=N_FRAMES))
+    often = torch.from_numpy(np.where(dataset.target == 0, 9.0, 1.0))
+    _fit_normalisation(network, rows, often, torch.Generator().manual_seed(0))
+    below, audible = network.mel_norm.relative(rows.mel(torch.arange(48)))
+    weight = (often[:, None] * audible)[:, None, :]
+    mean = (below * weight).sum(dim=(0, 2)) / weight.sum()
+    std = ((below - mean[:, None]).square() * weight).sum(dim=(0, 2)).div(weight.sum()).sqrt()
+    # Labels differ by 20 dB in the bands of either, and drawing is by chance.
+    torch.testing.assert_close(network.mel_norm.band_mean.double(), mean, atol=1.0, rtol=0)
+    torch.testing.assert_close(network.mel_norm.band_std.double(), std, atol=1.0, rtol=0)
 
 
 @pytest.fixture(scope="module")

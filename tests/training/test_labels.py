@@ -20,6 +20,8 @@ from ser_batch.records import LabelledClip
 from ser_batch.training.dataset import with_labels
 from ser_batch.training.train_config import DataConfig, TrainConfig
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 TINY = """
 [data]
 validation_share = 0.3

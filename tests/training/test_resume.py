@@ -23,6 +23,8 @@ from ser_batch.plugins import PluginRecipe
 from ser_batch.training.train import TrainOptions, training_key
 from ser_batch.training.train_config import TrainConfig
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 READER = str(Path(__file__).parent / "odd_reader.py")
 N_EPOCHS = 12
 

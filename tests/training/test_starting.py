@@ -14,6 +14,8 @@ from ser_batch.classifier.network_config import NetworkConfig
 from ser_batch.cli.main import main
 from ser_batch.errors import ExitCode
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 TINY = """
 [data]
 validation_share = 0.3

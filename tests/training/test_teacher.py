@@ -26,6 +26,8 @@ from ser_batch.training.dataset import Dataset, content_hashes
 from ser_batch.training.fit import FitPlan, fit
 from ser_batch.training.teacher import embeddings_of, soft_labels
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 RECIPE = PluginRecipe(entry_points=())
 
 
