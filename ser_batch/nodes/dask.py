@@ -44,6 +44,8 @@ _MOST_HOSTS = 10
 _AGAIN_S = 2.0
 #: How long a scheduler may take to answer, and be silent; and how long nodes may take to end.
 _ANSWER_S, _SILENCE_S, _ENDING_S = 5.0, 30.0, 30.0
+#: Under which workers say what has become of tasks.
+_TOPIC = "ser-batch"
 #: How often all may be done in vain.
 _VAIN = 3
 
@@ -133,22 +135,30 @@ class Cluster:
             A driver holds the run; or nodes work on it that are not of this cluster.
         """
         # In this order: nodes of a driver that begins just now work on a later plan.
-        plans = [folder.parent.name for folder in (run_dir / ATTEMPTS).glob("*/nodes")]
+        plans = [folder.name for folder in (run_dir / ATTEMPTS).glob("*")]
         refuse_if_written(run_dir)
+        if not plans:
+            return
         deadline = time.monotonic() + _ENDING_S
         while True:
+            # One that has just begun says only some time later that it is at work.
+            n_left = self._close_nodes(plans)
             try:
-                return refuse_if_worked_on(run_dir)
+                refuse_if_worked_on(run_dir)
             except RunError:
                 if time.monotonic() > deadline:
                     raise
-            self._close_nodes(plans)
+            else:
+                if not n_left or time.monotonic() > deadline:
+                    return
             time.sleep(_LOOK_S)
 
-    def _close_nodes(self, plans: list[str]) -> None:
+    def _close_nodes(self, plans: list[str]) -> int:
+        """Ask all nodes that work on some plans to end; return how many workers have some that have not yet."""
         if self._client.status == "running":
             with suppress(Exception):  # a worker may be gone, or have nothing of ours
-                self._client.run(errand.close_nodes, plans, on_error="ignore")
+                return sum(map(bool, self._client.run(errand.close_nodes, plans, on_error="ignore").values()))
+        return 0
 
     def do(self, collector: Collector, options: Mapping[str, Any]) -> RunSummary:
         """Have the plan of a run done, and commit what is done; return what the run has come to.
@@ -221,6 +231,16 @@ class Cluster:
             time.sleep(_POLL_S)
 
 
+def do_bundle(task: str, options: dict[str, Any], first: int, last: int) -> None:
+    """Do a bundle on a worker, and say what has become of it; other arguments are those of `errand.run_bundle`.
+
+    The answer goes ahead of the word that the task has ended, so that nobody has to fetch it from each worker.
+    """
+    from distributed import get_worker  # noqa: PLC0415 - an extra
+
+    get_worker().log_event(_TOPIC, (task, errand.run_bundle(options, first, last)))
+
+
 class _Taken:
     """What is committed, and what it comes to."""
 
@@ -273,6 +293,9 @@ class _Work:
         self._later: dict[int, float] = {}
         #: Task -> its bundle and its worker.
         self._tasks: dict[Any, tuple[int, str]] = {}
+        #: Begins the names of its tasks; and what workers have said of them.
+        self._prefix, self._answers = f"ser-batch-{uuid.uuid4().hex}-", dict[str, dict[str, Any]]()
+        self._n_asked = 0
         self._looked_s, self._heard_s = 0.0, time.monotonic()
         #: Workers that may be given tasks, and why others may not.
         self.workers: set[str] = set()
@@ -336,13 +359,8 @@ class _Work:
         from distributed import KilledWorker  # noqa: PLC0415 - an extra
 
         if task.status == "finished":
-            try:
-                answer: dict[str, Any] = task.result(timeout=_ANSWER_S)
-            except Exception:  # it lies with the worker, which may have died with it
-                self._forget(task)
-                return {"is_lost": True}
             task.release()
-            return answer
+            return self._answers.pop(task.key, {"is_lost": True})
         error = task.exception() if task.status == "error" else None
         if error is not None and not isinstance(error, KilledWorker):
             return {"refused": f"{type(error).__name__}: {message_of(error).splitlines()[0]}"}
@@ -353,6 +371,7 @@ class _Work:
 
     def _forget(self, task: Any) -> None:
         self._tasks.pop(task, None)
+        self._answers.pop(task.key, None)
         with suppress(Exception):  # the scheduler may be lost this moment
             task.cancel()
 
@@ -367,9 +386,16 @@ class _Work:
 
     def _look_for_workers(self) -> None:
         with suppress(Exception):  # whatever it is, nobody has answered
+            # Again and again: a scheduler that was begun anew knows of nothing.
+            self._client.subscribe_topic(_TOPIC, self._hear)
             there = self._client.sync(self._client.scheduler.ncores, callback_timeout=_ANSWER_S)
             self.workers = set(there) - self.refusals.keys()
             self._heard_s = time.monotonic()
+
+    def _hear(self, event: tuple[float, tuple[str, dict[str, Any]]]) -> None:
+        task, answer = event[1]
+        if task.startswith(self._prefix):  # other drivers may use the scheduler, too
+            self._answers[task] = answer
 
     def _refused(self, worker: str, why: str) -> list[str]:
         is_first = worker not in self.refusals
@@ -388,13 +414,16 @@ class _Work:
                 bundle = self._waiting.popleft()
                 places = self._plan.bundles[bundle]
                 ends = (self._plan.parts[place].part for place in (places[0], places[1] - 1))
+                self._n_asked += 1
+                # A name of its own: one that failed is not to be had again by asking again.
+                name = f"{self._prefix}{self._n_asked}"
                 try:
                     task = self._client.submit(
-                        errand.run_bundle,
+                        do_bundle,
+                        name,
                         self._options,
                         *ends,
-                        # With a key of its own: one that failed is not to be had again by asking again.
-                        key=f"ser-batch-{uuid.uuid4().hex}",
+                        key=name,
                         pure=False,
                         workers=[worker],
                         allow_other_workers=False,

@@ -22,6 +22,8 @@ _END_S = 20.0
 _one_at_a_time = threading.Lock()
 #: The node of this process, and what it was begun with.
 _kept: list[tuple[dict[str, Any], subprocess.Popen[bytes]]] = []
+#: Nodes that were asked to end, until they have.
+_ending: list[subprocess.Popen[bytes]] = []
 #: Plans whose driver wants no more of them.
 _given_up: set[str] = set()
 #: Exit codes of the nodes that ended before they began, one after the other; after so many this machine is not asked.
@@ -55,15 +57,23 @@ def run_bundle(options: dict[str, Any], first: int, last: int) -> dict[str, Any]
         return {"host": platform.node(), "is_lost": True}
 
 
-def close_nodes(plans: list[str]) -> None:
+def close_nodes(plans: list[str]) -> int:
     """Ask the node of this process to end, if it works on one of some plans, of which nothing is done any more.
 
     It is not waited for: this may be called where nothing may take long.
+
+    Returns
+    -------
+    n_left : int
+        Nodes that were asked to end and have not yet, whether they had begun to work or not.
     """
     _given_up.update(plans)
-    for options, process in list(_kept):
-        if options["plan_id"] in plans:
-            threading.Thread(target=_close, args=(process,), daemon=True).start()
+    for kept in [item for item in _kept if item[0]["plan_id"] in plans]:
+        _kept.remove(kept)
+        _ending.append(kept[1])
+        threading.Thread(target=_close, args=(kept[1],), daemon=True).start()
+    _ending[:] = [process for process in _ending if process.poll() is None]
+    return len(_ending)
 
 
 def _node(options: dict[str, Any]) -> subprocess.Popen[bytes] | dict[str, Any]:

@@ -248,6 +248,10 @@ class Ring:
         if code is None:
             self._kill(pid)
 
+    def nodes(self) -> list[psutil.Process]:
+        """Return the nodes of all workers, also those that have not begun to work yet."""
+        return [node for pid in self._workers if (node := self._node_below(pid))]
+
     def _node_below(self, dask: int) -> psutil.Process | None:
         with suppress(psutil.Error):
             for child in psutil.Process(dask).children():

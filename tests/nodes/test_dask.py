@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -23,9 +24,8 @@ from ser_batch.cli.main import main
 from ser_batch.cluster import scan_on
 from ser_batch.engine import plan, scan
 from ser_batch.errors import ConfigError, RunError
-from ser_batch.nodes import errand
 from ser_batch.nodes.complete import complete
-from ser_batch.nodes.dask import check_address
+from ser_batch.nodes.dask import Cluster, check_address, do_bundle
 from ser_batch.stages.progress import Progress
 
 distributed = pytest.importorskip("distributed", reason="the extra dask is not installed")
@@ -124,6 +124,23 @@ def test_of_two_drivers_one_goes_on_and_a_finished_run_submits_nothing(
     ring.assert_nothing_is_left()
 
 
+def test_nodes_that_a_killed_driver_had_just_begun_have_ended_before_the_next_one_goes_on(
+    ring: Ring, machines: Machines, archive: Path, tmp_path: Path
+) -> None:
+    """They have not even said yet that they are at work."""
+    run = tmp_path / "run"
+    driver = ring.drive(archive, run, shard_size=2)
+    deadline = time.monotonic() + 60
+    while not ring.nodes() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(driver, signal.SIGKILL)
+    machines.end(driver)
+    assert ring.nodes() and not list(run.glob(".attempts/*/nodes/*.json"))
+    with Cluster(ring.address, Progress()) as cluster:
+        cluster.let_go(run)
+    assert not ring.nodes()
+
+
 @pytest.mark.cluster
 def test_a_worker_that_cannot_do_it_is_named_and_nothing_is_half_done(
     address: str, archive: Path, local: Path, tmp_path: Path
@@ -200,4 +217,4 @@ def test_a_task_is_small_however_many_files_it_is_about(archive: Path, tmp_path:
     run = tmp_path / ("long-name-of-a-run-" * 10)
     plan(archive, run, config=CONFIG, plugins=RECIPE)
     options = {"run_dir": str(run), "plan_id": "0" * 12, "trust_plugins": True}
-    assert len(pickle.dumps((errand.run_bundle, options, 0, 99_999))) < 1_000
+    assert len(pickle.dumps((do_bundle, "0" * 48, options, 0, 99_999))) < 1_000
