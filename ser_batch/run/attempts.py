@@ -75,7 +75,8 @@ class Manifest:
 
     def as_json(self) -> bytes:
         values = {name: getattr(self, name) for name in _FIELDS}
-        return json.dumps(values | {"entry": self.entry and self.entry.values()}).encode() + b"\n"
+        values |= {"entry": self.entry and self.entry.values()}
+        return json.dumps(values, separators=(",", ":")).encode() + b"\n"
 
     @classmethod
     def parse(cls, data: bytes) -> Manifest:

@@ -211,7 +211,7 @@ class Entry:
 
     def line(self) -> bytes:
         """Return the entry as a line of the journal; `parse` reads it."""
-        return json.dumps(self.values()).encode() + b"\n"
+        return json.dumps(self.values(), separators=(",", ":")).encode() + b"\n"
 
     def values(self) -> dict[str, Any]:
         """Return the entry as an object of JSON; `of` reads it."""

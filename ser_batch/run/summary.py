@@ -94,7 +94,7 @@ def sums_of(table: pa.Table) -> dict[str, dict[str, Any]]:
     -------
     sums : dict
         statuses of all rows; emotions, failures and needs_media of the files that were found; and totals: vanished,
-        segments, with_segments, duration_s, and the columns of times.
+        segments, with_segments, duration_s, and the columns of times. What is 0 is left out.
     """
     import pyarrow as pa  # noqa: PLC0415 - not needed to hold a summary
     import pyarrow.compute as pc  # noqa: PLC0415
@@ -123,7 +123,9 @@ def sums_of(table: pa.Table) -> dict[str, dict[str, Any]]:
         totals[name] += round(pc.sum(table.column(name)).as_py() or 0, 6)
     if "emotion" in table.column_names:
         sums["emotions"].update(emotion for emotion in present.column("emotion").to_pylist() if emotion)
-    return {name: dict(counts) for name, counts in sums.items()}
+    # Each commit holds them, and is sent or read with thousands of others.
+    told = {name: {key: value for key, value in counts.items() if value} for name, counts in sums.items()}
+    return {name: counts for name, counts in told.items() if counts}
 
 
 def are_sums(value: Any) -> bool:
