@@ -37,12 +37,14 @@ def choose_device(
 
     choice, classifier = choose_device(requested), None
     if choice.device != "cpu":
-        classifier, choice = open_classifier(manager, name, requested, config.predict.labels)
+        labels = config.predict.labels
+        opened, choice = open_classifier(manager, name, requested, labels)
+        if choice.device != "cpu":
+            from ser_batch.classifier.standby import Standby  # noqa: PLC0415 - only for a GPU
+
+            classifier = Standby(opened, lambda: hooks.load_classifier(manager, name, "cpu", labels), progress.say)
     progress.say(f"Device: {choice.device}. {choice.note}".strip())
-    return (
-        classifier if choice.device != "cpu" else None,
-        {"requested": requested, "chosen": choice.device, "note": choice.note},
-    )
+    return classifier, {"requested": requested, "chosen": choice.device, "note": choice.note}
 
 
 class Line:

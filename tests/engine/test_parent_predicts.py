@@ -23,6 +23,7 @@ from ser_batch.records import ClipOutcome, ClipRef, FeatureBlock, Prediction, St
 from ser_batch.run.compare import compare_runs
 from ser_batch.run.verify import check_run
 from ser_batch.stages.predict import predict_outcomes
+from ser_batch.stages.progress import Progress
 
 
 class Counting:
@@ -153,6 +154,42 @@ def test_no_embeddings_if_so_told(runs, tmp_path):
         load_results(tmp_path / "run", "embeddings")
     found = compare_runs(runs / "workers", tmp_path / "run", tolerance=1e-3)
     assert found.missing_tables == ["embeddings"] and not found.is_equal and not len(found.changed)
+
+
+def test_a_gpu_that_dies_in_mid_scan_costs_no_file(runs, tmp_path, monkeypatch):
+    from ser_batch.classifier.torch_classifier import TorchClassifier  # noqa: PLC0415 - torch takes its time
+
+    class Dying(TorchClassifier):
+        n_asked = 0
+
+        def embed(self, mel, features):
+            self.n_asked += 1
+            if self.n_asked > 1:
+                raise RuntimeError("CUDA error: unspecified launch failure\nwhere to look for help")
+            return super().embed(mel, features)
+
+    model, gpu, said = load(runs / "random.safetensors"), device.DeviceChoice("cuda", ""), Said()
+    dying = Dying(model, "cpu")
+    monkeypatch.setattr(device, "choose_device", lambda requested: gpu)
+    monkeypatch.setattr(device, "open_classifier", lambda *_: (CheckedClassifier("models", dying), gpu))
+    predict = {"model": str(runs / "random.safetensors"), "batch_size": 1}
+    values = {"predict": predict, "extract": {"jobs": 1}, "audio": {"piece_s": 30.0}}
+    scan(runs / "audio", tmp_path / "run", config=Config().with_values(values), progress=said, report=False)
+    found, expected = (load_results(place).set_index("clip_id") for place in (tmp_path / "run", runs / "workers"))
+    assert found["emotion"].equals(expected["emotion"]) and found["status"].equals(expected["status"])
+    assert dying.n_asked == 3
+    (line,) = (line for line in said.lines if "failed" in line)
+    assert line.startswith("cpu failed (") and "unspecified launch failure); the CPU computed" in line
+
+
+class Said(Progress):
+    """What a scan says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
 
 
 @pytest.mark.parametrize("table", ["files", "windows"])
