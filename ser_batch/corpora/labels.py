@@ -11,6 +11,7 @@ from ser_batch.errors import DataError
 from ser_batch.records import Corpus, CorpusItem, LabelledClip, PassedOver, Remark
 from ser_batch.tables.match import FILE_COLUMNS, match_rows
 from ser_batch.tables.table import TABLE_SUFFIXES, Table, read_table
+from ser_batch.text import shortened
 
 __all__ = ["LABELS", "LABEL_COLUMNS", "has_labels", "label_rows", "labelled_reader", "read_labels", "table_beside"]
 
@@ -56,7 +57,7 @@ def label_columns(table: Table, needed: Sequence[str]) -> dict[str, str]:
         if key not in found:
             raise DataError(
                 f"Labels file {table.path} has no column {key!r} (nor {', '.join(LABEL_COLUMNS[key][1:])}). "
-                f"Its columns are: {', '.join(table.columns)}."
+                f"Its columns are: {shortened(', '.join(table.columns))}."
             )
     return found
 

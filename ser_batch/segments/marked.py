@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ser_batch.errors import DataError
 from ser_batch.records import Segment
-from ser_batch.text import printable
+from ser_batch.text import shown
 
 __all__ = ["MOST_CHANNELS", "Marked", "Noted", "Tiers", "checked", "state_key", "voices"]
 
@@ -68,7 +68,7 @@ def checked(found: Tiers, note: str = "") -> Marked:
         items.sort(key=lambda item: (item.start_s, item.end_s))
         for before, after in pairwise(items):
             if before.end_s - after.start_s >= _ROUNDING_S:
-                whose = f" of {printable(tier)!r}" if tier else ""
+                whose = f" of {shown(tier)}" if tier else ""
                 raise DataError(
                     f"segments{whose} overlap: one goes on until {before.end_s:.3f} s, and another begins at "
                     f"{after.start_s:.3f} s"

@@ -14,7 +14,7 @@ from ser_batch.segments.marked import Marked, checked, state_key
 from ser_batch.segments.markup import rttm_rows
 from ser_batch.tables.match import match_rows
 from ser_batch.tables.table import Table, decoded, read_table
-from ser_batch.text import printable
+from ser_batch.text import printable, shortened, shown
 
 __all__ = ["ArchiveSegments", "read_archive_segments", "read_segment_table"]
 
@@ -25,6 +25,7 @@ _DURATION = ("duration_s", "duration")
 _SPEAKER = ("speaker", "speaker_id", "spk")
 _TEXT = ("text", "transcript", "transcription", "words", "utterance")
 _CHANNEL = ("channel",)
+_A_CHANNEL = "the number of a channel, from 1"
 
 
 def read_segment_table(path: Path) -> Iterator[tuple[str, Segment]] | None:
@@ -61,7 +62,7 @@ def _rows(table: Table) -> Iterator[Segment]:
         yield Segment(
             start_s,
             end_s,
-            int(_number(table, channel, row)) if channel and table.columns[channel][row] else 0,
+            _channel(table, channel, row) if channel and table.columns[channel][row] else 0,
             table.columns[speaker][row] if speaker else "",
             table.columns[text][row] if text else "",
         )
@@ -74,14 +75,25 @@ def _is_in_ms(table: Table) -> bool:
     return all(value.isdecimal() for name in ("start", "end") for value in table.columns[name])
 
 
-def _number(table: Table, column: str, row: int) -> float:
+def _number(table: Table, column: str, row: int, what: str = "a number, in s") -> float:
     text = table.columns[column][row]
     try:
         return float(text.replace(",", ".") if table.delimiter == ";" else text)
     except ValueError:
-        raise DataError(
-            f"line {table.lines[row]}: {column!r} must be a number, in s, not {printable(text)!r}"
-        ) from None
+        raise _wrong(table, column, row, what) from None
+
+
+def _channel(table: Table, column: str, row: int) -> int:
+    number = _number(table, column, row, _A_CHANNEL)
+    if not number.is_integer():  # nor is what is infinite, or no number
+        raise _wrong(table, column, row, _A_CHANNEL)
+    return int(number)
+
+
+def _wrong(table: Table, column: str, row: int, what: str) -> DataError:
+    return DataError(
+        f"line {table.lines[row]}: {shown(column)} must be {what}, not {shown(table.columns[column][row])}"
+    )
 
 
 @dataclass(eq=False)
@@ -122,7 +134,8 @@ def read_archive_segments(path: Path, root: str | os.PathLike[str], names: Seque
         else:
             table = read_table(path)
             if table.find(_START) is None or table.find((*_END, *_DURATION)) is None:
-                raise DataError(f"it needs the columns start and end, in s; it has {', '.join(table.columns)}")
+                have = shortened(", ".join(table.columns))
+                raise DataError(f"it needs the columns start and end, in s; it has {have}")
             segments = list(_rows(table))
     except OSError as error:
         raise InputError(f"Segments {path} cannot be read: {error.strerror or error}.") from error

@@ -110,15 +110,15 @@ def match_rows(
         if differs is not None:
             raise DataError(
                 f"Table {table.path}: lines {table.lines[first]} and {table.lines[row]} are about the same file "
-                f"{shown(text)}, but {differs!r} is {shown(table.columns[differs][first])} in one and "
+                f"{shown(text)}, but {shown(differs)} is {shown(table.columns[differs][first])} in one and "
                 f"{shown(table.columns[differs][row])} in the other. Remove one."
             )
         matching.n_repeated += 1
     if not matching.row_of:
         example = f"; the first file is {printable(min(names))!r}" if names else ""
         raise DataError(
-            f"Table {table.path}: none of its {len(table):,} rows names a file below {root}. Its column {key!r} begins "
-            f"with {shown(table.columns[key][0])}{example}. Name the column of paths one of "
+            f"Table {table.path}: none of its {len(table):,} rows names a file below {root}. Its column {shown(key)} "
+            f"begins with {shown(table.columns[key][0])}{example}. Name the column of paths one of "
             f"{', '.join(FILE_COLUMNS)}, with paths relative to {root}."
         )
     return matching

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser_batch.errors import DataError, InputError
-from ser_batch.text import shown
+from ser_batch.text import message_of, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -133,7 +133,9 @@ def _checked(table: Table) -> Table:
     for name in table.columns:
         other = folds.setdefault(_folded(name), name)
         if other is not name:
-            raise DataError(f"Table {table.path} has two columns {other!r} and {name!r}. Rename or remove one.")
+            raise DataError(
+                f"Table {table.path} has two columns {shown(other)} and {shown(name)}. Rename or remove one."
+            )
     if not table.columns or not len(table):
         what = "has a header and no rows" if table.columns else "is empty"
         raise DataError(f"Table {table.path} {what}. Save it again with a header and a row per file.")
@@ -219,7 +221,7 @@ def _excel_rows(path: Path) -> tuple[list[list[str]], list[int]]:
     except OSError:
         raise
     except Exception as error:  # a damaged workbook raises anything from zipfile to KeyError
-        raise DataError(f"Table {path} cannot be read ({error}). Save it again, or as CSV.") from error
+        raise DataError(f"Table {path} cannot be read ({message_of(error)}). Save it again, or as CSV.") from error
     return rows, list(range(1, len(rows) + 1))
 
 
@@ -248,7 +250,7 @@ def _from_rows(path: Path, rows: list[list[str]], lines: list[int]) -> Table:
     columns: dict[str, list[str]] = {}
     for index, name in enumerate(header):
         if name in columns:
-            raise DataError(f"Table {path} has two columns {name!r}. Rename or remove one.")
+            raise DataError(f"Table {path} has two columns {shown(name)}. Rename or remove one.")
         if name:
             columns[name] = [row[index].strip() for row, _ in kept[1:]]
     return Table(path, columns, [line for _, line in kept[1:]], header=tuple(header))
@@ -264,7 +266,7 @@ def _from_parquet(path: Path) -> Table:
             names = [name for name in pq.read_schema(file).names if not _NAMELESS.fullmatch(name)]
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice is not None:
-                raise DataError(f"Table {path} has two columns {twice!r}. Rename or remove one.")
+                raise DataError(f"Table {path} has two columns {shown(twice)}. Rename or remove one.")
             arrow = plain(pq.read_table(file, columns=names))
         columns = {name: _as_text(arrow.column(name)) for name in names}
     except (pa.ArrowException, ValueError) as error:

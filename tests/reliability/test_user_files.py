@@ -223,7 +223,7 @@ def test_long_thousands_of_odd_configurations(tmp_path_factory: Any, rng: random
 
 
 TIMES = ["0", "0.25", "1.5", "-1", "1e400", "9" * 400, "NaN", "inf", "1,5", "", "00:00:01,000", "7e5", "x"]
-CHANNELS = ["0", "1", "2", "-1", "40000", "9" * 30, "1.5", "x", ""]
+CHANNELS = ["0", "1", "2", "-1", "40000", "9" * 30, "1.5", "inf", "x", ""]
 
 
 def some_segments(folder: Path, rng: random.Random) -> Path:
@@ -273,6 +273,14 @@ def attack_segments(place: tuple[Path, Found, Path, Path], rng: random.Random) -
             continue
         rows = maker.segments([ClipOutcome(found.ref(0), Status.OK, segments=segments)])
         assert len(rows) == len(segments)
+
+
+@SHORT
+@given(rng=DRAWS)
+def test_odd_files_of_segments_are_used_or_refused_in_a_line(
+    place: tuple[Path, Found, Path, Path], rng: random.Random
+) -> None:
+    attack_segments(place, rng)
 
 
 @pytest.mark.reliability

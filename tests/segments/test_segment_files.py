@@ -281,6 +281,32 @@ def test_a_channel_that_no_table_can_hold_is_refused(tmp_path: Path, channel: st
         read(tmp_path, "a.rttm", RTTM.format(0, 1, "anna").replace("one 1", f"one {channel}"))
 
 
+@pytest.mark.parametrize("channel", ["inf", "1e400", "nan", "1.5", "left"])
+def test_what_is_no_number_of_a_channel_is_refused(tmp_path: Path, channel: str) -> None:
+    path = tmp_path / "all.csv"
+    path.write_text(f"clip_id,start,end,channel\ncalls/one.wav,0,1,2.0\ncalls/one.wav,0,1,{channel}\n")
+    said = f"line 3: 'channel' must be the number of a channel, from 1, not '{channel}'"
+    with pytest.raises(DataError, match=said):
+        read_archive_segments(path, tmp_path, NAMES)
+    with pytest.raises(DataError, match=said):
+        read_segments([path])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "start,end\n1,LONG\n"),
+        ("a.csv", "start,end,channel\n1,2,LONG\n"),
+        ("a.csv", "start,LONG,LONG\n1,2,3\n"),
+        ("a.rttm", 2 * RTTM.format(0, 2, "LONG")),
+    ],
+)
+def test_of_what_is_wrong_a_message_quotes_no_more_than_a_line_shows(tmp_path: Path, name: str, content: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, name, content.replace("LONG", "x" * 100_000))
+    assert len(str(caught.value)) < 200 + 2 * len(str(tmp_path))
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("suffix", [".rttm", ".srt", ".json", ".csv", ".TextGrid"])
 def test_a_pipe_beside_a_recording_is_not_waited_for(tmp_path: Path, suffix: str) -> None:
