@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 from odd_recordings import chunk, encoded, fmt, read, read_bytes, voice, wav
 
 from ser_batch.audio import NeedsMediaError, NoSoundError, reading
-from ser_batch.audio.formats import MEDIA_SUFFIXES, media_format
+from ser_batch.audio.formats import MEDIA_SUFFIXES, media_format, pyav_reader
+from ser_batch.cli.main import main
 
 av = pytest.importorskip("av", reason='needs PyAV: pip install "ser-batch[media]"')
 
@@ -216,46 +218,55 @@ metadata.version = version
 """
 
 
-def ser_batch(*arguments: object, path: Path | None = None) -> str:
-    search = [str(path)] if path else []
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([*search, *filter(None, [os.environ.get("PYTHONPATH")])])}
-    command = [sys.executable, "-m", "ser_batch", *map(str, arguments)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@contextmanager
+def without_pyav(folder: Path) -> Iterator[None]:
+    """Hide PyAV from this process and from those that it starts."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(HIDE_PYAV)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SER_BATCH_PLUGINS", "")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
+        patch.setattr(importlib.metadata, "version", importlib.metadata.version)
+        exec(HIDE_PYAV, {})
+        pyav_reader.cache_clear()
+        yield
+    pyav_reader.cache_clear()
 
 
-def test_a_scan_takes_up_what_it_skipped_once_pyav_is_there_and_nothing_else(tmp_path):
-    (tmp_path / "hide").mkdir()
-    (tmp_path / "hide" / "sitecustomize.py").write_text(HIDE_PYAV)
+def test_a_scan_takes_up_what_it_skipped_once_pyav_is_there_and_nothing_else(tmp_path, capsys):
     audio, run = tmp_path / "audio", tmp_path / "run"
     audio.mkdir()
     for name in ("a.m4a", "b.m4a", "c.amr"):
         made(audio / name, *KINDS["narrow.amr" if name.endswith("amr") else "aac.m4a"])
     (audio / "d.wav").write_bytes(encoded(voice(2.0), 44_100, "WAV", "PCM_16"))
-    (tmp_path / "one.toml").write_text('[extract]\nextractors = ["quality"]\n')
-    scan = ("features", audio, "-o", run, "--jobs", 1, "--config", tmp_path / "one.toml")
 
-    planned = ser_batch(*scan, "--dry-run", path=tmp_path / "hide")
-    assert '.m4a                2   not read without PyAV: pip install "ser-batch[media]"' in planned
-    said = ser_batch(*scan, path=tmp_path / "hide")
+    def said(*command: object) -> str:
+        assert main([*map(str, command)]) == 0
+        return capsys.readouterr().out
+
+    scan = ("features", audio, "-o", run, "--jobs", 1, "--extractor", "quality")
     words = "Skipped for want of PyAV: 2 .m4a, 1 .amr."
-    assert "4 files found: 1 ok, 3 skipped." in said and words in said
-    for command in ("status", "show"):
-        assert words in ser_batch(command, run, path=tmp_path / "hide")
-    assert json.loads((run / "run.json").read_text())["needs_media"] == {".m4a": 2, ".amr": 1}
-    assert words in (run / "report.html").read_text()
-    files = pd.read_parquet(run / "files").set_index("clip_id")
-    assert list(files["status"]) == ["skipped"] * 3 + ["ok"]
-    assert set(files["error_type"][:3]) == {"NeedsMediaError"} and set(files["reader"][:3]) == {"PyAV"}
+    with without_pyav(tmp_path / "hide"):
+        assert '.m4a                2   not read without PyAV: pip install "ser-batch[media]"' in said(
+            *scan, "--dry-run"
+        )
+        told = said(*scan)
+        assert "4 files found: 1 ok, 3 skipped." in told and words in told
+        assert words in said("status", run) and words in said("show", run)
+        assert json.loads((run / "run.json").read_text())["needs_media"] == {".m4a": 2, ".amr": 1}
+        assert words in (run / "report.html").read_text()
+        files = pd.read_parquet(run / "files").set_index("clip_id")
+        assert list(files["status"]) == ["skipped"] * 3 + ["ok"]
+        assert set(files["error_type"][:3]) == {"NeedsMediaError"} and set(files["reader"][:3]) == {"PyAV"}
+        assert "Nothing new" in said(*scan)
 
-    assert "Nothing new" in ser_batch(*scan, path=tmp_path / "hide")
-    assert "3 of them to do" in ser_batch(*scan, "--dry-run")
-    said = ser_batch(*scan)
-    assert "4 files found: 4 ok." in said and "PyAV" not in said
+    assert "3 of them to do" in said(*scan, "--dry-run")
+    told = said(*scan, "--no-report")
+    assert "4 files found: 4 ok." in told and "PyAV" not in told
     later = pd.read_parquet(run / "files").set_index("clip_id")
     assert list(later["status"]) == ["ok"] * 4
     assert later["time_decode_s"]["d.wav"] == files["time_decode_s"]["d.wav"], "it was not read again"
     assert later["reader"]["a.m4a"] == f"PyAV {av.__version__}"
-    assert "Nothing new" in ser_batch(*scan)
-    assert "Nothing new" in ser_batch(*scan, path=tmp_path / "hide"), "what was read stays read without it"
+    assert "Nothing new" in said(*scan, "--no-report")
+    with without_pyav(tmp_path / "hide"):
+        assert "Nothing new" in said(*scan, "--no-report"), "what was read stays read without it"

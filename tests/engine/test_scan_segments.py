@@ -216,7 +216,7 @@ def test_a_recording_is_analysed_again_when_its_segments_come_change_or_go(
     told = capsys.readouterr().out
     assert "\n0 segments in both runs, 0 with another label.\n" in told
     assert "\nOnly in RUN_A: 3 segments\nOnly in RUN_B: 1 segments\n" in told
-    assert scan(copy, run, model, "--segments", "none") == 7
+    assert scan(copy, run, model, "--segments", "none", "--no-report") == 7
     assert "segments: auto -> absent" in capsys.readouterr().err
 
 
@@ -236,9 +236,9 @@ def test_a_table_of_the_archive_and_none(archive: Path, model: Path, tmp_path: P
     capsys.readouterr()
     assert scan(archive, tmp_path / "x", model, "--segments", "atuo") == 2
     assert "Did you mean 'auto'?" in capsys.readouterr().err
-    assert scan(archive, tmp_path / "x", model, "--segments", str(tmp_path / "no.csv")) == 3
+    assert scan(archive, tmp_path / "x", model, "--segments", str(tmp_path / "no.csv"), "--no-report") == 3
     table.write_text("file,speaker\nplain,ann\n")
-    assert scan(archive, tmp_path / "x", model, "--segments", str(table)) == 8
+    assert scan(archive, tmp_path / "x", model, "--segments", str(table), "--no-report") == 8
     assert "needs the columns start and end" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
@@ -295,5 +295,5 @@ def test_a_call_with_a_speaker_per_channel(archive: Path, model: Path, tmp_path:
         tier = grid.split(f'name = "channel {number} - emotion"')[1]
         assert f'text = "{call.emotion[number]}"' in tier.split("item [")[0]
     capsys.readouterr()
-    assert scan(calls, run, model) == 7
+    assert scan(calls, run, model, "--no-report") == 7
     assert "channels: split -> absent" in capsys.readouterr().err
