@@ -33,7 +33,7 @@ HOMES = {
     "av": ("audio/media.py",),
     "praatio": ("segments/",),
     "webvtt": ("segments/",),
-    "obstore": ("storage/objects.py",),
+    "obstore": ("storage/objects.py", "storage/reasons.py"),
     "starlette": ("reviews/server.py",),
     "uvicorn": ("reviews/server.py",),
     "krippendorff": ("reviews/agreement.py",),

@@ -8,7 +8,6 @@ for a minute; once the store is down, only for some seconds, until it is there a
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ser_batch.errors import InputError
 from ser_batch.storage.address import Address, without_secrets
+from ser_batch.storage.reasons import KeyNotReadError, NoBucketError, as_os_error, no_credentials, replaced
 from ser_batch.text import message_of
 
 if TYPE_CHECKING:
@@ -54,17 +54,6 @@ _AWS_CREDENTIALS = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
-#: Of what cannot be reached without credentials: the address at which machines of a cloud ask for them.
-_ASKS_FOR_CREDENTIALS = ("169.254.169.254", "169.254.170.2", "metadata.google.internal", "credential")
-_CODE = re.compile(r"<Code>(\w+)</Code>")
-_STATUS = re.compile(r"status code: (\d{3})")
-_CREDENTIALS = {
-    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY give them, AWS_PROFILE where boto3 is installed; "
-    "AWS_SKIP_SIGNATURE=true reads a public bucket",
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS or `gcloud auth application-default login` gives them; "
-    "GOOGLE_SKIP_SIGNATURE=true reads a public bucket",
-    "az": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN gives them",
-}
 
 
 class Listed(NamedTuple):
@@ -107,14 +96,6 @@ class Present(NamedTuple):
 
     data: bytes
     version: Version
-
-
-class _KeyError(OSError):
-    """An object has a key that the library does not read; a page of a listing with it is lost as a whole."""
-
-
-class _NoBucketError(FileNotFoundError):
-    """There is not even a bucket."""
 
 
 class Bucket:
@@ -164,7 +145,7 @@ class Bucket:
         try:
             provider = Boto3CredentialProvider()
         except ValueError:
-            raise self._no_credentials() from None
+            raise no_credentials(self._scheme) from None
         except Exception as error:  # of boto3, about its files
             raise PermissionError(f"its credentials cannot be read ({message_of(error)})") from None
         region = os.environ.get("AWS_REGION")
@@ -193,7 +174,7 @@ class Bucket:
         pages = self._pages(prefix)
         try:
             first = next(pages, [])
-        except _KeyError:
+        except KeyNotReadError:
             yield from self._by_folder(prefix)
             return
         depth = len(prefix) + 1 if prefix else 0
@@ -264,7 +245,7 @@ class Bucket:
                 for page in self._pages(prefix):
                     yield page
                     last = page[-1].key if page else last
-            except _KeyError:
+            except KeyNotReadError:
                 # Pages are in the order of keys.
                 here, folders = self._within(prefix)
                 yield [item for item in here if item.key > last]
@@ -342,7 +323,7 @@ class Bucket:
             return Present(bytes(result.bytes()), _version(result.meta))
         except Exception as error:
             reason = self._as_os_error(error)
-        if isinstance(reason, FileNotFoundError) and not isinstance(reason, _NoBucketError):
+        if isinstance(reason, FileNotFoundError) and not isinstance(reason, NoBucketError):
             return None
         raise reason
 
@@ -397,7 +378,7 @@ class Bucket:
         if isinstance(error, exceptions.AlreadyExistsError | exceptions.PreconditionError):
             return FileExistsError("another process has written the object")
         reason = self._as_os_error(error)
-        if not isinstance(reason, ConnectionError | FileNotFoundError) or isinstance(reason, _NoBucketError):
+        if not isinstance(reason, ConnectionError | FileNotFoundError) or isinstance(reason, NoBucketError):
             raise reason from None
         return reason
 
@@ -441,8 +422,8 @@ class Bucket:
                 raise reason from None
             self._is_down = False
             if size_bytes and result.meta["size"] != size_bytes:
-                raise _replaced()
-            now = result.meta["e_tag"] or ""
+                raise replaced()
+            now = _etag(result.meta)
             wanted = wanted or ("" if now.startswith("W/") else now)
             n_read += len(data)
             yield data
@@ -450,53 +431,21 @@ class Bucket:
                 return
 
     def _as_os_error(self, error: Exception) -> OSError:
-        """Return what the library has raised as what a disk would say, in words without secrets."""
-        from obstore import exceptions  # noqa: PLC0415
-
-        text = str(error)
-        status, code = (found[1] if (found := pattern.search(text)) else "" for pattern in (_STATUS, _CODE))
-        said = " ".join(filter(None, [status, code]))
-        if isinstance(error, exceptions.PreconditionError):
-            return _replaced()
-        if code == "NoSuchBucket" or (status == "404" and "ListRequest" in text):
-            return _NoBucketError("there is no such bucket")
-        if isinstance(error, FileNotFoundError):
-            return FileNotFoundError("there is no such object, or no longer")
-        is_refused = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
-        if is_refused or status in ("401", "403") or code.endswith("Token"):
-            return PermissionError(f"access is denied ({said}). {_CREDENTIALS[self._scheme]}")
-        if isinstance(error, exceptions.InvalidPathError | ValueError):
-            name = re.search(r'"(.*?)"', text)
-            return _KeyError(
-                f"an object has a name with an empty part, or one of dots alone: {name[1] if name else ''}"
-            )
-        return self._unanswered(text, status, said)
-
-    def _unanswered(self, text: str, status: str, said: str) -> OSError:
-        """Return what is to be said of a store that gives no answer to a request, or none that helps."""
-        if status == "400" or "redirect without LOCATION" in text:
-            refusal = f"the store refuses ({said})" if said else "the store refuses"
-            return OSError(f"{refusal}. Is the bucket in another region? AWS_REGION names it")
-        if status:
-            return ConnectionError(f"the store answers {said}, also when asked again")
-        if any(place in text.lower() for place in _ASKS_FOR_CREDENTIALS):
-            return self._no_credentials()
-        return ConnectionError("the store cannot be reached. Is there a network, and is the endpoint right")
-
-    def _no_credentials(self) -> PermissionError:
-        return PermissionError(f"no credentials were found. {_CREDENTIALS[self._scheme]}")
+        return as_os_error(error, self._scheme)
 
 
 def _version(meta: Mapping[str, Any]) -> Version:
-    return Version(meta.get("e_tag"), meta.get("version"))
+    return Version(_etag(meta) or None, meta.get("version"))
 
 
 def _listed(meta: Mapping[str, Any]) -> Listed:
-    return Listed(meta["path"], meta["size"], meta["last_modified"], meta["e_tag"] or "")
+    return Listed(meta["path"], meta["size"], meta["last_modified"], _etag(meta))
 
 
-def _replaced() -> OSError:
-    return OSError("the object was replaced after it was listed; the next scan reads it")
+def _etag(meta: Mapping[str, Any]) -> str:
+    """Return the tag of an object, "" for none, by whatever request it was learnt: Azure lists tags without quotes."""
+    tag = meta.get("e_tag") or ""
+    return tag if not tag or tag.endswith('"') else f'"{tag}"'
 
 
 def _file_name(key: str) -> str:

@@ -276,3 +276,18 @@ sys.exit(main(["features", "s3://bucket/tapes", "-o", "run"]))
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 3
     assert result.stderr == 'Error: s3://bucket is read by obstore: pip install "ser-batch[cloud]"\n'
+
+
+def test_a_version_is_the_same_whether_it_was_listed_or_looked_up() -> None:
+    """Azure gives tags without quotes in its listings, and with them elsewhere."""
+    meta = {"path": "one.wav", "size": 1, "last_modified": None, "e_tag": "0x8DE"}
+    assert objects._listed(meta) == objects._listed(meta | {"e_tag": '"0x8DE"'})
+    assert objects._version(meta).etag == '"0x8DE"'
+    assert objects._listed(meta | {"e_tag": 'W/"0x8DE"'}).etag == 'W/"0x8DE"'
+    assert objects._listed(meta | {"e_tag": None}).etag == ""
+
+
+def test_a_library_that_does_not_know_a_request_is_not_a_store_that_cannot_be_reached(store: Store) -> None:
+    bucket = places.bucket_of(Address.of(store.url))
+    with pytest.raises(OSError, match=r'^obstore [\d.]+ does not know the request \(.*\); pip install -U "ser-batch'):
+        bucket.swap("one.wav", b"", objects.Version(etag=7, version=None))  # type: ignore[arg-type]
