@@ -2,8 +2,9 @@
 
 Prints a Markdown table of ratios; docs/performance.md holds one. Both sides of every ratio run in turn on the same
 machine and the same files, after a warm-up; start-up is reported apart. Needs the benchmark extra (opensmile, librosa),
-and RAVDESS in ``DIR/ravdess`` with DIR from --corpora, $SER_CORPORA or ../shared/corpora. All parts together take about
-an hour on two cores; --clips, --files and --tree make them smaller. --quick is benchmarks/quick.py.
+and RAVDESS and EmoGator in the folders ``ravdess`` and ``emogator`` of --corpora, $SER_CORPORA or ../shared/corpora.
+All parts together take about an hour on two cores; --clips, --files and --tree make them smaller. --quick is
+benchmarks/quick.py.
 """
 
 from __future__ import annotations
@@ -86,12 +87,16 @@ def timed_scan(inputs: Any, settings: Config) -> Clock:
         return clock
 
 
-def ravdess(corpora: Path, n_clips: int) -> list[str]:
-    paths = sorted(str(path) for path in (corpora / "ravdess").rglob("*") if path.suffix in (".flac", ".wav"))
+def recordings(folder: Path, n_clips: int, *suffixes: str) -> list[str]:
+    paths = sorted(str(path) for path in folder.rglob("*") if path.suffix in suffixes)
     if not paths:
-        raise SystemExit(f"No RAVDESS recordings under {corpora / 'ravdess'}; name their folder with --corpora.")
+        raise SystemExit(f"No recordings under {folder}; name the folder of corpora with --corpora.")
     step = max(len(paths) // n_clips, 1)
     return paths[::step][:n_clips]
+
+
+def ravdess(corpora: Path, n_clips: int) -> list[str]:
+    return recordings(corpora / "ravdess", n_clips, ".flac", ".wav")
 
 
 def throughput(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
@@ -120,6 +125,20 @@ def throughput(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
     yield "files/s, RAVDESS, against the usual script", f"{speed / statistics.median(naive):.1f} (≥ 35)", detail
     detail = f"one job {statistics.median(one_job):.1f} files/s"
     yield "two jobs against one", f"{speed / statistics.median(one_job):.2f} (≥ 1.8)", detail
+
+
+def bursts(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
+    """Files per second of a whole scan and of openSMILE on vocal bursts: MP3, most shorter than two seconds."""
+    paths = recordings(options.corpora / "emogator", options.clips, ".mp3")
+    ours, smile = [], []
+    with peers.OpenSmile(2) as opensmile:
+        opensmile.files_per_s(paths[:8])
+        for start in range(ROUNDS):
+            ours.append(timed_scan(paths, config(options.model, jobs=2)).files_per_s())
+            smile.append(opensmile.files_per_s(paths[start::ROUNDS]))
+    speed, least = statistics.median(ours), statistics.median(smile)
+    detail = f"{speed:.1f} and {least:.1f} files/s"
+    yield "files/s, vocal bursts, against openSMILE eGeMAPSv02", f"{speed / least:.1f} (≥ 10)", detail
 
 
 def peak_mb(action: Callable[[], object]) -> float:
@@ -297,6 +316,7 @@ def one_file(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
 
 PARTS = {
     "throughput": throughput,
+    "bursts": bursts,
     "memory-files": memory_by_files,
     "memory-length": memory_by_length,
     "planning": planning,
@@ -319,6 +339,8 @@ def main() -> None:
     parser.add_argument("--tree", type=int, default=1_000_000, help="files of the tree that is planned")
     parser.add_argument("--quick", action="store_true", help="see benchmarks/quick.py; all other parts are left out")
     options = parser.parse_args()
+    # Libraries were installed with their byte code; without ours, every start would compile the package.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if options.quick:
         quick.as_a_worker()
         with folder("quick") as place:
