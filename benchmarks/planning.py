@@ -19,6 +19,7 @@ from unittest.mock import patch
 import numpy as np
 import pyarrow as pa
 
+from ser_batch.run.journal import Filesystem
 from ser_batch.run.plan import Index, IndexedPart, IndexedRows, make_plan, part_size
 from ser_batch.stages import discover
 from ser_batch.stages.found import Names
@@ -55,7 +56,7 @@ def plan(what: str, n_files: int) -> int:
     listed = discover.FileList(Names(names(n_files)), "-")
     with patch.object(discover.os, "stat", lambda _path: _Info):
         found = discover.discover(listed)
-    size, index = part_size(n_files), Index.empty()
+    size, index = part_size(n_files, Filesystem.most_parts), Index.empty()
     if what == "again":
         depth = len(found.root) + 1
         parts = []

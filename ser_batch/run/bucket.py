@@ -155,6 +155,9 @@ class Ownership:
 class BucketFilesystem(Filesystem):
     """Does to the objects of a run what is done to the copy of it, the objects first."""
 
+    #: Each commit writes the whole journal.
+    most_parts = 1_024
+
     def __init__(self, objects: RunObjects, owner: Ownership, generation: int) -> None:
         self._objects, self._bucket, self._owner = objects, objects.bucket, owner
         self._reign = reign(generation)

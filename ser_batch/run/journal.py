@@ -49,6 +49,9 @@ class Filesystem:
     where tests break the disk.
     """
 
+    #: So many parts a large run should have at most.
+    most_parts = 4_096
+
     def write(self, path: Path, data: bytes | memoryview) -> None:
         """Write a whole new file and flush it to disk."""
         with open_new(path) as file:

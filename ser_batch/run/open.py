@@ -183,7 +183,8 @@ def _plan(store: RunStore, manifest: dict[str, Any], mode: str, ingredients: Ing
     if mode in ("resume", "retry") and "fingerprint" not in manifest and not index.is_current:
         raise RunError(f"{store.run_dir} has parts made with other settings, but no run.json that says which. {_CURES}")
     # By the settings; else as the run began, which may have been smaller.
-    shard_size = ingredients.config.run.shard_size or manifest.get("shard_size") or part_size(len(found))
+    most_parts = store.filesystem.most_parts
+    shard_size = ingredients.config.run.shard_size or manifest.get("shard_size") or part_size(len(found), most_parts)
     return make_plan(found, index, shard_size, retry=mode == "retry")
 
 

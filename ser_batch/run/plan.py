@@ -29,13 +29,16 @@ __all__ = ["Index", "IndexedPart", "IndexedRows", "Plan", "Shard", "Spans", "mak
 #: A shard ends early at this much encoded audio, so that a crash never costs hours of an archive of long recordings.
 _SHARD_BYTES = 512 * 2**20
 #: Files of a part: so many, and more where there would be too many parts, up to a limit.
-_PART_FILES, _MOST_PARTS, _MOST_PART_FILES = 256, 4_096, 4_096
+_PART_FILES, _MOST_PART_FILES = 256, 4_096
 
 
-def part_size(n_found: int) -> int:
-    """Return how many files a part of a new run has, by how many there are: 256, and 4,096 from 8 million on."""
+def part_size(n_found: int, most_parts: int) -> int:
+    """Return how many files a part of a new run has, by how many there are, so that it has no more than so many parts.
+
+    With 4,096 parts these are 256 files, and 4,096 from 8 million on, however many parts that makes.
+    """
     size = _PART_FILES
-    while size < _MOST_PART_FILES and n_found > size * _MOST_PARTS:
+    while size < _MOST_PART_FILES and n_found > size * most_parts:
         size *= 2
     return size
 

@@ -120,4 +120,6 @@ def test_parts_that_reach_into_each_other_are_compared_as_a_table_would_be(monke
 
 
 def test_parts_grow_with_the_archive_and_stay_as_they_are_in_small_ones():
-    assert [part_size(n) for n in (0, 256, 1_000_000, 2_000_000, 10_000_000, 10**9)] == [256, 256, 256, 512, 4096, 4096]
+    n_files = 0, 256, 1_000_000, 2_000_000, 10_000_000, 10**9
+    assert [part_size(n, 4_096) for n in n_files] == [256, 256, 256, 512, 4096, 4096]
+    assert [part_size(n, 1_024) for n in n_files] == [256, 256, 1024, 2048, 4096, 4096]
