@@ -157,6 +157,7 @@ def test_every_file_of_a_download_is_accounted_for(
     assert len(again.clips) == expected.n_taken
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     "make",
     [make if make is mix else pytest.param(make, marks=pytest.mark.reliability) for make in DOWNLOADS],
@@ -170,7 +171,7 @@ def test_training_and_scores_are_of_the_same_files(
     monkeypatch.setenv("SER_BATCH_PLUGINS", "")
     monkeypatch.chdir(tmp_path)
     clips, lines = read(tmp_path / "download", make(tmp_path / "download"))
-    fixed = ["--cache", "cache", "--device", "cpu", "--jobs", "2"]
+    fixed = ["--cache", "cache", "--device", "cpu", "--jobs", "1"]
     assert main(["train", "--data", "download", "--output", "own.safetensors", *TINY, *fixed]) == ExitCode.OK
     lines = [line.replace(str(tmp_path / "download"), "download") for line in lines]
     assert set(lines) <= set(capsys.readouterr().err.splitlines())

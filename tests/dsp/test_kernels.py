@@ -58,8 +58,8 @@ def compute(package: Path, tmp_path: Path, *wrapper: str, **environment: str) ->
     return folder, how
 
 
-def test_without_a_folder_that_can_be_written_kernels_are_compiled_all_the_same(package, tmp_path):
-    assert compute(package, tmp_path) == ("None", "compiled")
+def test_without_a_folder_kernels_are_compiled_all_the_same_though_jit_is_off_for_debugging_others(package, tmp_path):
+    assert compute(package, tmp_path, NUMBA_DISABLE_JIT="1") == ("None", "compiled")
 
 
 def test_kernels_that_came_with_a_package_nobody_can_write_to_are_loaded(package, tmp_path):
@@ -74,29 +74,20 @@ def test_kernels_that_came_with_a_package_nobody_can_write_to_are_loaded(package
     assert compute(site, tmp_path, *mounted(folder, "bind,ro")) == ("None", "loaded")
 
 
-def test_the_home_is_taken_where_the_package_cannot_be_written(package, tmp_path):
+def test_the_home_is_taken_where_the_package_cannot_be_written_and_a_damaged_cache_is_healed(package, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     place = {"HOME": str(home), "XDG_CACHE_HOME": str(home / "caches")}
     folder = str(home / "caches/ser-batch/kernels")
     assert compute(package, tmp_path, **place) == (folder, "compiled")
-    assert compute(package, tmp_path, **place) == (folder, "loaded")
-
-
-def test_jit_that_is_switched_off_for_debugging_is_not_for_these(package, tmp_path):
-    assert compute(package, tmp_path, NUMBA_DISABLE_JIT="1")[1] == "compiled"
-
-
-def test_a_damaged_cache_is_compiled_again_and_healed(package, tmp_path):
-    place = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-    compute(package, tmp_path, **place)
     for suffix in ("nbi", "nbc"):
-        damaged = list((tmp_path / "cache").rglob(f"*.{suffix}"))
+        assert compute(package, tmp_path, **place) == (folder, "loaded")
+        damaged = list(home.rglob(f"*.{suffix}"))
         assert damaged
         for path in damaged:
             path.write_bytes(path.read_bytes()[:20])
-        assert compute(package, tmp_path, **place)[1] == "compiled"
-        assert compute(package, tmp_path, **place)[1] == "loaded"
+        assert compute(package, tmp_path, **place) == (folder, "compiled")
+    assert compute(package, tmp_path, **place) == (folder, "loaded")
 
 
 def test_a_disk_without_room_for_kernels_is_passed_over_or_survived(package, tmp_path):

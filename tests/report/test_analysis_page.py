@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import pytest
 from repository import REPOSITORY
 from synthetic_run import LABELS, RunPlan, make_run
 
+from ser_batch.cli.main import main
 from ser_batch.resources import shipped_models
 
 PAGE = (REPOSITORY / "docs/analysis.md").read_text(encoding="utf-8")
@@ -80,8 +79,8 @@ def test_every_block_runs_on_a_scan_of_the_corpora(
     about = pd.read_csv("about.csv")
     few = few_of(about)
     Path("files.txt").write_text("".join(f"{corpora_dir / path}\n" for path in few.path))
-    command = ["scan", "--files-from", "files.txt", "-o", "run", "--metadata", "about.csv", "--no-report"]
-    subprocess.run([sys.executable, "-m", "ser_batch", *command], check=True, capture_output=True)
+    command = ["scan", "--files-from", "files.txt", "-o", "run", "--metadata", "about.csv", "--no-report", "--quiet"]
+    assert main([*command, "--jobs", "1"]) == 0
     told = run_page(Path("run"), corpora_dir)
     assert len(told) == 6
     assert all(corpus in told[0] for corpus in ("emogator", "nemo", "ravdess"))

@@ -111,9 +111,9 @@ def test_answers_survive_undo_reload_and_kill_9_and_a_second_reviewer_begins_ane
         listener = Listener(chromium, review.address)
         page = listener.page
         listener.start()
-        for key in "1234567vmx" * 2:
+        for key in "1234567vmx":
             listener.press(key)
-        assert listener.count() == 20
+        assert listener.count() == 10
         assert "Kept: cannot tell." in page.inner_text("#last")
         assert "The model" not in page.inner_text("#last")
         page.check("#reveal")
@@ -121,7 +121,7 @@ def test_answers_survive_undo_reload_and_kill_9_and_a_second_reviewer_begins_ane
         number = listener.until_shown("")
         page.keyboard.press("u")
         listener.until_shown(number)
-        assert listener.count() == 19
+        assert listener.count() == 9
         page.keyboard.press("n")
         page.keyboard.type("1 is a sigh")
         page.keyboard.press("Enter")
@@ -129,9 +129,9 @@ def test_answers_survive_undo_reload_and_kill_9_and_a_second_reviewer_begins_ane
         listener.press("v")
         page.reload()
         page.wait_for_selector("html[data-ready]")
-        assert listener.count() == 20
+        assert listener.count() == 10
         listener.start()
-        for key in "12345":
+        for key in "123":
             listener.press(key)
         assert listener.complaints == []
         assert {url for url in listener.requests if not url.startswith((review.address, "blob:", "data:"))} == set()
@@ -140,19 +140,19 @@ def test_answers_survive_undo_reload_and_kill_9_and_a_second_reviewer_begins_ane
         page.wait_for_selector("#problem:not([hidden])")
         assert "The review has ended. Start `ser-batch review` again" in page.inner_text("#problem")
         page.context.close()
-    assert len(read_answers(run).answers) == 25
+    assert len(read_answers(run).answers) == 13
 
     with reviewing(run) as review:
         listener = Listener(chromium, review.address)
-        assert listener.count() == 25
+        assert listener.count() == 13
         listener.start()
-        for key in "67654":
+        for key in "676":
             listener.press(key)
         listener.page.context.close()
-        assert "+5 answers, 30 in " in review.end()
+        assert "+3 answers, 16 in " in review.end()
         assert review.process.returncode == 0
     given = read_answers(run).answers
-    assert len({answer.clip_id for answer in given}) == 30
+    assert len({answer.clip_id for answer in given}) == 16
     assert [answer.answer for answer in given[:3]] == ["anger", "disgust", "fear"]
     (noted,) = [answer for answer in given if answer.note]
     assert (noted.note, noted.answer) == ("1 is a sigh", "no voice")

@@ -118,7 +118,7 @@ def test_evaluation_goes_on_without_a_clip_whose_decoder_crashes(capsys: pytest.
     write_folder(Path("raw"), LABELS, n_takes=1)
     write_clip(Path("raw/fear/s1_crash.wav"), "fear", take=9)
     store_random_model(Path("model.safetensors"))
-    assert main([*command("evaluate"), "--json", "-"]) == ExitCode.OK
+    assert main([*command("evaluate"), "--jobs", "1", "--json", "-"]) == ExitCode.OK
     captured = capsys.readouterr()
     report = json.loads(captured.out)
     assert report["n_unreadable"] == 1
@@ -132,10 +132,11 @@ def test_a_model_is_scored_by_the_predictions_of_a_scan(capsys: pytest.CaptureFi
     whole = write_clip(Path("whole.flac"), "fear", take=7, duration_s=8.0).read_bytes()
     Path("raw/fear/s3_cut.flac").write_bytes(whole[: len(whole) // 2])
     model = store_random_model(Path("model.safetensors"))
-    assert main(["scan", "raw", "-o", "run", "--model", str(model), "--no-report", "--quiet"]) in (0, 1)
+    options = ["--model", str(model), "--jobs", "1", "--no-report", "--quiet"]
+    assert main(["scan", "raw", "-o", "run", *options]) in (0, 1)
     rows = load_results(Path("run"))
     truth = rows["path"].str.split("/").str[0] if "path" in rows else rows["clip_id"].str.split("/").str[0]
-    assert main(["evaluate", str(model), "raw", "--json", "-"]) == ExitCode.OK
+    assert main(["evaluate", str(model), "raw", "--jobs", "1", "--json", "-"]) == ExitCode.OK
     captured = capsys.readouterr()
     report = json.loads(captured.out)
     assert len(rows) == report["overall"]["n_clips"] == 13
