@@ -12,12 +12,13 @@ import pytest
 from numpy.typing import NDArray
 from random_model import random_blocks, random_checkpoint
 
-from ser_batch import hookspecs
+from ser_batch import hooks, hookspecs
 from ser_batch.classifier import device as device_module
 from ser_batch.classifier import loader
 from ser_batch.classifier.checkpoint import Checkpoint, load, save
 from ser_batch.classifier.device import DeviceChoice, DeviceError, check_parity, choose_device, open_classifier
 from ser_batch.classifier.onnx_classifier import OnnxClassifier
+from ser_batch.classifier.standby import Standby
 from ser_batch.errors import ConfigError, ModelError
 from ser_batch.hookspecs import hookimpl
 
@@ -229,3 +230,24 @@ def test_a_real_gpu_gives_the_numbers_of_the_cpu(gpu: str, manager: pluggy.Plugi
 
 def test_auto_takes_a_real_gpu(gpu: str) -> None:
     assert choose_device("auto").device in ("cuda", gpu)
+
+
+def test_a_real_gpu_without_memory_leaves_its_windows_to_the_cpu(manager: pluggy.PluginManager, stored: Path) -> None:
+    import torch  # noqa: PLC0415 - slow to import
+
+    if not torch.cuda.is_available():
+        pytest.skip("no cuda here")
+    on_gpu, on_cpu = (hooks.load_classifier(manager, str(stored), device, ()) for device in ("cuda", "cpu"))
+    said: list[str] = []
+    standby, blocks = Standby(on_gpu, lambda: on_cpu, said.append), random_blocks(600, seed=1)
+    before = standby.predict(blocks)[0]
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1e-6)
+    try:
+        without_memory = standby.predict(blocks)[0]
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert len(said) == 1 and "out of memory" in said[0]
+    np.testing.assert_array_equal(without_memory, on_cpu.predict(blocks)[0])
+    np.testing.assert_array_equal(standby.predict(blocks)[0], before)
+    assert len(said) == 1
