@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from training_case import Trained, train_quickly
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,8 +16,3 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return train_quickly(tmp_path_factory.mktemp("quick"))
