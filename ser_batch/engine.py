@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -96,11 +96,7 @@ def scan(
         Ctrl-C or SIGTERM. What was committed stays, and the same call goes on from there.
     """
     begin = time.monotonic()
-    if mode not in MODES:
-        raise ConfigError(f"Unknown mode {mode!r}; it must be one of {', '.join(MODES)}.")
-    if isinstance(inputs, str | os.PathLike):
-        inputs = [inputs]
-    config, plugins, progress = config or Config(), plugins or PluginRecipe(), progress or Progress()
+    inputs, config, plugins, progress = _given(inputs, mode, config, plugins, progress)
     with Interruptions() as interruptions, place_of(run_dir) as place, ReportProcess() as reporter, Ahead() as ahead:
 
         def early(n_files: int) -> None:
@@ -120,9 +116,7 @@ def scan(
         from ser_batch.run.open import open_run  # noqa: PLC0415 - loads pyarrow
 
         with open_run(place, ingredients, found, mode, interruptions) as run:
-            unlisted = (f"Cannot list {folder}" for folder in found.unreadable)
-            for notice in [*unlisted, *run.notices, *told]:
-                progress.say(notice)
+            _say_notices(progress, found, run, told)
             nothing_new = run.is_complete and about is None
             if not nothing_new:
                 classifier, device = choose_device(config, manager, progress) if run.plan.n_files else (None, None)
@@ -138,6 +132,22 @@ def scan(
         # The run is let go of before: whatever its report does, others may use it.
         has_report = report and _report(place, reporter, plugins, len(found), progress)
         return replace(summary, has_report=has_report)
+
+
+def _given(
+    inputs: Any, mode: str, config: Config | None, plugins: PluginRecipe | None, progress: Progress | None
+) -> tuple[FileList | Sequence[Any], Config, PluginRecipe, Progress]:
+    """Check what `scan` and `plan` are given, and fill in what is not."""
+    if mode not in MODES:
+        raise ConfigError(f"Unknown mode {mode!r}; it must be one of {', '.join(MODES)}.")
+    if isinstance(inputs, str | os.PathLike):
+        inputs = [inputs]
+    return inputs, config or Config(), plugins or PluginRecipe(), progress or Progress()
+
+
+def _say_notices(progress: Progress, found: Found, run: OpenRun, told: Iterable[str]) -> None:
+    for notice in (*(f"Cannot list {folder}" for folder in found.unreadable), *run.notices, *told):
+        progress.say(notice)
 
 
 def _report(place: Place, reporter: ReportProcess, plugins: PluginRecipe, n_files: int, progress: Progress) -> bool:
@@ -309,18 +319,12 @@ def planned_run(
     from ser_batch.run.open import open_run  # noqa: PLC0415 - loads pyarrow
 
     begin = time.monotonic()
-    if mode not in MODES:
-        raise ConfigError(f"Unknown mode {mode!r}; it must be one of {', '.join(MODES)}.")
+    inputs, config, plugins, progress = _given(inputs, mode, config, plugins, progress)
     folder = on_disk(run_dir)
-    if isinstance(inputs, str | os.PathLike):
-        inputs = [inputs]
-    config, plugins, progress = config or Config(), plugins or PluginRecipe(), progress or Progress()
     with Interruptions() as interruptions:
         manager, found, about, ingredients, told = prepare(inputs, config, plugins, metadata)
         with open_run(FolderPlace(folder), ingredients, found, mode, interruptions) as run:
-            unlisted = (f"Cannot list {unlisted}" for unlisted in found.unreadable)
-            for notice in [*unlisted, *run.notices, *told]:
-                progress.say(notice)
+            _say_notices(progress, found, run, told)
             written = None
             if not (run.is_complete and about is None):
                 run.begin(manager, inputs, about, None)

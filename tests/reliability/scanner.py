@@ -29,20 +29,10 @@ from ser_batch.run.journal import Filesystem
 from ser_batch.stages.discover import read_file_list
 from ser_batch.stages.progress import Progress
 
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
+from dying import kill_at
+
 PR_SET_CHILD_SUBREAPER = 36
-
-
-def kill_at(name: str, number: int) -> None:
-    """Die like by a power cut, when a step is reached for the n-th time."""
-    left = number
-
-    def observer(step: str) -> None:
-        nonlocal left
-        left -= step == name
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    steps.observe(observer)
 
 
 def move_at(name: str, number: int, source: str, target: str, left: str) -> None:
