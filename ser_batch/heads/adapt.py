@@ -288,9 +288,10 @@ def windows_of(run: Run, found: Found) -> dict[str, tuple[Floats, Floats, Floats
         for clip_id, part in _by_clip(rows.column("clip_id").to_pylist(), both.astype(np.float64)):
             heard.setdefault(clip_id, []).append(part)
     windows = {}
-    for clip_id, parts in times.items():
-        numbers = np.concatenate(heard[clip_id])
-        windows[clip_id] = (np.concatenate(parts), numbers[:, 0], numbers[:, 1:])
+    for clip_id in times.keys() & heard.keys():  # one of them may be lost
+        laid, numbers = np.concatenate(times[clip_id]), np.concatenate(heard[clip_id])
+        if len(laid) == len(numbers):
+            windows[clip_id] = (laid, numbers[:, 0], numbers[:, 1:])
     gone = [item for item in found.stretches if item.clip_id not in windows or not _inside(item, windows).any()]
     if gone:
         found.notices.append(

@@ -33,7 +33,7 @@ from ser_batch.run.folder import claim, clear_scratch, writing
 from ser_batch.run.layout import TABLES, TableName
 from ser_batch.run.lock import lock_for_reading, lock_for_writing
 from ser_batch.run.manifest import manifest_so_far, read_manifest
-from ser_batch.run.read import Run, open_run
+from ser_batch.run.read import Run, do_not_fit, open_run
 from ser_batch.run.schema import Contents, matrix_of, schema_of
 from ser_batch.run.store import RunStore
 from ser_batch.run.summary import RunSummary
@@ -205,9 +205,11 @@ class _Labelling:
                 pool.shutdown(cancel_futures=True)
 
     def _part(self, group: Sequence[int]) -> dict[TableName, pa.Table]:
-        old = {name: _joined(name, [self._reader.read(name, part) for part in group]) for name in self._schemas}
+        old = {name: self._joined(name, [self._reader.read(name, part) for part in group]) for name in self._schemas}
         files, heard = old["files"], old["embeddings"]
         counts = np.asarray(files.column("n_windows").to_numpy())
+        if (counts < 0).any() or counts.sum() != len(old["windows"]):
+            raise _does_not_fit(self._reader.path("windows", group[0]), "the rows of files/")
         labelled = np.flatnonzero(counts)
         clip = np.repeat(np.arange(len(labelled)), counts[labelled])
         for name in ("windows", "embeddings"):
@@ -228,6 +230,19 @@ class _Labelling:
             "files": self._replaced("files", files, of_files, after=last),
         }
 
+    def _joined(self, name: TableName, parts: Sequence[pa.Table]) -> pa.Table:
+        """Return the rows of some parts in the order of a part; a run that grew has its new files in its last ones."""
+        if len(parts) == 1:
+            return parts[0]
+        try:
+            rows = pa.concat_tables(parts).unify_dictionaries().combine_chunks()
+        except pa.ArrowException as error:
+            raise do_not_fit(self._source / name, error) from error
+        ids = rows.column("clip_id")
+        if pc.all(pc.less_equal(ids.slice(0, len(ids) - 1), ids.slice(1))).as_py() is not False:
+            return rows
+        return rows.sort_by([(key, "ascending") for key in TABLES[name].keys])
+
     def _segments(self, old: pa.Table) -> pa.Table:
         """Return the segments with other labels: each is pooled over its own windows, like a file."""
         n_windows = np.zeros(len(old), np.int64)
@@ -236,7 +251,10 @@ class _Labelling:
             lists = old.column("embeddings").combine_chunks()
             n_windows = np.asarray(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False))
             heard = matrix_of(pa.chunked_array([lists.flatten()]))
-            weights = old.column("weights").combine_chunks().flatten().to_numpy()
+            weighed = old.column("weights").combine_chunks()
+            if not pc.fill_null(pc.list_value_length(weighed), 0).equals(pa.array(n_windows, pa.int32())):
+                raise _does_not_fit(self._source / "segments", "itself")
+            weights = weighed.flatten().to_numpy()
         labelled = np.flatnonzero(n_windows)
         which = np.repeat(np.arange(len(labelled)), n_windows[labelled])
         pooled = self._pooled(self._classifier.label(heard), weights, which)
@@ -316,22 +334,15 @@ _LIST = "files-from.list"
 _PREDICTIONS = ("emotion", "confidence", "entropy", "margin", "uncertain")
 
 
-def _joined(name: TableName, parts: Sequence[pa.Table]) -> pa.Table:
-    """Return the rows of some parts in the order of a part; a run that grew has its new files in its last ones."""
-    if len(parts) == 1:
-        return parts[0]
-    rows = pa.concat_tables(parts).unify_dictionaries().combine_chunks()
-    ids = rows.column("clip_id")
-    if pc.all(pc.less_equal(ids.slice(0, len(ids) - 1), ids.slice(1))).as_py() is not False:
-        return rows
-    return rows.sort_by([(key, "ascending") for key in TABLES[name].keys])
-
-
 def _check_rows(path: Path, rows: pa.Table, clip_ids: pa.ChunkedArray, places: NDArray[np.int64]) -> None:
     """See that the rows of a table by window are those that the files promise, in their order."""
     expected = clip_ids.take(pa.array(places))
     if len(rows) != len(places) or pc.any(pc.not_equal(rows.column("clip_id"), expected)).as_py():
-        raise RunError(f"{path} does not fit the rows of files/. `ser-batch verify` says more; scan again.")
+        raise _does_not_fit(path, "the rows of files/")
+
+
+def _does_not_fit(path: Path, what: str) -> RunError:
+    return RunError(f"{path} does not fit {what}. `ser-batch verify` says more; scan again.")
 
 
 def _placed(values: NDArray[Any], places: NDArray[np.int64], n_rows: int) -> pa.Array:

@@ -308,7 +308,7 @@ class _Surveyor:
         median, deviation = self.sample.spread()
         found: list[Outlier] = []
         for i, (name, ends) in enumerate(zip(self.features, self.highest, strict=True)):
-            if not deviation[i] > 0:
+            if not 0 < deviation[i] < np.inf:
                 continue
             for row in (row for end in ends for _, row in end.rows()):
                 distance = abs(row[name] - median[i]) / deviation[i]

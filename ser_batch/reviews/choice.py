@@ -204,8 +204,9 @@ def tasks_like(run: Run, clip_id: str) -> list[Task]:
     chosen = {
         item: None
         for _, name, index in best
+        if (window := windows.get(name, {}).get(index))  # it may be lost
         for item in units_by_clip.get(name, ())
-        if _overlap(item, *windows[name][index])
+        if _overlap(item, *window)
     }
     return [Task(item, "like") for item in chosen][:_MOST_TASKS]
 

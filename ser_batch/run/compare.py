@@ -153,7 +153,7 @@ def _segments(runs: Sequence[Run], clip_ids: pa.Array, tolerance: float) -> Segm
 def _stretches(rows: pa.Table) -> pa.Array:
     """Return what tells segments apart, as text."""
     told = [rows.column(name).cast(pa.string()) for name in ("clip_id", "channel", "speaker", "source")]
-    times = [pc.round(pc.multiply(rows.column(name), 1000)).cast(pa.int64()).cast(pa.string()) for name in _TIMES]
+    times = [pc.round(pc.multiply(rows.column(name), 1000)).cast(pa.string()) for name in _TIMES]
     key = pc.binary_join_element_wise(*told, *times, "\0", null_handling="replace", null_replacement="")
     return key.combine_chunks()
 

@@ -29,7 +29,7 @@ from ser_batch.run.layout import TABLES, TableName
 from ser_batch.run.manifest import read_manifest
 from ser_batch.run.parquet import openable
 from ser_batch.run.parts import PARQUET, Parts
-from ser_batch.run.schema import Contents, schema_of
+from ser_batch.run.schema import Contents, problem_with_columns, schema_of
 from ser_batch.run.store import RunStore
 from ser_batch.run.where import (
     Where,
@@ -41,8 +41,9 @@ from ser_batch.run.where import (
 )
 from ser_batch.storage.address import run_on_disk
 from ser_batch.tables.table import plain, read_table
+from ser_batch.text import shortened
 
-__all__ = ["ReplacedError", "Run", "open_run", "run_info"]
+__all__ = ["ReplacedError", "Run", "do_not_fit", "open_run", "run_info"]
 
 _DISK = pafs.LocalFileSystem()
 _PARTS_AT_ONCE = 256
@@ -176,6 +177,9 @@ class Run:
                 self._store.check_footer(table, number)
                 fragment = PARQUET.make_fragment(str(path), _DISK)
                 schema = fragment.physical_schema
+                is_new = not any(schema.equals(known) for known in schemas)
+                if is_new and (problem := problem_with_columns(table, schema)):
+                    raise OSError(problem)
                 parts.add(str(path), fragment.metadata)
             except FileNotFoundError:
                 self.notices.append(f"{path} is missing, with all that it held. The next scan processes it again.")
@@ -184,7 +188,7 @@ class Run:
                 reason = str(error).splitlines()[0]
                 self.notices.append(f"{path} cannot be read and is left out: {reason} `ser-batch verify` says more.")
                 continue
-            if not any(schema.equals(known) for known in schemas):
+            if is_new:
                 schemas.append(schema)
         if table == "files" and len(self.notices) == n_notices:
             self._count(sum(parts.n_rows))
@@ -376,7 +380,12 @@ def _unified(folder: Path, table: str, schemas: list[pa.Schema]) -> pa.Schema:
     try:
         return pa.unify_schemas(schemas)
     except pa.ArrowException as error:
-        raise RunError(
-            f"The parts of {folder / table} do not fit together ({error}). `ser-batch verify` says which; "
-            f"scan into a new run."
-        ) from error
+        raise do_not_fit(folder / table, error) from error
+
+
+def do_not_fit(table: Path, error: pa.ArrowException) -> RunError:
+    """Return the error that says so of the parts of a table, given by its folder."""
+    reason = shortened(str(error).splitlines()[0])
+    return RunError(
+        f"The parts of {table} do not fit together ({reason}). `ser-batch verify` says which; scan into a new run."
+    )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ser_batch.kinds import read_json
 from ser_batch.records import FeatureSpec
 from ser_batch.run.layout import TableName
+from ser_batch.text import shown
 
 __all__ = [
     "METADATA_KEY",
@@ -25,6 +26,7 @@ __all__ = [
     "Contents",
     "files_schema",
     "matrix_of",
+    "problem_with_columns",
     "read_metadata",
     "schema_of",
     "segments_schema",
@@ -38,6 +40,9 @@ METADATA_KEY = b"ser_batch"
 
 #: Columns that differ between two runs over the same audio; equality is stated without them.
 TIMING_COLUMNS = ("time_decode_s", "time_extract_s", "time_predict_s")
+
+#: Columns that runs of earlier versions lack.
+_LATER = frozenset({"channel", "n_segments", "reader", "segments_key"})
 
 _ENUM = pa.dictionary(pa.int32(), pa.string())
 
@@ -181,6 +186,34 @@ def schema_of(table: TableName, contents: Contents, provenance: Mapping[str, Any
     if table == "segments":
         return segments_schema(contents.labels, contents.specs, provenance, contents.n_embedding)
     return windows_schema(contents.labels, contents.specs, provenance)
+
+
+def problem_with_columns(table: TableName, schema: pa.Schema) -> str:
+    """Say what no part of a table can have: a column too few, twice, or of another type; "" for nothing.
+
+    Names that are not known are those of features.
+    """
+    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+        return f"its column {shown(twice[0])} is there twice"
+    for name in schema_of(table, Contents(), {}).names:
+        if name not in _LATER and name not in schema.names:
+            return f"it has no column {name!r}"
+    known = schema_of(table, Contents(("",), (), 1, has_etags=True), {})
+    for field in schema:
+        expected = known.field(field.name) if field.name in known.names else pa.field(field.name, pa.float32())
+        if not _is_of(field.type, expected.type):
+            return f"its column {shown(field.name)} is of type {field.type}"
+        if field.nullable and not expected.nullable:
+            return f"its column {field.name!r} may lack values"
+    return ""
+
+
+def _is_of(kind: pa.DataType, expected: pa.DataType) -> bool:
+    """Compare types; how lists call what is in them, and how many numbers an embedding has, may differ."""
+    for is_list in (pa.types.is_list, pa.types.is_fixed_size_list):
+        if is_list(expected):
+            return is_list(kind) and _is_of(kind.value_type, expected.value_type)
+    return bool(kind.equals(expected))
 
 
 def matrix_of(column: pa.ChunkedArray) -> NDArray[np.float16]:

@@ -31,7 +31,7 @@ from ser_batch.errors import RunError
 from ser_batch.run.journal import JOURNAL, Entry, Filesystem, Journal, Written, sha256_of
 from ser_batch.run.layout import TABLES, TableName, staged_by
 from ser_batch.run.parquet import as_parquet, ends_of, footer_crc32, openable
-from ser_batch.run.schema import SCHEMA_VERSION, read_metadata
+from ser_batch.run.schema import SCHEMA_VERSION, problem_with_columns, read_metadata
 from ser_batch.run.steps import reached
 from ser_batch.run.summary import are_sums, sums_of
 
@@ -71,6 +71,8 @@ class RunStore:
         self._begins_anew = False
         #: Parts of which something is gone or damaged; the rest of them goes with the next commit.
         self._lost: set[int] = set()
+        #: Columns of the part that was read last, table by table.
+        self._known: dict[TableName, pa.Schema] = {}
 
     @property
     def filesystem(self) -> Filesystem:
@@ -408,7 +410,7 @@ class RunStore:
         """
         with _readable(self.path(name, part)):
             # A part is small: threads for it cost more than they save.
-            return self._file(name, part).read(use_threads=False)
+            return self._sound_file(name, part).read(use_threads=False)
 
     def columns(self, names: tuple[str, ...]) -> Iterator[tuple[int, pa.Table]]:
         """Yield (part, table) with some columns of the table ``files``, part by part. Raises as `read`."""
@@ -418,7 +420,7 @@ class RunStore:
     def some(self, name: TableName, part: int, columns: tuple[str, ...]) -> pa.Table:
         """Return some columns of a part of a table. Raises as `read`."""
         with _readable(self.path(name, part)):
-            return self._file(name, part).read(columns=list(columns), use_threads=False)
+            return self._sound_file(name, part).read(columns=list(columns), use_threads=False)
 
     def require(self, name: TableName, part: int) -> None:
         """See that a part of a table is there. Raises as `read`."""
@@ -431,6 +433,16 @@ class RunStore:
         """Return the first and the last clip_id of a part, None where its footer does not say. Raises as `read`."""
         with _readable(self.path("files", part)), self._file("files", part) as file:
             return ends_of(file.metadata)
+
+    def _sound_file(self, name: TableName, part: int) -> pq.ParquetFile:
+        """Open a part that has the columns of its table. Raises `OSError` where it has others."""
+        file = self._file(name, part)
+        schema = file.schema_arrow
+        if name not in self._known or not schema.equals(self._known[name]):
+            if problem := problem_with_columns(name, schema):
+                raise OSError(problem)
+            self._known[name] = schema
+        return file
 
     def _file(self, name: TableName, part: int) -> pq.ParquetFile:
         """Open a part where it is; a rename that comes in between is followed."""

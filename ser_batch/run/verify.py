@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ser_batch.errors import RunError
 from ser_batch.records import Status
 from ser_batch.run.journal import Entry, sha256_of
 from ser_batch.run.layout import TABLES, TableName
@@ -59,7 +60,10 @@ class _Check:
             damage = list(self._damage(entry))
             yield from damage
             if not damage:
-                yield from (f"part {part}: {problem}" for problem in self._contents(entry))
+                try:
+                    yield from (f"part {part}: {problem}" for problem in self._contents(entry))
+                except RunError as error:
+                    yield str(error)
         yield from self._duplicates()
         yield from self._counts()
 

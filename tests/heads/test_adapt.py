@@ -270,6 +270,19 @@ def test_answers_that_cannot_be_used_are_one_line_with_the_cure(place, tmp_path,
     assert "line 2: what begins at 2 s cannot end at 1 s, as 's0/000.wav' would" in refused(back)
 
 
+def test_answers_about_files_of_which_a_part_is_lost_are_left_out(place, tmp_path):
+    known = [voice for voice in voices() if voice.speaker < "s4"]
+    for table in ("embeddings", "windows"):
+        run = Path(shutil.copytree(place / "run", tmp_path / table / "run"))
+        shutil.copy(place / "parent.safetensors", tmp_path / table)
+        (run / table / "part-00000.parquet").unlink()
+        found = adapted(run, place / "known.csv")
+        assert found.n_answers == len(known) - 50
+        assert any(
+            line.startswith("50 answers are about audio of which the run has no window") for line in found.notices
+        )
+
+
 def test_a_model_is_never_written_over_its_parent_and_has_a_folder_made(place, tmp_path, capsys):
     known = ["adapt", str(place / "run"), "--labels", str(place / "known.csv"), "-o"]
     before = (place / "parent.safetensors").read_bytes()
