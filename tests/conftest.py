@@ -52,6 +52,14 @@ def no_pictures() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _without_installed_plugins() -> Iterator[None]:
+    """What this machine has installed besides has no say, unless a test asks for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SER_BATCH_PLUGINS", "")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _heed_ctrl_c() -> None:
     """Tests of Ctrl-C hold in the background, too, where shells let programs ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

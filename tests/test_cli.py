@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,11 +16,6 @@ from repository import REPOSITORY
 from ser_batch._version import __version__
 from ser_batch.cli.main import COMMANDS, main
 from ser_batch.errors import ExitCode
-
-
-@pytest.fixture(autouse=True)
-def without_installed_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SER_BATCH_PLUGINS", "")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -235,7 +229,6 @@ def test_check_says_what_an_extractor_breaks(tmp_path: Path, capsys: pytest.Capt
 def test_the_module_is_the_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ser_batch", "plugins", "--check", "melon"],
-        env={**os.environ, "SER_BATCH_PLUGINS": ""},
         capture_output=True,
         text=True,
         check=False,

@@ -22,11 +22,6 @@ from ser_batch.errors import ExitCode
 from ser_batch.plugins import PluginRecipe
 
 
-@pytest.fixture(autouse=True)
-def without_installed_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SER_BATCH_PLUGINS", "")
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store_random_model(tmp_path_factory.mktemp("models") / "random.safetensors", seed=4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import subprocess
 import sys
@@ -158,7 +157,6 @@ def test_light_entrances_load_nothing_heavy(statement: str) -> None:
     code = f"import sys; {statement}; print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
     result = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "SER_BATCH_PLUGINS": ""},
         capture_output=True,
         text=True,
         timeout=60,

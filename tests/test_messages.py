@@ -20,11 +20,6 @@ from ser_batch.cli.main import COMMANDS, build_cli
 NAMES = {module_name(path): path for path in MODULES}
 
 
-@pytest.fixture(autouse=True)
-def without_installed_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SER_BATCH_PLUGINS", "")
-
-
 @cache
 def imported(module: str) -> frozenset[str]:
     """Return the modules that a module imports when it runs."""

@@ -320,7 +320,7 @@ def test_names_and_columns_have_one_owner(write: Write) -> None:
 
 
 def test_a_reader_has_a_version_of_its_own_or_of_its_package_or_of_its_file(
-    write: Write, install: Callable[[str, str, str], None], monkeypatch: pytest.MonkeyPatch
+    write: Write, install: Callable[[str, str, str], None]
 ) -> None:
     code = "from ser_batch import hookimpl\n{}@hookimpl\ndef read_clip(ref): return None\n"
     install("ser-batch-zebra", "zebra_reader", code.format(""))

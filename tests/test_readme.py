@@ -58,7 +58,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert len(commands(five)) == 5
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("SER_BATCH_PLUGINS", "")
         assert [call(*words) for words in commands(five)] == [0] * 5
         assert "ends with code 1" in broken
         assert [call(*words) for words in commands(broken)] == [1]

@@ -29,7 +29,6 @@ def run(line: str, folder: Path) -> str:
         out = io.StringIO()
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
             patch.chdir(folder)
-            patch.setenv("SER_BATCH_PLUGINS", "")
             assert main(words[1:]) == 0, out.getvalue()
         return out.getvalue()
     programs = {

@@ -224,7 +224,6 @@ def without_pyav(folder: Path) -> Iterator[None]:
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(HIDE_PYAV)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SER_BATCH_PLUGINS", "")
         patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
         patch.setattr(importlib.metadata, "version", importlib.metadata.version)
         exec(HIDE_PYAV, {})

@@ -41,7 +41,6 @@ def test_the_onnx_example_runs(
 ) -> None:
     """On real sound, with a model of random weights in place of the shipped one: as `predict` has it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SER_BATCH_PLUGINS", "")
     soundfile.write("call.wav", synthetic_voice(7.5), 22_050)
     store_random_model(Path("ser6.safetensors"))
     export_onnx(load("ser6.safetensors"), tmp_path / "ser6.onnx")
@@ -69,7 +68,6 @@ def test_the_examples_of_the_predictor_run(
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     model = store_random_model(tmp_path / "ser6.safetensors")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SER_BATCH_PLUGINS", "")
     examples = [example for example in code(API) if "predictor" in example]
     assert len(examples) == 2
     names: dict[str, object] = {"EmotionPredictor": lambda: EmotionPredictor(str(model), "cpu")}

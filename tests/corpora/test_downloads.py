@@ -168,7 +168,6 @@ def test_training_and_scores_are_of_the_same_files(
     monkeypatch: pytest.MonkeyPatch,
     make: Callable[[Path], Expected],
 ) -> None:
-    monkeypatch.setenv("SER_BATCH_PLUGINS", "")
     monkeypatch.chdir(tmp_path)
     clips, lines = read(tmp_path / "download", make(tmp_path / "download"))
     fixed = ["--cache", "cache", "--device", "cpu", "--jobs", "1"]

@@ -33,11 +33,6 @@ DOWNLOADS = {
 SIX = {"anger", "disgust", "fear", "happiness", "sadness", "surprise"}
 
 
-@pytest.fixture(autouse=True)
-def without_installed_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SER_BATCH_PLUGINS", "")
-
-
 @pytest.fixture(scope="module")
 def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("downloads")

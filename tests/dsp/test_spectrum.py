@@ -9,7 +9,7 @@ from synthesis import RATE_HZ, harmonics, tone
 from ser_batch.dsp.pitch import track_f0
 from ser_batch.dsp.spectrum import harmonic_levels, spectral_balance
 
-ALPHA, HAMMARBERG, LOW_SLOPE, HIGH_SLOPE = range(4)
+ALPHA, HAMMARBERG, _, HIGH_SLOPE = range(4)
 
 
 def balance_of(samples):

@@ -19,8 +19,6 @@ from random_model import store_random_model
 from ser_batch.cli.main import main
 from ser_batch.dsp.voice import synthetic_voice
 
-WINDOW = 22_050 * 3
-
 
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -50,7 +50,6 @@ def quick() -> Iterator[None]:
     shipped, n_threads = config_for, torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SER_BATCH_PLUGINS", "")
         patch.setattr(deep, "FEWEST_ANSWERS", N_ANSWERS)
         patch.setattr(deep, "config_for", lambda parent: shipped(parent).with_values(QUICK))
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -44,9 +43,7 @@ class Review:
 
     def __init__(self, run: Path, *options: str) -> None:
         command = [sys.executable, "-m", "ser_batch", "review", str(run), "--no-browser", *options]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "SER_BATCH_PLUGINS": ""}
-        )
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:\d+/\S+/", line)

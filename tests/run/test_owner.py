@@ -210,9 +210,7 @@ def test_a_disk_that_goes_away_is_no_successor(tmp_path: Path, no_flock: None) -
             filesystem.append(run / "journal.jsonl", b"")
 
 
-def test_a_scan_without_flock_ends_with_the_same_table_and_its_run_is_sound(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_scan_without_flock_ends_with_the_same_table_and_its_run_is_sound(tmp_path: Path) -> None:
     """Two drivers in processes of their own: the second is refused and told why; then it finds nothing to do."""
     audio, run = tmp_path / "audio", tmp_path / "run"
     audio.mkdir()

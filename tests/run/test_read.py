@@ -204,7 +204,7 @@ def io_bytes() -> int:
     return int(counters["rchar"])
 
 
-def test_parts_that_cannot_hold_the_wanted_names_are_not_opened(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_that_cannot_hold_the_wanted_names_are_not_opened(run: Path) -> None:
     opened = open_run(run)
     assert opened.n_rows("files") == N_FILES
     wanted = opened.read("files", ["clip_id"]).column("clip_id")[250].as_py()

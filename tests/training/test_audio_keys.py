@@ -91,9 +91,8 @@ def test_real_clips_are_known_again_and_their_neighbours_are_not(
 
 @pytest.mark.corpora
 def test_the_shipped_model_knows_its_own_clips_again(
-    corpora_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    corpora_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("SER_BATCH_PLUGINS", "")
     clips = [corpora_dir / "ravdess" / "Actor_03" / f"03-01-0{code}-01-01-01-03.flac" for code in (4, 5, 6)]
     for clip in clips:
         (tmp_path / "data" / clip.name[6:8]).mkdir(parents=True)

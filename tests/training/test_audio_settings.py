@@ -56,15 +56,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_clip(folder / "others" / "anger" / "t1_1.wav", "anger", speaker=7)
     options = {"data": "raw", "config": "own.toml", "cache": "cache", "output": "own.safetensors", "report": "report"}
     pairs = [part for key, value in options.items() for part in (f"--{key}", str(folder / value))]
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as err:
-        patch.setenv("SER_BATCH_PLUGINS", "")
+    with contextlib.redirect_stderr(io.StringIO()) as err:
         assert main(["train", *pairs, "--device", "cpu", "--jobs", "1"]) == ExitCode.OK, err.getvalue()
     return folder
-
-
-@pytest.fixture(autouse=True)
-def without_installed_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SER_BATCH_PLUGINS", "")
 
 
 def test_the_model_file_says_how_it_hears(folder: Path) -> None:

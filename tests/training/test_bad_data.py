@@ -36,7 +36,6 @@ refit = false
 
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SER_BATCH_PLUGINS", "")
     monkeypatch.chdir(tmp_path)
     Path("tiny.toml").write_text(TINY)
 

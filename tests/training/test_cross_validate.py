@@ -47,8 +47,7 @@ def call(folder: Path, *options: str) -> tuple[int, str]:
     out = io.StringIO()
     given = {"--corpus": f"raw={folder / 'raw'}", "--config": folder / "recipe.toml", "--cache": folder / "cache"}
     pairs = [part for key, value in given.items() for part in (key, str(value))]
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        patch.setenv("SER_BATCH_PLUGINS", "")
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         code = main([*options, *pairs, "--jobs", "1", "--device", "cpu"])
     return code, out.getvalue()
 

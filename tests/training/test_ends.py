@@ -44,7 +44,6 @@ TINY = [
 
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SER_BATCH_PLUGINS", "")
     monkeypatch.setenv("SER_TEST_READS", str(tmp_path / "reads.log"))
     monkeypatch.chdir(tmp_path)
 

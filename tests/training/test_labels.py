@@ -41,7 +41,6 @@ refit = false
 @pytest.fixture(autouse=True)
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SER_BATCH_PLUGINS", "")
 
 
 def train(epochs: int, *arguments: str) -> int:

@@ -48,9 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     options = {"--data": data, "--output": folder / "own.safetensors", "--report": folder / "report"}
     pairs = [part for key, value in {**options, "--cache": folder / "cache"}.items() for part in (key, str(value))]
     out, err = io.StringIO(), io.StringIO()
-    streams = (contextlib.redirect_stdout(out), contextlib.redirect_stderr(err))
-    with pytest.MonkeyPatch.context() as patch, streams[0], streams[1]:
-        patch.setenv("SER_BATCH_PLUGINS", "")
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(["train", "--config", "quick", "--device", "cpu", "--jobs", "1", *pairs])
     assert code == ExitCode.OK, err.getvalue()
     return Trained(data, folder / "own.safetensors", folder / "report", out.getvalue(), err.getvalue())
@@ -110,8 +108,7 @@ def test_the_report_has_pictures(trained: Trained) -> None:
         assert all((trained.report / f"{name}.{suffix}").read_bytes().startswith(magic) for name in names)
 
 
-def test_scan_takes_the_model(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SER_BATCH_PLUGINS", "")
+def test_scan_takes_the_model(trained: Trained, tmp_path: Path) -> None:
     options = ["--model", str(trained.model), "--device", "cpu", "--jobs", "1", "--output", str(tmp_path / "run")]
     assert main(["scan", str(trained.data / "anger"), *options, "--no-report", "--quiet"]) == ExitCode.OK
     files = load_results(tmp_path / "run")
@@ -133,9 +130,8 @@ def store_again(paths: Iterable[Path], folder: Path) -> Path:
 
 
 def test_clips_of_the_training_stored_again_are_refused_and_others_are_scored(
-    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("SER_BATCH_PLUGINS", "")
     paths = sorted(trained.data.rglob("s*.wav"))
     command = ["evaluate", str(trained.model), "--jobs", "1"]
     assert main([*command, str(store_again(paths, tmp_path / "again"))]) == ExitCode.DATA

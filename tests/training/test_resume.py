@@ -73,9 +73,8 @@ def kill_in_epoch(folder: Path, name: str, epoch: int) -> None:
 
 
 def test_a_killed_training_goes_on_from_its_last_whole_epoch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("SER_BATCH_PLUGINS", "")
     write_folder(tmp_path / "raw", ("anger", "fear"))
     (tmp_path / "tiny.toml").write_text(TINY)
 

@@ -59,7 +59,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(place: Path, monkeypatch: pytest.MonkeyPatch, rate: float, *options: str) -> int:
     monkeypatch.chdir(place)
-    monkeypatch.setenv("SER_BATCH_PLUGINS", "")
     Path("tiny.toml").write_text(TINY.format(rate=rate))
     fixed = ("--data", "raw", "--config", "tiny.toml", "--output", "new.safetensors", "--device", "cpu", "--jobs", "1")
     return main(["train", *fixed, *options])
