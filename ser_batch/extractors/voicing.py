@@ -1,7 +1,7 @@
 """Where in a recording somebody is heard: what windows are laid on, and what a label needs at all.
 
-Only clear cases have no voice: silence, stationary noise, and tones that hold their pitch as no throat can. Music that
-is sung, or whose pitch moves, cannot be told from a voice by what is measured here.
+Only clear cases have no voice: silence, stationary noise, and tones that hold pitch or level as no throat can. Music
+that is sung, or whose pitch moves, cannot be told from a voice by what is measured here.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ _MOST_HELD: Final = 0.4
 _RARELY_VOICED: Final = 0.1
 #: Levels that vary less than this among active frames are of stationary noise; no gasp or whisper is so even.
 _EVEN_DB: Final = 3.0
+#: A second of sound that varies less than this is made by a machine: of 12,006 clips the evenest varies by 1.7 dB, and
+#: speech that is overdriven by 50 dB by 0.5.
+_MACHINE_DB: Final = 0.2
+_MACHINE_S: Final = 1.0
 _ACTIVE_RANGE_DB: Final = 35.0
 #: What lies within this range of unvoiced sounds is taken for them.
 _LOUD_RANGE_DB: Final = 20.0
@@ -61,6 +65,8 @@ def voice_spans(clip: Clip) -> NDArray[np.float64]:
 def _spans(clip: Clip) -> NDArray[np.float64]:
     levels = level(clip)
     if not len(levels.times_s) or np.isnan(levels.level_db).all():
+        return np.zeros((0, 2))
+    if clip.duration_s >= _MACHINE_S and np.diff(_usual_and_loud(levels.level_db)) < _MACHINE_DB:
         return np.zeros((0, 2))
     semitones = f0_semitones(clip)
     voiced = ~np.isnan(semitones)
@@ -95,12 +101,15 @@ def _is_even(clip: Clip, *, is_voiced: bool) -> bool:
     """Say whether a recording is stationary noise.
 
     Of noise that is strongest where it is lowest few bands make the level, and it wanders; that of its slope is even,
-    to its loudest frame, since a short voice in a long noise is no more than that.
+    or that of the slope's slope, to its loudest frame, since a short voice in a long noise is no more than that.
     """
     if not is_voiced and np.diff(_usual_and_loud(level(clip).level_db)) < _EVEN_DB:
         return True
-    slope_db = intensity(np.diff(signal(clip)), float(clip.sample_rate_hz)).level_db
-    return bool(np.nanmax(slope_db) - _usual_and_loud(slope_db)[0] < _EVEN_DB)
+    for order in (1, 2):
+        slope_db = intensity(np.diff(signal(clip), order), float(clip.sample_rate_hz)).level_db
+        if np.nanmax(slope_db) - _usual_and_loud(slope_db)[0] < _EVEN_DB:
+            return True
+    return False
 
 
 def _usual_and_loud(level_db: NDArray[np.float64]) -> NDArray[np.float64]:

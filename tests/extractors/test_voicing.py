@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.signal import chirp, sawtooth
 
 from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.extractors.voicing import voice_spans
@@ -18,7 +19,7 @@ def spans(samples: np.ndarray, start_s: float = 0.0) -> np.ndarray:
 
 
 def noise(exponent: float = 0.0) -> np.ndarray:
-    """White (0), pink (1), brown (2) and between."""
+    """White (0), pink (1), brown (2), between and beyond."""
     spectrum = np.fft.rfft(np.random.default_rng(1).standard_normal(len(TIMES_S)))
     spectrum /= np.maximum(np.fft.rfftfreq(len(TIMES_S), 1 / RATE_HZ), 30) ** (exponent / 2)
     samples = np.fft.irfft(spectrum, len(TIMES_S))
@@ -46,6 +47,8 @@ def held_notes() -> np.ndarray:
         noise(1.0),
         noise(1.5),
         noise(2.0),
+        noise(3.0),
+        noise(4.0),
         1e-3 * noise(),
         np.concatenate([noise(), np.zeros(5 * RATE_HZ)]),
         tone(1_000),
@@ -55,10 +58,18 @@ def held_notes() -> np.ndarray:
         tone(440, 480) * (TIMES_S % 2 < 1),
         tone(*range(50, 1_000, 50)),
         held_notes(),
+        chirp(TIMES_S, 80, 4, 4_000, method="logarithmic"),
+        sawtooth(2 * np.pi * 220 * TIMES_S),
+        np.sin(2 * np.pi * np.cumsum(np.where(np.arange(len(TIMES_S)) // 73 % 3 == 1, 1_200, 2_200)) / RATE_HZ),
     ],
 )
 def test_silence_noise_and_held_tones_are_no_voice(samples):
     assert spans(samples).shape == (0, 2)
+
+
+@pytest.mark.parametrize("gain", [1, 30, 300])
+def test_an_overdriven_voice_is_a_voice(gain):
+    assert len(spans(np.clip(gain * synthetic_voice(1.4, RATE_HZ), -1, 1)))
 
 
 def whisper() -> np.ndarray:
