@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import soundfile
+from synthetic_run import RunPlan, make_run
 
 from ser_batch import load_results
 from ser_batch.cli.main import main
+from ser_batch.cli.streams import _guarded as guarded
+from ser_batch.cli.summary import told
 from ser_batch.dsp.voice import synthetic_voice
 from ser_batch.errors import ExitCode
+from ser_batch.run.summary import RunSummary
 
 full_device = pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
 
@@ -66,3 +73,42 @@ def test_what_a_full_disk_swallows_is_said(command: str, tmp_path: Path) -> None
 def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
     done = shell("set -o pipefail; SER plugins --json | head -c 1", tmp_path)
     assert (done.stdout, done.stderr, done.returncode) == ("[", "", ExitCode.OK)
+
+
+@contextmanager
+def nobody_reads() -> Iterator[None]:
+    """Standard output is a pipe whose reader has left, as of ``| head``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    # Not in a fixture: pytest puts its own in place as the test begins.
+    with os.fdopen(writing, "w") as stream, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", guarded(stream, writing, tells=True))
+        yield
+
+
+def test_diff_tells_by_its_code_whether_anybody_reads(tmp_path: Path) -> None:
+    runs = [str(make_run(tmp_path / name, 20, RunPlan(seed=seed))) for seed, name in enumerate("ab")]
+    with nobody_reads():
+        assert main(["diff", *runs]) == 1
+    with nobody_reads():
+        assert main(["diff", runs[0], runs[0]]) == ExitCode.OK
+
+
+def test_a_check_of_a_plugin_tells_by_its_code_whether_anybody_reads(tmp_path: Path) -> None:
+    (tmp_path / "mute.py").write_text("import ser_batch\n@ser_batch.hookimpl\ndef read_clip(ref): return []\n")
+    with nobody_reads():
+        assert main(["plugins", "--plugin", str(tmp_path / "mute.py"), "--check", "mute.py"]) == ExitCode.PLUGIN
+
+
+def test_a_corpus_is_sorted_whether_anybody_reads(tmp_path: Path) -> None:
+    (tmp_path / "from/anger").mkdir(parents=True)
+    soundfile.write(tmp_path / "from/anger/a.wav", synthetic_voice(0.5), 22_050)
+    with nobody_reads():
+        assert main(["organize", "raw", str(tmp_path / "from"), str(tmp_path / "to")]) == ExitCode.OK
+    assert len(list((tmp_path / "to/anger").glob("*.wav"))) == 1
+
+
+def test_labels_of_a_model_do_nothing_to_a_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    told(RunSummary(tmp_path, "r", {"found": 1, "ok": 1}, {"\x1b[31mred": 1}, {}, [], 1, 1.0, 1.0, ()), quiet=False)
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and "\\x1b[31mred  " in shown

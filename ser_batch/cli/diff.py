@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ser_batch.cli.options import RunInPlace
+from ser_batch.cli.streams import as_far_as_read
 from ser_batch.errors import ExitCode
 from ser_batch.text import printable
 
@@ -46,12 +47,10 @@ def command(run_a: str, run_b: str, tolerance: float, limit: int) -> int:
     from ser_batch.run.compare import compare_runs  # noqa: PLC0415 - loads pyarrow, not for --help
 
     found = compare_runs(run_a, run_b, tolerance=tolerance)
-    if found.is_equal:
-        click.echo(f"No difference in {found.n_common:,} files.")
-        return ExitCode.OK
-    for line in _lines(found, limit):
-        click.echo(line)
-    return ExitCode.SOME_FILES_FAILED
+    with as_far_as_read():
+        for line in [f"No difference in {found.n_common:,} files."] if found.is_equal else _lines(found, limit):
+            click.echo(line)
+    return ExitCode.OK if found.is_equal else ExitCode.SOME_FILES_FAILED
 
 
 def _lines(found: Comparison, limit: int) -> Iterator[str]:

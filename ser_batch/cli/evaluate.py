@@ -11,6 +11,7 @@ import click
 
 from ser_batch.cli.options import corpus_option, recipe_of, recipe_options, training_options
 from ser_batch.errors import ConfigError
+from ser_batch.text import printable
 
 __all__ = ["command"]
 
@@ -96,7 +97,7 @@ def command(model: str, data: tuple[Path, ...], **given: Any) -> None:
         write_report(report, report_dir)
     _show(report)
     for name, part in report.get("also", {}).items():
-        click.echo(f"\n{name}: {', '.join(part['labels'])}")
+        click.echo(f"\n{name}: {printable(', '.join(part['labels']))}")
         _show(part)
 
 
@@ -123,24 +124,24 @@ def _show(report: dict[str, Any]) -> None:
         click.echo(f"{'contexts of bursts':24} {block['n_clips']:6} {'':5} {_uar(block)}")
     for corpus, block in report.get("categories", {}).items():
         name = f"{corpus}, own {len(block['labels'])} labels"
-        click.echo(f"{name:24} {block['n_clips']:6} {'':5} {_uar(block)}")
-    overall = report["overall"]
+        click.echo(f"{printable(name):24} {block['n_clips']:6} {'':5} {_uar(block)}")
+    overall, told = report["overall"], printable(", ".join(report["labels"]))
     warn_of(overall)
     click.echo(f"\nBrier {overall['brier']:.3f}   NLL {overall['nll']:.3f}\n")
-    click.echo(
-        f"{'':12} {'recall':>7} {'precis.':>7} {'F1':>7} {'clips':>6}   predicted as {', '.join(report['labels'])}"
-    )
+    click.echo(f"{'':12} {'recall':>7} {'precis.':>7} {'F1':>7} {'clips':>6}   predicted as {told}")
     for (label, scores), row in zip(overall["classes"].items(), overall["confusion"], strict=True):
         values = " ".join(
             f"{'-' if scores[key] is None else format(scores[key], '.3f'):>7}" for key in ("recall", "precision", "f1")
         )
-        click.echo(f"{label:12} {values} {scores['n_clips'] or 0:6.0f}   {' '.join(f'{count:5}' for count in row)}")
+        click.echo(
+            f"{printable(label):12} {values} {scores['n_clips'] or 0:6.0f}   {' '.join(f'{count:5}' for count in row)}"
+        )
 
 
 def _line(name: str, block: dict[str, Any]) -> None:
     gain = 100 * block["risk_coverage"]["gain_at_60"]
     click.echo(
-        f"{name:24} {block['n_clips']:6} {block['n_speakers']:5} {_uar(block)} "
+        f"{printable(name):24} {block['n_clips']:6} {block['n_speakers']:5} {_uar(block)} "
         f"{block['accuracy']:6.3f} {block['ece']:6.3f} {gain:+7.1f} p"
     )
 

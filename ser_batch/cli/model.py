@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ser_batch.cli.options import OneOf, json_option
+from ser_batch.cli.streams import as_far_as_read
 from ser_batch.errors import ConfigError, ExitCode, ModelError
 from ser_batch.resources import model_path, shipped_models
 from ser_batch.text import printable
@@ -33,17 +34,11 @@ def command() -> None:
 def list_models(as_json: bool) -> int:
     """List the shipped models."""
     rows = [_summary(name) for name in shipped_models()]
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-    elif not rows:
+    if not rows and not as_json:
         click.echo("No model is shipped with this installation; `ser-batch train` makes one.", err=True)
-    for row in () if as_json else rows:
-        if row["error"]:
-            click.echo(f"{row['name']}: {row['error']}")
-        else:
-            click.echo(
-                f"{row['name']}: {row['n_parameters']:,} parameters, {_size(row['size_bytes'])}; {row['labels']}"
-            )
+    with as_far_as_read():
+        for line in [json.dumps(rows, indent=2)] if as_json else map(_told, rows):
+            click.echo(line)
     return ExitCode.MODEL if any(row["error"] for row in rows) else ExitCode.OK
 
 
@@ -108,6 +103,11 @@ def _summary(name: str) -> dict[str, Any]:
         "size_bytes": path.stat().st_size,
         "error": "",
     }
+
+
+def _told(row: dict[str, Any]) -> str:
+    about = row["error"] or f"{row['n_parameters']:,} parameters, {_size(row['size_bytes'])}; {row['labels']}"
+    return printable(f"{row['name']}: {about}")
 
 
 def _as_dict(checkpoint: Checkpoint) -> dict[str, Any]:

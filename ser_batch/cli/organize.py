@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ser_batch.cli.options import plugin_option
+from ser_batch.cli.streams import as_far_as_read
 from ser_batch.text import printable
 
 if TYPE_CHECKING:
@@ -49,10 +50,10 @@ def command(
     reading = read_corpus(source, corpora, None if corpus == "auto" else corpus)
     sorting = plan_sorting(reading.clips, dest, None if all_emotions else BASIC_EMOTIONS)
     used = {account.corpus for account in reading.accounts}
-    for known in (item for item in corpora if item.name in used):
-        click.echo(f"{known.title}; licence: {known.licence}")
-    for line in (*map(printable, reading.lines()), *_table(sorting)):
-        click.echo(line)
+    licences = (f"{known.title}; licence: {known.licence}" for known in corpora if known.name in used)
+    with as_far_as_read():
+        for line in (*map(printable, (*licences, *reading.lines())), *_table(sorting)):
+            click.echo(line)
     n_new = sum(not item.is_there for item in sorting.placements)
     n_there = len(sorting.placements) - n_new
     if not dry_run:
@@ -66,7 +67,7 @@ def _table(sorting: Sorting) -> Iterator[str]:
     emotions = sorted({item.clip.emotion for item in sorting.placements})
     yield f"{'emotion':<10} {'clips':>7} {'speakers':>9}"
     for emotion in emotions:
-        yield f"{emotion:<10} {sorting.n_clips(emotion):>7,} {len(sorting.speakers(emotion)):>9,}"
+        yield f"{printable(emotion):<10} {sorting.n_clips(emotion):>7,} {len(sorting.speakers(emotion)):>9,}"
     yield f"{'all':<10} {len(sorting.placements):>7,} {len(sorting.speakers()):>9,}"
     if sorting.not_wanted:
         yield f"Left out: {_counts(sorting.not_wanted)} (take them with --all-emotions)."

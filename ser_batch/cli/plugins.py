@@ -10,6 +10,7 @@ import click
 
 from ser_batch import hooks
 from ser_batch.cli.options import json_option, plugin_option
+from ser_batch.cli.streams import as_far_as_read
 from ser_batch.config import Config
 from ser_batch.errors import ExitCode, ModelError, PluginError
 from ser_batch.plugins import PluginInfo, PluginRecipe, describe_plugins
@@ -74,10 +75,11 @@ def _as_text(plugin: PluginInfo) -> str:
 
 def _check(recipe: PluginRecipe, name: str, files: tuple[str, ...], as_json: bool) -> int:
     reports = _reports(recipe, name, files)
-    if as_json:
-        click.echo(json.dumps([{**asdict(report), "ok": report.ok} for report in reports], indent=2))
-    else:
-        click.echo("\n".join(map(str, reports)))
+    with as_far_as_read():
+        if as_json:
+            click.echo(json.dumps([{**asdict(report), "ok": report.ok} for report in reports], indent=2))
+        else:
+            click.echo("\n".join(map(str, reports)))
     return ExitCode.OK if all(report.ok for report in reports) else ExitCode.PLUGIN
 
 

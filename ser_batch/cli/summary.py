@@ -37,9 +37,10 @@ def _print(summary: RunSummary) -> None:
         click.echo(f"{n_segments:,} segments in {counts['with_segments']:,} of the files.")
     n_labelled = sum(summary.emotions.values())
     if n_labelled:
-        width = max(map(len, summary.emotions))
+        shares = {printable(emotion): n_files for emotion, n_files in summary.emotions.items()}
+        width = max(map(len, shares))
         click.echo("")
-        for emotion, n_files in sorted(summary.emotions.items(), key=lambda item: -item[1]):
+        for emotion, n_files in sorted(shares.items(), key=lambda item: -item[1]):
             click.echo(f"  {emotion:<{width}}  {n_files:>9,}  {n_files / n_labelled:6.1%}")
     for doubt in summary.doubts:
         click.echo(f"\nWARNING: {printable(doubt)}")
