@@ -108,6 +108,14 @@ def test_the_two_commands_are_those_that_ci_runs_and_need_no_more_than_python() 
         assert done.stderr.startswith("Python 3.11 or newer is needed.")
 
 
+def test_a_run_holds_what_the_architecture_says(folder: Path) -> None:
+    page = (REPOSITORY / "docs/architecture.md").read_text()
+    shown = page.split("## A run on disk")[1].split("```")[1]
+    assert {path.name for path in (folder / "runs/samples").iterdir()} <= set(
+        re.findall(r"^  ([\w.]+)", shown, re.MULTILINE)
+    )
+
+
 def test_rows_that_are_ok_have_probabilities_that_sum_to_1(files: pd.DataFrame) -> None:
     ok = files[files["status"] == "ok"]
     probabilities = ok[[column for column in ok if column.startswith("p_")]]
