@@ -109,6 +109,17 @@ def test_a_corpus_is_sorted_whether_anybody_reads(tmp_path: Path) -> None:
 
 
 def test_labels_of_a_model_do_nothing_to_a_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    told(RunSummary(tmp_path, "r", {"found": 1, "ok": 1}, {"\x1b[31mred": 1}, {}, [], 1, 1.0, 1.0, ()), quiet=False)
+    told(RunSummary(tmp_path, "r", {"found": 1, "ok": 1}, {"\x07red": 1}, {}, [], 1, 1.0, 1.0, ()), quiet=False)
+    run = make_run(tmp_path / "run", 60, RunPlan(labels=("\x07red", "calm")))
+    assert main(["show", str(run)]) == ExitCode.OK
     shown = capsys.readouterr().out
-    assert "\x1b" not in shown and "\\x1b[31mred  " in shown
+    assert "By folder" in shown and "\x07" not in shown and "\\x07red  " in shown
+
+
+def test_names_of_plugins_do_nothing_to_a_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    plugin = tmp_path / "\x1b[31m.py"
+    plugin.write_text("import ser_batch\n@ser_batch.hookimpl\ndef read_clip(ref): return []\n")
+    assert main(["plugins", "--plugin", str(plugin)]) == ExitCode.OK
+    assert main(["plugins", "--plugin", str(plugin), "--check", plugin.name]) == ExitCode.PLUGIN
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and shown.count("\\x1b[31m.py") > 1

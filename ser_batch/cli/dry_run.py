@@ -50,7 +50,7 @@ def show_plan(
         f"Left out: {found.n_hidden:,} hidden entries, {found.n_system:,} system folders, "
         f"{found.n_unmatched:,} of other kinds."
     )
-    click.echo(f"Model: {ingredients.model.get('name') or 'none, features alone'}")
+    click.echo(f"Model: {printable(ingredients.model.get('name') or 'none, features alone')}")
     click.echo(f"Extractors: {', '.join(f'{spec.extractor} {spec.version}' for spec in ingredients.specs)}")
     if plan.n_files:
         _print_work(found.only(plan.positions()), ingredients)

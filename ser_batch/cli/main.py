@@ -108,7 +108,7 @@ def _add_plugin_commands(cli: click.Group) -> None:
             command.invoke = partial(_invoke, command.invoke, subject)  # type: ignore[method-assign]
     except PluginError as error:
         # Help, `plugins` and runs that leave the plugin out must stay possible; what needs it fails by itself.
-        click.echo(f"Warning: commands of plugins are missing. {error}", err=True)
+        click.echo(f"Warning: commands of plugins are missing. {printable(str(error))}", err=True)
 
 
 def _invoke(invoke: Callable[[click.Context], Any], subject: str, ctx: click.Context) -> Any:

@@ -14,6 +14,7 @@ from ser_batch.cli.streams import as_far_as_read
 from ser_batch.config import Config
 from ser_batch.errors import ExitCode, ModelError, PluginError
 from ser_batch.plugins import PluginInfo, PluginRecipe, describe_plugins
+from ser_batch.text import printable
 
 if TYPE_CHECKING:
     from ser_batch.testing import CheckReport
@@ -46,7 +47,7 @@ def command(plugins: tuple[str, ...], check: str | None, files: tuple[str, ...],
     if as_json:
         click.echo(json.dumps([_as_json(plugin) for plugin in found], indent=2))
     else:
-        click.echo("\n".join(_as_text(plugin) for plugin in found))
+        click.echo("\n".join(printable(line) for plugin in found for line in _as_text(plugin)))
     return ExitCode.OK
 
 
@@ -63,14 +64,14 @@ def _as_json(plugin: PluginInfo) -> dict[str, object]:
     return {**asdict(plugin), "extractors": extractors}
 
 
-def _as_text(plugin: PluginInfo) -> str:
+def _as_text(plugin: PluginInfo) -> list[str]:
     lines = [f"{plugin.name}  ({' '.join(part for part in (plugin.package, plugin.version) if part)})"]
     lines.append(f"  hooks: {', '.join(plugin.hooks) or 'none'}")
     for spec in plugin.extractors:
         tensor = f", tensor {' x '.join(map(str, spec.tensor_shape))} per window" if spec.tensor_shape else ""
         lines.append(f"  extractor {spec.extractor}, version {spec.version}: {len(spec.columns)} columns{tensor}")
         lines += [f"    {column}" for column in spec.columns]
-    return "\n".join(lines)
+    return lines
 
 
 def _check(recipe: PluginRecipe, name: str, files: tuple[str, ...], as_json: bool) -> int:
@@ -79,7 +80,7 @@ def _check(recipe: PluginRecipe, name: str, files: tuple[str, ...], as_json: boo
         if as_json:
             click.echo(json.dumps([{**asdict(report), "ok": report.ok} for report in reports], indent=2))
         else:
-            click.echo("\n".join(map(str, reports)))
+            click.echo("\n".join(printable(line) for report in reports for line in str(report).splitlines()))
     return ExitCode.OK if all(report.ok for report in reports) else ExitCode.PLUGIN
 
 

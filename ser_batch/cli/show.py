@@ -150,7 +150,7 @@ def _group_lines(survey: Survey, groups: Any) -> list[str]:
     width = min(max(len(printable(row.name)) for row in rows[:_MOST_GROUPS]), 32)
     lines = [
         f"  {'By ' + printable(groups.title):<{width}}  {'files':>9}  "
-        + "".join(f"{label[:9]:>10}" for label in survey.labels)
+        + "".join(f"{printable(label)[:9]:>10}" for label in survey.labels)
     ]
     for row in rows[:_MOST_GROUPS]:
         shares = "".join(f"{100 * share:>8.1f} %" for share in row.shares)

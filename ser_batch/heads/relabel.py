@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ser_batch._version import __version__
-from ser_batch.atomic import read_file
+from ser_batch.atomic import NO_FOLLOW, read_file
 from ser_batch.classifier.base import CheckpointClassifier
 from ser_batch.classifier.pooling import Pooled, pool_clips
 from ser_batch.contracts_models import CheckedClassifier
@@ -174,9 +174,14 @@ class _Labelling:
     def _put_beside(self, writer: RunWriter) -> None:
         """Take along the tables that lie beside the run: about its files, and which these were."""
         for name in (self._manifest.get("metadata", {}).get("path", ""), _LIST):
-            if name and (self._source / name).is_file():
-                with writing(name):
-                    writer.put_beside(name, read_file(self._source / name))
+            if not name:
+                continue
+            try:
+                writer.put_beside(name, read_file(self._source / name, NO_FOLLOW))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise RunError(f"{self._source / name} cannot be read: {error.strerror}. Mend or delete it.") from None
 
     def _groups(self) -> list[list[int]]:
         """Return parts of the old run that make one of the new run."""

@@ -185,11 +185,16 @@ def read_subtitles(path: Path) -> Iterator[tuple[str, Segment]]:
 
 def _as_webvtt(text: str) -> str:
     """Turn SubRip, which nobody writes alike, into WebVTT, which is read strictly: no line is lost without a word."""
-    text = re.sub(r"[ \t]*(?:\r\n?|\n)", "\n", text)
+    # Line by line: an expression that may begin anywhere in a line, or in its blanks, takes the square of its length.
+    text = "\n".join(line.rstrip(" \t") for line in re.split(r"\r\n?|\n", text))
     # An empty line within the words is followed by more of them, and not by the number and times of another cue.
     text = re.sub(r"\n\n+(?!(?:[ \t]*\d+[ \t]*\n)?[ \t]*\d+:\d+:\d+[,.]\d+[ \t]*-->)", "\n", text)
-    text = re.sub(r"(-->[ \t]*[\d:,.]+)[ \t].*", r"\1", text)  # where on the screen, in a way of its own
-    return "WEBVTT\n\n" + re.sub(r".*-->.*", lambda line: _SHORT_HOUR.sub("0", line[0].replace(",", ".")), text)
+    return "WEBVTT\n\n" + "\n".join(_as_times(line) if "-->" in line else line for line in text.split("\n"))
+
+
+def _as_times(line: str) -> str:
+    times = re.sub(r"(-->[ \t]*[\d:,.]+)[ \t].*", r"\1", line)  # where on the screen, in a way of its own
+    return _SHORT_HOUR.sub("0", times.replace(",", "."))
 
 
 def _seconds(time: tuple[int, int, int, int]) -> float:

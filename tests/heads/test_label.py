@@ -185,6 +185,16 @@ def test_verify_finds_segments_whose_labels_do_not_fit_what_was_heard(place, tmp
     ]
 
 
+def test_nothing_is_taken_along_through_a_link(place, tmp_path):
+    """It would lie in a folder that others may be given."""
+    run, secret = Path(shutil.copytree(place / "run", tmp_path / "run")), tmp_path / "secret"
+    secret.write_text("secret")
+    (run / "files-from.list").symlink_to(secret)
+    with pytest.raises(RunError, match=r"files-from\.list cannot be read: .*Mend or delete it"):
+        ser_batch.label(run, tmp_path / "target", labels=("anger", "fear"), report=False)
+    assert not (tmp_path / "target" / "files-from.list").exists()
+
+
 def test_a_run_whose_parts_do_not_belong_together_is_refused(place, tmp_path):
     shutil.copytree(place / "run", tmp_path / "run")
     parts = tmp_path / "run" / "embeddings"

@@ -307,6 +307,19 @@ def test_of_what_is_wrong_a_message_quotes_no_more_than_a_line_shows(tmp_path: P
     assert len(str(caught.value)) < 200 + 2 * len(str(tmp_path))
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("letter", ["x", " ", "\n", "<", "&", "[", "-->"])
+@pytest.mark.parametrize("suffix", [".srt", ".vtt"])
+def test_long_lines_take_no_longer_than_many(tmp_path: Path, suffix: str, letter: str) -> None:
+    head, point = ("WEBVTT\n\n", ".") if suffix == ".vtt" else ("", ",")
+    times = f"00:00:01{point}000 --> 00:00:02{point}000"
+    (tmp_path / f"a{suffix}").write_text(f"{head}{times}\nJa {200_000 * letter} doch\n")
+    try:
+        assert len(read_segments([tmp_path / f"a{suffix}"]).segments) == 1
+    except DataError:
+        assert letter in ("\n", "-->")
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("suffix", [".rttm", ".srt", ".json", ".csv", ".TextGrid"])
 def test_a_pipe_beside_a_recording_is_not_waited_for(tmp_path: Path, suffix: str) -> None:
