@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -134,7 +135,7 @@ class _Stream:
         """Return the frame of this stream between two places that holds a sample."""
         start = max(start, self._start + _STREAM_BYTES)
         end = next(self._data.search(STREAM, start, end, 8), end)
-        for place in self._data.search(_FRAME, start, end, 2):
+        for place in self._data.search(_frame_like(sample // max(self._longest_block, 1)), start, end, 8):
             frame = self._frame(place)
             if frame and frame.sample <= sample < frame.sample + frame.n_samples:
                 return frame
@@ -169,6 +170,18 @@ class _Stream:
         if _crc8(head[:at]) != head[at]:
             return None
         return _Frame(place, number if head[1] & 1 else number * self._longest_block, n_samples)
+
+
+@lru_cache(1024)
+def _frame_like(number: int) -> re.Pattern[bytes]:
+    """Return what the frame of a number begins with, or, where blocks vary in length, any frame.
+
+    In most recordings there is none; to look at every frame for that takes as long as to resample a clip of seconds.
+    """
+    if number > sys.maxunicode:
+        return _FRAME
+    coded = re.escape(chr(number).encode("utf-8", "surrogatepass"))
+    return re.compile(rb"\xff(?:\xf8.." + coded + rb"|\xf9)", re.DOTALL)
 
 
 def _number(head: bytes, at: int) -> tuple[int, int]:

@@ -48,6 +48,13 @@ def test_flac_that_goes_on_behind_its_own_count_is_read_to_the_end(tmp_path, who
     assert joined.duration_s == pytest.approx(8.2, abs=1e-3)
 
 
+def test_frames_whose_numbers_take_two_bytes_are_found_behind_the_count_too(tmp_path):
+    long = encoded(voice(13.5), 44_100, "FLAC", "PCM_16")
+    data = long[:21] + bytes([long[21] & 0xF0]) + (140 * 4_096 + 77).to_bytes(4, "big") + long[26:]
+    reading = read_bytes(tmp_path, data, "x.flac")
+    assert reading.duration_s == pytest.approx(13.5, abs=1e-3) and "goes on behind was read" in reading.note
+
+
 @pytest.mark.parametrize("is_open", [False, True], ids=["complete", "piped"])
 @pytest.mark.parametrize("n_flips", [1, 4])
 def test_a_flipped_byte_costs_its_frame_and_no_other(tmp_path, whole, n_flips, is_open):
