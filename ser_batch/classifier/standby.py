@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser_batch.contracts_models import CheckedClassifier
+from ser_batch.errors import SerBatchError
 from ser_batch.records import FeatureBlock
 from ser_batch.text import message_of
 
@@ -56,20 +57,25 @@ class Standby:
         return self._answer(lambda classifier: classifier.listen(blocks))
 
     def _answer(self, ask: Callable[[CheckedClassifier], _Arrays]) -> _Arrays:
-        if self._n_failures < _FAILURES:
+        if self._n_failures >= _FAILURES:
+            return ask(self._standby())
+        try:
+            answer = ask(self._gpu)
+        except Exception as error:
             try:
-                answer = ask(self._gpu)
-            except Exception as error:
-                reason = message_of(error).splitlines()[0]
-            else:
-                self._n_failures = 0
-                return answer
+                standby = self._standby()
+            except SerBatchError:
+                raise error from None  # there is none for the CPU
+            answer = ask(standby)
+            self._count(message_of(error).splitlines()[0])
+        else:
+            self._n_failures = 0
+        return answer
+
+    def _standby(self) -> CheckedClassifier:
         if self._cpu is None:
             self._cpu = self._load()
-        answer = ask(self._cpu)
-        if self._n_failures < _FAILURES:
-            self._count(reason)
-        return answer
+        return self._cpu
 
     def _count(self, reason: str) -> None:
         self._n_failures += 1

@@ -11,7 +11,7 @@ from random_model import random_blocks, random_checkpoint
 from ser_batch.classifier.onnx_classifier import OnnxClassifier
 from ser_batch.classifier.standby import Standby
 from ser_batch.contracts_models import CheckedClassifier
-from ser_batch.errors import ModelError
+from ser_batch.errors import ModelError, PluginError
 
 
 class Gpu(OnnxClassifier):
@@ -64,3 +64,16 @@ def test_what_the_cpu_cannot_compute_either_is_not_held_against_the_gpu(pair):
             standby.listen({})
     standby.listen(random_blocks(3))
     assert gpu.n_asked == 1 and not said
+
+
+def test_a_model_that_is_for_a_gpu_alone_fails_by_what_the_gpu_says(pair):
+    gpu, _, _, said = pair
+
+    def load():
+        raise ModelError("for GPUs alone")
+
+    standby, gpu.n_to_fail = Standby(CheckedClassifier("models", gpu), load, said.append), 1
+    with pytest.raises(PluginError, match="CUDA out of memory"):
+        standby.listen(random_blocks(3))
+    standby.listen(random_blocks(3))
+    assert not said
