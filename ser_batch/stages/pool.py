@@ -143,7 +143,8 @@ class Extraction:
     def _note_thread(self, args: threading.ExceptHookArgs) -> None:
         """Remember why a thread of loky has ended, without which no task would ever be done."""
         if type(args.thread).__module__.startswith("joblib."):
-            self._thread_error = args.exc_value
+            if not any(pool.was_minded_by(args.thread) for pool in self._pools):
+                self._thread_error = args.exc_value
         else:
             self._old_hook(args)
 

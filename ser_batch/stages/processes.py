@@ -79,6 +79,8 @@ class WorkerProcesses:
         #: Why loky gave up, where no worker had died.
         self._complaint = ""
         self._is_ending = False
+        #: loky's, which minds the workers; known once they are being ended.
+        self._thread: threading.Thread | None = None
         self._looking = threading.Lock()
         try:
             folder.mkdir(mode=0o700, parents=True)
@@ -177,9 +179,17 @@ class WorkerProcesses:
         self._watchdog.stop()
         self._is_ending = True
         if self._executor is not None:
+            self._thread = self._executor._executor_manager_thread
             _kill(self._executor, self._processes)
             self._executor = None
             end_left_behind(self._folder)
+
+    def was_minded_by(self, thread: threading.Thread | None) -> bool:
+        """Whether these workers were ended from here, and a thread of loky with them.
+
+        It trips over tasks that it had not handed out yet.
+        """
+        return self._is_ending and self._thread is thread
 
     def forget(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -103,6 +103,26 @@ def test_who_died_is_seen_before_anybody_is_killed_from_here(made, tmp_path, not
     assert len(begun(noted, "last")) == len(begun(noted, "held1")) == 2
 
 
+def test_tasks_that_loky_had_not_handed_out_end_with_their_pool_and_not_with_the_scan(made, tmp_path, monkeypatch):
+    """Its thread trips over them where a worker has just taken a task, so that there was room for another one."""
+    from joblib.externals.loky.process_executor import _ExecutorManagerThread  # noqa: PLC0415
+
+    shut_down = _ExecutorManagerThread.flag_executor_shutting_down
+
+    def with_room(thread):
+        shut_down(thread)
+        monkeypatch.setattr(thread.call_queue, "full", lambda: False)
+
+    monkeypatch.setattr(_ExecutorManagerThread, "flag_executor_shutting_down", with_room)
+    found = discover([made("a")], (), ())
+    recipe = PluginRecipe(files=(str(PLUGIN),), entry_points=(), built_in=("ser_batch.audio",))
+    setup = Setup(recipe, Config(), ("loudness",), model="", predict=True)
+    with Extraction(setup, 1, tmp_path / "work", Progress()) as extraction:
+        jobs = [extraction.start([found.ref(0)]) for _ in range(9)]
+        extraction._replace(extraction._pool)
+        assert [str(extraction.finish(job)[0].status) for job in jobs] == ["ok"] * 9
+
+
 def test_two_suspects_are_tried_side_by_side(scanner, made, tmp_path):
     """One kills another worker and itself; then both live, but only if both are in hand at the same time."""
     answer, notes = scan_noted(scanner, made("murderer", "victim"), tmp_path)
