@@ -54,7 +54,7 @@ def openable(folder: Path) -> Path:
     RunError
         The name holds bytes that are not UTF-8; pyarrow cannot write them.
     """
-    if not folder.is_absolute() and ":" in folder.parts[0]:
+    if not folder.is_absolute() and ":" in "".join(folder.parts[:1]):
         folder = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would follow links
     try:
         os.fspath(folder).encode()

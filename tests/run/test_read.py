@@ -19,6 +19,7 @@ import pytest
 from synthetic_run import LABELS, SPECS, RunPlan, make_run
 
 from ser_batch import load_results
+from ser_batch.cli.main import main
 from ser_batch.errors import RunError
 from ser_batch.run.load import RunWarning
 from ser_batch.run.read import open_run, run_info
@@ -414,3 +415,14 @@ def test_conditions_typed_as_text_take_the_type_of_their_column(run: Path) -> No
 def test_a_condition_that_cannot_be_read_says_why(run: Path, text: str, answer: str) -> None:
     with pytest.raises(RunError, match=answer):
         parse_conditions([text], open_run(run), "files")
+
+
+@pytest.mark.parametrize("command", [["status"], ["show"], ["diff", "."], ["export", "--to", "csv", "-o", "-"]])
+def test_whoever_stands_in_a_run_names_it_by_a_point(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    monkeypatch.chdir(run)
+    codes = [main([command[0], name, *command[1:]]) for name in (str(run), ".")]
+    told = capsys.readouterr()
+    assert codes[0] == codes[1] in (0, 1), told.err
+    assert not told.err
