@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from repository import REPOSITORY
 
+from ser_batch.cli.main import main
 from ser_batch.config import Config
 from ser_batch.contracts import check_block
 from ser_batch.hooks import register_extractors
@@ -106,18 +107,35 @@ def test_installed_packages_are_listed_with_version_hooks_and_columns(site: Path
     assert "validate_config" in listed["ser-batch-opensmile"]["hooks"]
 
 
-def test_columns_come_with_the_packages(site: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def measured(site: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A run with the extractors of all packages whose library is here, and the names of these packages."""
+    folder = tmp_path_factory.mktemp("measured")
     packages = [name for name in ("ser-batch-template", "ser-batch-praat", "ser-batch-opensmile") if available(name)]
-    extractors = [PACKAGES[name][0] for name in packages]
     sample = str(REPOSITORY / "data/samples/voices/low_slow.flac")
-    chosen = [word for name in extractors for word in ("--extractor", name)]
-    options = ["-o", "run", "--no-report", "--jobs", "1", *chosen]
-    ser_batch(site, tmp_path, "features", sample, *options, plugins=",".join(packages))
-    (row,) = pd.read_parquet(tmp_path / "run/files").to_dict("records")
-    for extractor in extractors:
+    chosen = [word for name in packages for word in ("--extractor", PACKAGES[name][0])]
+    ser_batch(site, folder, "scan", sample, "-o", "run", "--jobs", "1", *chosen, plugins=",".join(packages))
+    return folder / "run", packages
+
+
+def test_columns_come_with_the_packages(measured: tuple[Path, list[str]]) -> None:
+    run, packages = measured
+    (row,) = pd.read_parquet(run / "files").to_dict("records")
+    for extractor in (PACKAGES[name][0] for name in packages):
         columns = [name for name in row if name.startswith(f"{extractor}__")]
         assert len(columns) >= 3
         assert sum(pd.notna(row[name]) for name in columns) > len(columns) / 2
+
+
+def test_the_template_adds_a_section_to_the_report_and_a_command(
+    site: Path, measured: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = measured
+    assert "<th>Share of pauses</th>" in (run / "report.html").read_text(encoding="utf-8")
+    assert "low_slow.flac" in ser_batch(site, run.parent, "pauses", "run", plugins="ser-batch-template")
+    assert "pauses" in ser_batch(site, run, "--help", plugins="ser-batch-template")
+    assert main(["--help"]) == 0
+    assert "pauses" not in capsys.readouterr().out
 
 
 def test_a_scan_takes_the_model_of_a_package_by_its_name(site: Path, tmp_path: Path) -> None:
@@ -129,18 +147,10 @@ def test_a_scan_takes_the_model_of_a_package_by_its_name(site: Path, tmp_path: P
     assert row[f"p_{row['emotion']}"] == pytest.approx(row["confidence"])
 
 
-def test_the_template_adds_a_section_to_the_report_and_a_command(site: Path, tmp_path: Path) -> None:
-    package = "ser-batch-template"
-    sample = str(REPOSITORY / "data/samples/rooms/mostly_silence.flac")
-    arguments = ["scan", sample, "-o", "run", "--extractor", "pauses", "--jobs", "1", "--device", "cpu"]
-    ser_batch(site, tmp_path, *arguments, plugins=package)
-    assert "<th>Share of pauses</th>" in (tmp_path / "run/report.html").read_text(encoding="utf-8")
-    assert "mostly_silence.flac" in ser_batch(site, tmp_path, "pauses", "run", plugins=package)
-    assert "pauses" in ser_batch(site, tmp_path, "--help", plugins=package)
-    assert "pauses" not in ser_batch(site, tmp_path, "--help", plugins="")
-
-
-def test_a_plugin_file_adds_a_section_to_the_report_of_its_scan(tmp_path: Path) -> None:
+def test_a_plugin_file_adds_a_section_to_the_report_of_its_scan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "section.py").write_text(
         "from ser_batch import hookimpl\n"
         "@hookimpl\n"
@@ -148,6 +158,5 @@ def test_a_plugin_file_adds_a_section_to_the_report_of_its_scan(tmp_path: Path) 
         "    return [('Mine', f'<p>counted {len(list(run_dir.glob(\"files/*\")))} parts</p>')]\n"
     )
     sample = str(REPOSITORY / "data/samples/odd/twenty_milliseconds.wav")
-    arguments = ["features", sample, "-o", "run", "--plugin", "section.py", "--jobs", "1"]
-    ser_batch(tmp_path, tmp_path, *arguments, plugins="")
+    assert main(["features", sample, "-o", "run", "--plugin", "section.py", "--jobs", "1"]) == 0
     assert "<p>counted 1 parts</p>" in (tmp_path / "run/report.html").read_text(encoding="utf-8")

@@ -17,7 +17,8 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-import pandas  # noqa: F401 - loaded once for all children
+import joblib.externals.loky  # noqa: F401 - loaded once for all children
+import pandas  # noqa: F401
 from machines import CONFIG, LIVES, RECIPE
 
 from ser_batch.errors import SerBatchError

@@ -18,8 +18,10 @@ import sys
 import time
 import traceback
 
+import joblib.externals.loky  # noqa: F401 - loaded once for all children
 import psutil
 
+import ser_batch.run.open  # noqa: F401
 from ser_batch.config import Config
 from ser_batch.engine import scan
 from ser_batch.errors import SerBatchError

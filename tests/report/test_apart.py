@@ -98,7 +98,11 @@ def wait_for(what: Callable[[], bool], limit_s: float = 60) -> None:
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        ("os.kill(os.getpid(), signal.SIGSEGV)", "its process was ended by SIGSEGV in the section of plugin 'bad.py'"),
+        pytest.param(
+            "os.kill(os.getpid(), signal.SIGSEGV)",
+            "its process was ended by SIGSEGV in the section of plugin 'bad.py'",
+            marks=pytest.mark.reliability,
+        ),
         ("os._exit(3)", "its process ended with code 3 in the section of plugin 'bad.py'"),
         (
             "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nos.closerange(3, 99)\nwhile True: pass",
