@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +274,7 @@ class _Labelling:
         ends = np.flatnonzero(np.diff(clip, append=-1)) + 1
         found = [
             self._classifier.pool(probabilities[first:last], weights[first:last])
-            for first, last in zip([0, *ends[:-1]], ends, strict=True)
+            for first, last in pairwise([0, *ends])
         ]
         return Pooled(
             np.array([self._labels.index(item.emotion) for item in found], np.int64),

@@ -148,6 +148,7 @@ def attack(reference: Path, folder: Path, rng: random.Random, n_commands: int, c
         chosen.append([name, *ASKED[name]])
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)  # of sums of numbers that no scan writes
         patch.chdir(run)
         for table in TABLES:
             with suppress(SerBatchError):
@@ -242,3 +243,13 @@ def test_what_sounds_like_a_clip_is_found_where_windows_are_lost(reference, tmp_
     (run / "windows" / "part-00000.parquet").unlink()
     found = {task.unit.clip_id for task in tasks_like(open_run(run), "speaker1/take001.flac")}
     assert found and found < whole
+
+
+def test_parts_without_segments_are_labelled_by_a_model_of_a_plugin(reference, tmp_path, capsys):
+    """As of an archive in which nothing says who speaks."""
+    run = Path(shutil.copytree(reference, tmp_path / "run"))
+    for part in range(len(list((run / "segments").iterdir()))):
+        rewrite(run, "segments", part, lambda rows: rows.slice(0, 0))
+    command = ["label", str(run), *ASKED["label"][:2], "-o", str(tmp_path / "other"), *ASKED["label"][4:]]
+    assert main(command) == ExitCode.SOME_FILES_FAILED, capsys.readouterr().err
+    assert len(load_results(tmp_path / "other")) == len(load_results(reference))
