@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ser_batch.kinds import read_json
 from ser_batch.records import FeatureSpec
-from ser_batch.run.layout import TableName
+from ser_batch.run.layout import TABLES, TableName
 from ser_batch.text import shown
 
 __all__ = [
@@ -195,8 +195,11 @@ def problem_with_columns(table: TableName, schema: pa.Schema) -> str:
     """
     if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
         return f"its column {shown(twice[0])} is there twice"
-    for name in schema_of(table, Contents(), {}).names:
-        if name not in _LATER and name not in schema.names:
+    needed = [name for name in schema_of(table, Contents(), {}).names if name not in _LATER]
+    # What was heard in segments is there with its weights, or not at all.
+    heard = TABLES[table].by_name
+    for name in (*needed, *(heard if {*heard} & {*schema.names} else ())):
+        if name not in schema.names:
             return f"it has no column {name!r}"
     known = schema_of(table, Contents(("",), (), 1, has_etags=True), {})
     for field in schema:
