@@ -126,9 +126,15 @@ def tracks_of(run: Run, wanted: pa.Table, table: TrackTable = "windows") -> Iter
     wanted : pyarrow.Table
         ``clip_id`` and ``duration_s`` of the recordings.
     table : {"windows", "segments"}
+
+    Raises
+    ------
+    RunError
+        A window or segment begins or ends at no time.
     """
     names = wanted.column("clip_id").combine_chunks()
     durations_s = pc.fill_null(wanted.column("duration_s"), float("nan")).to_numpy()
+    durations_s = np.where(np.isfinite(durations_s), durations_s, np.nan)
     made = str(run.info.get("root") or ""), str(run.info.get("updated") or "")
 
     def track(rows: pa.Table) -> Track:
@@ -158,6 +164,8 @@ def tracks_of(run: Run, wanted: pa.Table, table: TrackTable = "windows") -> Iter
     for some in run.tables(table, ["clip_id", *columns]):
         place = pc.index_in(some.column("clip_id"), value_set=names)
         rows = some.append_column("place", place).filter(pc.is_valid(place))
+        if not all(np.isfinite(rows.column(name).to_numpy()).all() for name in ("start_s", "end_s")):
+            raise RunError(f"{run.folder / table} holds a time that is none. Scan again, into a new run.")
         rows = rows if held is None else pa.concat_tables([held, rows]).combine_chunks()
         # The last recording may go on in the next table.
         *whole, held = _by_place(rows) if len(rows) else [None]

@@ -124,7 +124,8 @@ ASKED = {
     "report": ["-o", "../report.html"],
 }
 EXPORTS = [(form, table) for form in ("csv", "jsonl") for table in TABLES if table != "embeddings"]
-EXPORTS += [(form, table) for form in ("audacity", "praat", "srt", "rttm") for table in ("windows", "segments")]
+TRACKS = ("audacity", "textgrid", "elan", "srt", "rttm")
+EXPORTS += [(form, table) for form in TRACKS for table in ("windows", "segments")]
 SLOW = ("retry", "report")
 
 
@@ -255,3 +256,12 @@ def test_parts_without_segments_are_labelled_by_a_model_of_a_plugin(reference, t
     command = ["label", str(run), *ASKED["label"][:2], "-o", str(tmp_path / "other"), *ASKED["label"][4:]]
     assert main(command) == ExitCode.SOME_FILES_FAILED, capsys.readouterr().err
     assert len(load_results(tmp_path / "other")) == len(load_results(reference))
+
+
+@pytest.mark.parametrize("form", ["srt", "textgrid", "elan"])
+def test_times_that_are_none_make_no_track(reference, tmp_path, capsys, form):
+    run = Path(shutil.copytree(reference, tmp_path / "run"))
+    rewrite(run, "segments", 0, with_values("end_s", float("inf")))
+    assert main(["export", str(run), "--to", form, "-o", str(tmp_path / "tracks")]) == ExitCode.RUN
+    said = capsys.readouterr().err
+    assert "segments holds a time that is none" in said and said.count("\n") == 1
