@@ -35,6 +35,8 @@ _EVEN_DB: Final = 3.0
 #: speech that is overdriven by 50 dB by 0.5.
 _MACHINE_DB: Final = 0.2
 _MACHINE_S: Final = 1.0
+#: The loudest frame of noise stands out from the usual ones by less than this, however steep the noise is.
+_STANDS_OUT_DB: Final = 16.0
 _ACTIVE_RANGE_DB: Final = 35.0
 #: What lies within this range of unvoiced sounds is taken for them.
 _LOUD_RANGE_DB: Final = 20.0
@@ -101,15 +103,22 @@ def _is_even(clip: Clip, *, is_voiced: bool) -> bool:
     """Say whether a recording is stationary noise.
 
     Of noise that is strongest where it is lowest few bands make the level, and it wanders; that of its slope is even,
-    or that of the slope's slope, to its loudest frame, since a short voice in a long noise is no more than that.
+    or, where nothing stands out, that of the slope's slope: to the loudest frame, since a short voice in a long noise
+    is no more than that.
     """
-    if not is_voiced and np.diff(_usual_and_loud(level(clip).level_db)) < _EVEN_DB:
+    level_db = level(clip).level_db
+    if not is_voiced and np.diff(_usual_and_loud(level_db)) < _EVEN_DB:
         return True
-    for order in (1, 2):
+    for order in (1, 2) if _above_usual(level_db) < _STANDS_OUT_DB else (1,):
         slope_db = intensity(np.diff(signal(clip), order), float(clip.sample_rate_hz)).level_db
-        if np.nanmax(slope_db) - _usual_and_loud(slope_db)[0] < _EVEN_DB:
+        if _above_usual(slope_db) < _EVEN_DB:
             return True
     return False
+
+
+def _above_usual(level_db: NDArray[np.float64]) -> float:
+    """Return how far the loudest frame stands out from the quieter of the active ones."""
+    return float(np.nanmax(level_db) - _usual_and_loud(level_db)[0])
 
 
 def _usual_and_loud(level_db: NDArray[np.float64]) -> NDArray[np.float64]:

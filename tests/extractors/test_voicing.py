@@ -90,6 +90,14 @@ def test_a_short_voice_in_long_noise_of_a_room_is_found():
     assert [round(begin_s) for begin_s, _ in spans(samples)] == [11]
 
 
+def test_a_low_groan_in_long_noise_of_a_room_is_found():
+    """Its slope's slope is lost in the noise; its level stands out."""
+    samples = 5e-4 * np.random.default_rng(3).standard_normal(14 * RATE_HZ)
+    n_groan = round(0.6 * RATE_HZ)
+    samples[11 * RATE_HZ :][:n_groan] += 0.8 * np.hanning(n_groan) * noise(3.0)[:n_groan]
+    assert [round(begin_s) for begin_s, _ in spans(samples)] == [11]
+
+
 def test_pauses_part_spans_and_short_ones_do_not():
     voice = synthetic_voice(1.4, RATE_HZ)
     apart = [spans(np.concatenate([voice, np.zeros(round(pause_s * RATE_HZ)), voice])) for pause_s in (0.2, 0.5)]
